@@ -3,14 +3,23 @@
 //! No input or output, no async: what other programs rely on, as types that can't hold anything
 //! else. A message is parsed once, here; inside the system the type is the proof.
 
+pub mod envelope;
 pub mod error;
+mod flat;
 pub mod id;
+pub mod protocol;
 pub mod queue;
+pub mod record;
 pub mod size;
+pub mod state;
 pub mod time;
+mod transition;
 
+pub use envelope::Envelope;
 pub use error::{Code, JobError};
 pub use id::{BootId, DiskId, DomainId, JobId, Label, MediaId, SnapshotId, Tenant, User, WorkerId};
 pub use queue::{Class, Place, PoolPair, Priority, Queue};
+pub use record::Record;
 pub use size::Size;
+pub use state::{Event, JobState, StateName};
 pub use time::Timestamp;

@@ -1,0 +1,78 @@
+//! How an attempt ends: what becomes of a job whose work failed.
+
+use crate::{
+    error::{Code, JobError},
+    record::Record,
+    state::{Event, WaitReason},
+    time::Timestamp,
+};
+use std::time::Duration;
+
+/// The wait before the second, third and each later attempt.
+pub const BACKOFF: [Duration; 3] = [
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(120),
+];
+
+/// The wait before the next attempt, when `failed` attempts have failed. `jitter` is from 0 to 1
+/// and spreads the wait over 20 % around its middle.
+#[must_use]
+pub fn backoff(failed: u32, jitter: f64) -> Duration {
+    let step = (failed.max(1) as usize - 1).min(BACKOFF.len() - 1);
+    BACKOFF[step].mul_f64(0.9 + 0.2 * jitter.clamp(0.0, 1.0))
+}
+
+/// What becomes of a running job whose attempt failed and was cleaned up.
+///
+/// An error that may pass parks the job until its next attempt; the last one ends it with
+/// `job.attempts_exhausted` and the code in `detail.cause`; any other error is final at once.
+#[must_use]
+pub fn after_failure(record: &Record, error: JobError, now: Timestamp, jitter: f64) -> Event {
+    if !error.retryable {
+        return Event::Fail(error);
+    }
+    if record.tries_left == 0 {
+        let message = format!(
+            "gave up after {} attempts: {}",
+            record.attempt, error.message
+        );
+        let exhausted = JobError::new(Code::JobAttemptsExhausted, message)
+            .with("cause", error.code.as_str())
+            .with("attempts", record.attempt);
+        return Event::Fail(exhausted);
+    }
+    let until = now.after(backoff(record.attempt, jitter));
+    let on = WaitReason::Time {
+        until,
+        error: Some(error),
+    };
+    Event::Park {
+        on,
+        refund: false,
+        ticket: None,
+    }
+}
+
+/// What becomes of a running job whose worker was told to stop: cleaned up, its try given back,
+/// ready at once.
+#[must_use]
+pub fn after_shutdown(now: Timestamp) -> Event {
+    let error = JobError::new(Code::WorkerShutdown, "the worker was stopped");
+    let on = WaitReason::Time {
+        until: now,
+        error: Some(error),
+    };
+    Event::Park {
+        on,
+        refund: true,
+        ticket: None,
+    }
+}
+
+/// The end of a job whose last attempt's worker died.
+#[must_use]
+pub fn worker_lost(record: &Record) -> JobError {
+    JobError::new(Code::WorkerLost, "the worker of the last attempt died")
+        .with("attempts", record.attempt)
+}
