@@ -1,1 +1,12 @@
-//! Stub.
+//! The JetStream edge: the only library of the system that speaks to the messaging server.
+//!
+//! Everything here keeps one promise of the protocol each: a write is a compare-and-set, a lease
+//! is alive or not, a lock belongs to a claim, a delivery is acknowledged once.
+
+pub mod bucket;
+pub mod client;
+pub mod error;
+
+pub use bucket::{Bucket, Entry};
+pub use client::{Bus, ConnectConfig, ConnectError, Health};
+pub use error::{BusError, WriteError};

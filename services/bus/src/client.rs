@@ -1,0 +1,249 @@
+//! The connection: credentials, reconnects with jitter, and what the server says behind our back.
+
+use crate::error::BusError;
+use async_nats::{Client, ConnectOptions, Event, jetstream};
+use rand::RngExt;
+use serde::Deserialize;
+use std::{path::PathBuf, time::Duration};
+use tokio::sync::watch;
+
+/// How often the server is pinged: two missed answers mean a lost connection.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How long one request may take.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest wait between two attempts to connect.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
+/// Publications that may await their acknowledgement at once.
+const ACKS_IN_FLIGHT_MAX: usize = 1024;
+
+/// How to reach the messaging server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectConfig {
+    /// Its address, or several separated by commas: `nats://127.0.0.1:4222`.
+    #[serde(default = "default_url")]
+    pub url: String,
+    /// A file with a user's credentials: a `.creds` file.
+    #[serde(default)]
+    pub credentials: Option<PathBuf>,
+    /// A user's name, for servers that keep passwords.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// A file with that user's password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// The prefix of reply subjects, `_INBOX` by default; permissions may ask for one per role.
+    #[serde(default)]
+    pub inbox_prefix: Option<String>,
+    /// A file with the authority to trust, when the server speaks TLS under a private one.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+fn default_url() -> String {
+    "nats://127.0.0.1:4222".to_owned()
+}
+
+impl Default for ConnectConfig {
+    fn default() -> Self {
+        Self {
+            url: default_url(),
+            credentials: None,
+            user: None,
+            password_file: None,
+            inbox_prefix: None,
+            ca_file: None,
+        }
+    }
+}
+
+/// How the connection is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Whether there is one.
+    pub connected: bool,
+    /// What the server last refused: a missing permission shows as a time-out elsewhere.
+    pub refused: Option<String>,
+    /// Subscriptions that lost messages since they were read too slowly.
+    pub slow_consumers: u64,
+}
+
+/// The connection to the messaging server, shared by all parts of a service.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    client: Client,
+    context: jetstream::Context,
+    health: watch::Receiver<Health>,
+}
+
+/// Why there is no connection at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A file of the configuration can't be read.
+    #[error("can't read {what}: {reason}")]
+    Secret {
+        /// Which setting.
+        what: &'static str,
+        /// What the system said.
+        reason: String,
+    },
+    /// The server can't be reached, or refuses us.
+    #[error("can't connect to {url}: {reason}")]
+    Refused {
+        /// The address tried.
+        url: String,
+        /// What the client said.
+        reason: String,
+    },
+}
+
+impl Bus {
+    /// Connects; afterwards the connection mends itself, for ever.
+    ///
+    /// # Errors
+    /// When a credential can't be read, or the server can't be reached or refuses us now.
+    pub async fn connect(config: &ConnectConfig, name: &str) -> Result<Self, ConnectError> {
+        let (report, health) = watch::channel(Health::default());
+        let options = options(config, name)?.event_callback(move |event| {
+            note(&report, &event);
+            std::future::ready(())
+        });
+        let urls: Vec<&str> = config.url.split(',').map(str::trim).collect();
+        let client = options
+            .connect(urls)
+            .await
+            .map_err(|error| ConnectError::Refused {
+                url: config.url.clone(),
+                reason: error.to_string(),
+            })?;
+        let context = jetstream::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .ack_timeout(REQUEST_TIMEOUT)
+            .max_ack_inflight(ACKS_IN_FLIGHT_MAX)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        Ok(Self {
+            client,
+            context,
+            health,
+        })
+    }
+
+    /// The plain client.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The persistent streams.
+    #[must_use]
+    pub fn jetstream(&self) -> &jetstream::Context {
+        &self.context
+    }
+
+    /// How the connection is, now and from now on.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// A request and its answer.
+    ///
+    /// # Errors
+    /// When no answer comes in time.
+    pub async fn request(
+        &self,
+        subject: &str,
+        payload: impl Into<bytes::Bytes>,
+    ) -> Result<async_nats::Message, BusError> {
+        let answer = self.client.request(subject.to_owned(), payload.into());
+        answer
+            .await
+            .map_err(|error| BusError::unreachable(subject, error))
+    }
+
+    /// Sends what is still buffered and ends the connection.
+    pub async fn close(&self) {
+        // Nothing that matters is lost with an unflushed buffer: every promise was acknowledged.
+        let drained = tokio::time::timeout(REQUEST_TIMEOUT, self.client.drain()).await;
+        if !matches!(drained, Ok(Ok(()))) {
+            tracing::debug!("the connection was closed without draining");
+        }
+    }
+}
+
+fn options(config: &ConnectConfig, name: &str) -> Result<ConnectOptions, ConnectError> {
+    let mut options = ConnectOptions::new()
+        .name(name)
+        .ping_interval(PING_INTERVAL)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .reconnect_delay_callback(reconnect_delay);
+    if let Some(prefix) = &config.inbox_prefix {
+        options = options.custom_inbox_prefix(prefix);
+    }
+    if let Some(ca_file) = &config.ca_file {
+        options = options
+            .add_root_certificates(ca_file.clone())
+            .require_tls(true);
+    }
+    if let Some(path) = &config.credentials {
+        let text = read_secret("nats.credentials", path)?;
+        let unusable = |error: std::io::Error| ConnectError::Secret {
+            what: "nats.credentials",
+            reason: error.to_string(),
+        };
+        options = options.credentials(&text).map_err(unusable)?;
+    }
+    if let Some(user) = &config.user {
+        let password = match &config.password_file {
+            Some(path) => read_secret("nats.password_file", path)?
+                .trim_end()
+                .to_owned(),
+            None => String::new(),
+        };
+        options = options.user_and_password(user.clone(), password);
+    }
+    Ok(options)
+}
+
+fn read_secret(what: &'static str, path: &PathBuf) -> Result<String, ConnectError> {
+    std::fs::read_to_string(path).map_err(|error| ConnectError::Secret {
+        what,
+        reason: error.to_string(),
+    })
+}
+
+/// Full jitter, so that a thousand services don't come back in step.
+fn reconnect_delay(attempts: usize) -> Duration {
+    let doubled = Duration::from_millis(50).saturating_mul(1 << attempts.min(10));
+    doubled
+        .min(RECONNECT_DELAY_MAX)
+        .mul_f64(rand::rng().random_range(0.1..1.0))
+}
+
+fn note(report: &watch::Sender<Health>, event: &Event) {
+    match event {
+        Event::Connected => {
+            tracing::info!("connected to the messaging server");
+            report.send_modify(|health| health.connected = true);
+        }
+        Event::Disconnected | Event::Closed => {
+            tracing::warn!("lost the connection to the messaging server");
+            report.send_modify(|health| health.connected = false);
+        }
+        Event::SlowConsumer(subscription) => {
+            tracing::warn!(
+                subscription,
+                "messages were dropped: a subscription is read too slowly"
+            );
+            report.send_modify(|health| health.slow_consumers += 1);
+        }
+        Event::ServerError(error) => {
+            tracing::error!(%error, "the messaging server refused something");
+            report.send_modify(|health| health.refused = Some(error.to_string()));
+        }
+        Event::ClientError(error) => tracing::warn!(%error, "messaging client"),
+        Event::LameDuckMode => tracing::info!("the messaging server is about to stop"),
+        Event::Draining => {}
+    }
+}
