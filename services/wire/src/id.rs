@@ -36,22 +36,22 @@ macro_rules! checked_text {
         }
 
         impl FromStr for $name {
-            type Err = InvalidName;
+            type Err = $crate::id::InvalidName;
 
-            fn from_str(text: &str) -> Result<Self, InvalidName> {
+            fn from_str(text: &str) -> Result<Self, $crate::id::InvalidName> {
                 let fits: fn(&str) -> bool = $fits;
                 if fits(text) {
                     Ok(Self(text.to_owned()))
                 } else {
-                    Err(InvalidName { what: $what, grammar: $grammar })
+                    Err($crate::id::InvalidName { what: $what, grammar: $grammar })
                 }
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = InvalidName;
+            type Error = $crate::id::InvalidName;
 
-            fn try_from(text: String) -> Result<Self, InvalidName> {
+            fn try_from(text: String) -> Result<Self, $crate::id::InvalidName> {
                 text.parse()
             }
         }
@@ -168,6 +168,8 @@ checked_text!(
     "^[A-Za-z0-9][A-Za-z0-9_.@+-]{0,127}$",
     person_fits
 );
+
+pub(crate) use checked_text;
 
 /// One start of a service process. A worker that was started again has another one.
 pub type BootId = uuid::Uuid;

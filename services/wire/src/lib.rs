@@ -12,6 +12,7 @@ pub mod queue;
 pub mod record;
 pub mod size;
 pub mod state;
+pub mod task;
 pub mod time;
 mod transition;
 
@@ -22,4 +23,5 @@ pub use queue::{Class, Place, PoolPair, Priority, Queue};
 pub use record::Record;
 pub use size::Size;
 pub use state::{Event, JobState, StateName};
+pub use task::{Object, Task};
 pub use time::Timestamp;
