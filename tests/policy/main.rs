@@ -8,10 +8,11 @@ mod tidy;
 
 use std::path::PathBuf;
 
-/// The root of the checkout.
+/// The root of the checkout: cargo names the member it tests. Asked at run time, so that a
+/// `target` folder copied from another checkout doesn't judge that one.
 fn root() -> PathBuf {
-    let member = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    member
+    let member = std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo");
+    PathBuf::from(member)
         .parent()
         .expect("the member lies below the root")
         .to_owned()
