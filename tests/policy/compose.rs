@@ -5,8 +5,22 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Output};
 
-/// The programs of `virtbus up`, and the one-shot container that prepares the server for them.
-const SERVICES: &[&str] = &["core", "feedback", "hypervisor", "nats", "setup", "storage"];
+/// The programs of `virtbus up`, and what it does itself: set up the streams, register the pool.
+const SERVICES: &[&str] = &[
+    "core",
+    "feedback",
+    "hypervisor",
+    "nats",
+    "register",
+    "setup",
+    "storage",
+];
+
+/// Our own services; each runs the program of its name.
+const PROGRAMS: &[&str] = &["core", "feedback", "hypervisor", "storage"];
+
+/// Where the pool lies in its container; there's no such folder here.
+const POOL: &str = "/var/lib/virtbus/pool";
 
 /// Docker's plugin where it is installed, else Debian's program of the same language.
 fn compose(arguments: &[&str]) -> Output {
@@ -98,4 +112,51 @@ fn nats_server_accepts_the_configuration_of_its_container() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// The settings that `compose.yaml` gives `service`, with those of the anchor all of them share.
+fn settings(compose: &str, service: &str) -> Vec<(String, String)> {
+    let mut inside = false;
+    let mut found = Vec::new();
+    for line in compose.lines() {
+        let name = line.trim_end_matches(':');
+        if line.starts_with("  ") && !line.starts_with("   ") && name != line {
+            inside = name.trim() == service || name.trim() == "setup";
+        }
+        if let Some((key, value)) = line.trim().split_once(": ")
+            && inside
+            && key.starts_with("VIRTBUS__")
+        {
+            found.push((key.to_owned(), value.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn each_program_accepts_its_settings() {
+    let compose = fs::read_to_string(super::root().join("compose.yaml")).expect("it is there");
+    let tests = std::env::current_exe().expect("the test has a path");
+    let programs = tests
+        .ancestors()
+        .nth(2)
+        .expect("target/<profile>/deps/<test>");
+    let pool = tempfile::tempdir().expect("a temporary folder");
+    let pool = pool.path().to_str().expect("it is UTF-8");
+    for service in PROGRAMS {
+        let settings = settings(&compose, service);
+        assert!(settings.len() > 1, "{service} has settings");
+        let output = Command::new(programs.join(format!("virtbus-{service}")))
+            .args(["config", "check"])
+            .env_clear()
+            .envs(
+                settings
+                    .into_iter()
+                    .map(|(key, value)| (key, value.replace(POOL, pool))),
+            )
+            .output()
+            .unwrap_or_else(|error| panic!("virtbus-{service}: {error}; ./dev build makes it"));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "virtbus-{service}: {told}");
+    }
 }
