@@ -1,1 +1,3 @@
-//! Stub.
+//! What every worker shares.
+
+pub mod process;

@@ -1,0 +1,51 @@
+//! How a running tool is told to end: politely, or at once.
+
+use tokio_util::sync::CancellationToken;
+
+/// A stop in two levels. Clones share one state; neither level can be taken back.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    gentle: CancellationToken,
+    now: CancellationToken,
+}
+
+impl Stop {
+    /// A stop that nobody has asked for yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A stop that follows this one, and can be asked for by itself.
+    pub fn child(&self) -> Self {
+        Self {
+            gentle: self.gentle.child_token(),
+            now: self.now.child_token(),
+        }
+    }
+
+    /// Asks the tool to end: TERM, its grace, then KILL.
+    pub fn stop(&self) {
+        self.gentle.cancel();
+    }
+
+    /// Kills the tool without grace.
+    pub fn kill(&self) {
+        self.now.cancel();
+        self.gentle.cancel();
+    }
+
+    /// True once either level was asked for.
+    pub fn is_asked(&self) -> bool {
+        self.gentle.is_cancelled() || self.now.is_cancelled()
+    }
+
+    /// Ends when either level is asked for.
+    pub async fn asked(&self) {
+        self.gentle.cancelled().await;
+    }
+
+    /// Ends when the kill is asked for.
+    pub(super) async fn killed(&self) {
+        self.now.cancelled().await;
+    }
+}
