@@ -110,7 +110,8 @@ impl Record {
         let JobState::Running(hold) = &self.state else {
             return false;
         };
-        if refund && hold.phase >= Phase::Work {
+        // A claim that found an earlier effect entered `commit` without an attempt of its own.
+        if refund && hold.phase >= Phase::Work && self.tries_left < self.retry.max_attempts {
             self.tries_left += 1;
         }
         self.ticket = self.ticket.or(ticket);
