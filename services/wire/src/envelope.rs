@@ -178,6 +178,27 @@ fn on_success() -> Vec<StateName> {
 }
 
 impl Envelope {
+    /// A job that says nothing but its task.
+    #[must_use]
+    pub fn bare(task: &str) -> Self {
+        Self {
+            id: None,
+            task: task.to_owned(),
+            params: Value::Object(Map::new()),
+            user: None,
+            tenant: None,
+            labels: BTreeMap::new(),
+            after: Vec::new(),
+            locks: PublisherLocks::default(),
+            if_in_use: IfInUse::default(),
+            not_before: None,
+            expires_at: None,
+            timeout_s: None,
+            retry: Retry::default(),
+            reason: None,
+        }
+    }
+
     /// Reads what a publisher sent.
     ///
     /// # Errors
