@@ -3,7 +3,7 @@
 use crate::error::BusError;
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use rand::RngExt;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::watch;
 
@@ -17,7 +17,7 @@ const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
 const ACKS_IN_FLIGHT_MAX: usize = 1024;
 
 /// How to reach the messaging server.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectConfig {
     /// Its address, or several separated by commas: `nats://127.0.0.1:4222`.
