@@ -6,6 +6,7 @@
 pub mod bucket;
 pub mod client;
 pub mod error;
+pub mod topology;
 
 pub use bucket::{Bucket, Entry};
 pub use client::{Bus, ConnectConfig, ConnectError, Health};
