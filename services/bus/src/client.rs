@@ -26,6 +26,9 @@ pub struct ConnectConfig {
     /// A file with a user's credentials: a `.creds` file.
     #[serde(default)]
     pub credentials: Option<PathBuf>,
+    /// A file with the seed of an NKey (`SU…`), as `nats/accounts.conf` asks for.
+    #[serde(default)]
+    pub nkey_file: Option<PathBuf>,
     /// A user's name, for servers that keep passwords.
     #[serde(default)]
     pub user: Option<String>,
@@ -49,6 +52,7 @@ impl Default for ConnectConfig {
         Self {
             url: default_url(),
             credentials: None,
+            nkey_file: None,
             user: None,
             password_file: None,
             inbox_prefix: None,
@@ -193,6 +197,10 @@ fn options(config: &ConnectConfig, name: &str) -> Result<ConnectOptions, Connect
             reason: error.to_string(),
         };
         options = options.credentials(&text).map_err(unusable)?;
+    }
+    if let Some(path) = &config.nkey_file {
+        let seed = read_secret("nats.nkey_file", path)?;
+        options = options.nkey(seed.trim().to_owned());
     }
     if let Some(user) = &config.user {
         let password = match &config.password_file {

@@ -7,6 +7,7 @@ pub mod browse;
 pub mod bucket;
 pub mod client;
 pub mod error;
+pub mod topology;
 
 pub use browse::{Page, Row, Stored};
 pub use bucket::{Bucket, Entry};
