@@ -168,6 +168,14 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
             .map(|_| ())
     }
 
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    pub(crate) fn read(&self, key: &str, payload: &[u8]) -> Result<T, BusError> {
+        serde_json::from_slice(payload).map_err(|error| self.corrupt(key, error))
+    }
+
     fn subject(&self, key: &str) -> String {
         format!("$KV.{}.{key}", self.name)
     }
@@ -181,10 +189,8 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
         let Some(stored) = stored.filter(|stored| !stored.is_marker) else {
             return Ok(None);
         };
-        let value =
-            serde_json::from_slice(&stored.payload).map_err(|error| self.corrupt(key, error))?;
         Ok(Some(Entry {
-            value,
+            value: self.read(key, &stored.payload)?,
             revision: stored.revision,
             written_at: stored.written_at,
         }))
@@ -337,7 +343,7 @@ fn ttl_header(keep: Duration) -> HeaderMap {
     headers
 }
 
-fn is_marker(headers: &HeaderMap) -> bool {
+pub(crate) fn is_marker(headers: &HeaderMap) -> bool {
     headers.get(OPERATION).is_some() || headers.get(MARKER).is_some()
 }
 

@@ -8,3 +8,4 @@ pub mod delivery;
 pub mod gate;
 pub mod lock;
 pub mod outcome;
+pub mod reconcile;

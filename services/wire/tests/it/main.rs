@@ -5,4 +5,5 @@ mod arrivals;
 mod delivery;
 mod jobs;
 mod locks;
+mod mending;
 mod states;

@@ -1,0 +1,240 @@
+//! Reading what lies in a stream or a bucket, in pages, without a consumer.
+//!
+//! A page is one request to the server's batched direct get. Any replica may answer it: what is
+//! read may be a little old, and whoever acts on it does so by compare-and-set.
+
+use crate::{
+    bucket::{Bucket, Entry, is_marker},
+    client::{Bus, REQUEST_TIMEOUT},
+    error::BusError,
+};
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use virtbus_wire::Timestamp;
+
+/// The most messages of one page; the server allows no more keys at once either.
+pub const PAGE_MAX: usize = 1024;
+/// The most bytes of one page: it's held in memory whole.
+const PAGE_BYTES_MAX: usize = 8 << 20;
+
+/// A message as it lies in a stream.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its subject.
+    pub subject: String,
+    /// Its sequence.
+    pub seq: u64,
+    /// When the server took it.
+    pub time: Timestamp,
+    /// Its headers, with those the server adds.
+    pub headers: HeaderMap,
+    /// Its content.
+    pub payload: Bytes,
+}
+
+impl Stored {
+    /// A header's value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.as_str())
+    }
+}
+
+/// Some of what was asked for, by sequence.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// The messages or records.
+    pub items: Vec<T>,
+    /// The sequence to go on from; none at the end.
+    pub next: Option<u64>,
+}
+
+/// What is now under a key of a bucket.
+#[derive(Debug)]
+pub struct Row<T> {
+    /// The key.
+    pub key: String,
+    /// The revision.
+    pub revision: u64,
+    /// The record; `None` for the mark of a removed one, an error for one that can't be read.
+    pub entry: Result<Option<Entry<T>>, BusError>,
+}
+
+impl Bus {
+    /// The messages of `stream` whose subject matches `filter`, from sequence `from` on.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn browse(
+        &self,
+        stream: &str,
+        filter: &str,
+        from: u64,
+    ) -> Result<Page<Stored>, BusError> {
+        let wanted = json!({
+            "seq": from.max(1),
+            "batch": PAGE_MAX,
+            "max_bytes": PAGE_BYTES_MAX,
+            "next_by_subj": filter,
+        });
+        self.direct_get(stream, wanted).await
+    }
+
+    /// The message with this sequence.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn message(&self, stream: &str, seq: u64) -> Result<Option<Stored>, BusError> {
+        let wanted = json!({"seq": seq, "batch": 1, "next_by_subj": ">"});
+        let mut items = self.direct_get(stream, wanted).await?.items;
+        Ok(items.pop().filter(|message| message.seq == seq))
+    }
+
+    async fn direct_get(&self, stream: &str, wanted: Value) -> Result<Page<Stored>, BusError> {
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let failed = |reason: &dyn ToString| BusError::unreachable(&subject, reason.to_string());
+        let inbox = self.client().new_inbox();
+        let answers = self.client().subscribe(inbox.clone()).await;
+        let mut answers = answers.map_err(|error| failed(&error))?;
+        let asked = self
+            .client()
+            .publish_with_reply(subject.clone(), inbox, Bytes::from(wanted.to_string()))
+            .await;
+        asked.map_err(|error| failed(&error))?;
+        let mut items: Vec<Stored> = Vec::new();
+        while items.len() <= PAGE_MAX {
+            let answer = timeout(REQUEST_TIMEOUT, answers.next()).await;
+            let answer = answer.map_err(|_| failed(&"no answer in time"))?;
+            let answer = answer.ok_or_else(|| failed(&"the connection was closed"))?;
+            match answer.status.map(|status| status.as_u16()) {
+                None => items.push(stored(answer).ok_or_else(|| failed(&"no sequence"))?),
+                Some(204) => {
+                    let pending = header(&answer.headers, "Nats-Num-Pending");
+                    let more = pending.is_some_and(|pending| pending != "0");
+                    let next = items.last().filter(|_| more).map(|last| last.seq + 1);
+                    return Ok(Page { items, next });
+                }
+                Some(404) => return Ok(Page { items, next: None }),
+                Some(status) => {
+                    let reason = format!("{status} {}", answer.description.unwrap_or_default());
+                    return Err(BusError::refused(subject, reason));
+                }
+            }
+        }
+        Err(failed(&"the answer has no end"))
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Bucket<T> {
+    /// The records from revision `from` on, and the marks of removed ones.
+    ///
+    /// # Errors
+    /// When the server doesn't answer. A record that can't be read is an error of its row only.
+    pub async fn page(&self, from: u64) -> Result<Page<Row<T>>, BusError> {
+        let (stream, filter) = (self.stream(), format!("$KV.{}.>", self.name()));
+        let page = self.bus().browse(&stream, &filter, from).await?;
+        let items = page.items.into_iter().map(|stored| self.row(stored));
+        Ok(Page {
+            items: items.collect(),
+            next: page.next,
+        })
+    }
+
+    /// All records as they are now, with their keys; those that can't be read are logged and left
+    /// out. Only for buckets that are small by nature: pools, hosts, workers, queues.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn all(&self) -> Result<Vec<(String, Entry<T>)>, BusError> {
+        let (mut all, mut from) = (Vec::new(), Some(1));
+        while let Some(seq) = from {
+            let page = self.page(seq).await?;
+            for Row { key, entry, .. } in page.items {
+                match entry {
+                    Ok(Some(entry)) => all.push((key, entry)),
+                    Ok(None) => {}
+                    Err(error) => tracing::error!(%error, "a record is left out"),
+                }
+            }
+            from = page.next;
+        }
+        Ok(all)
+    }
+
+    /// The records of these keys, as many as there are; at most [`PAGE_MAX`] keys.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn of_keys<K: AsRef<str>>(&self, keys: &[K]) -> Result<Vec<Row<T>>, BusError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let subject = |key: &K| format!("$KV.{}.{}", self.name(), key.as_ref());
+        let subjects: Vec<String> = keys.iter().map(subject).collect();
+        let wanted = json!({"multi_last": subjects, "batch": PAGE_MAX});
+        let page = self.bus().direct_get(&self.stream(), wanted).await?;
+        Ok(page
+            .items
+            .into_iter()
+            .map(|stored| self.row(stored))
+            .collect())
+    }
+
+    fn stream(&self) -> String {
+        format!("KV_{}", self.name())
+    }
+
+    /// The row that a stored message, or an event with its headers, stands for.
+    #[must_use]
+    pub fn row(&self, stored: Stored) -> Row<T> {
+        let prefix = format!("$KV.{}.", self.name());
+        let key = stored
+            .subject
+            .strip_prefix(&prefix)
+            .unwrap_or(&stored.subject);
+        let entry = if is_marker(&stored.headers) {
+            Ok(None)
+        } else {
+            self.read(key, &stored.payload).map(|value| {
+                Some(Entry {
+                    value,
+                    revision: stored.seq,
+                    written_at: stored.time,
+                })
+            })
+        };
+        Row {
+            key: key.to_owned(),
+            revision: stored.seq,
+            entry,
+        }
+    }
+}
+
+/// A message of a batch, or one that a stream republished.
+///
+/// `None` when it hasn't the headers of one.
+#[must_use]
+pub fn stored(message: Message) -> Option<Stored> {
+    let headers = message.headers.unwrap_or_default();
+    let text = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+    let seq = text("Nats-Sequence")?.parse().ok()?;
+    let time = text("Nats-Time-Stamp")?.parse().ok()?;
+    let subject = text("Nats-Subject").unwrap_or_else(|| message.subject.to_string());
+    Some(Stored {
+        subject,
+        seq,
+        time,
+        headers,
+        payload: message.payload,
+    })
+}
+
+fn header(headers: &Option<HeaderMap>, name: &str) -> Option<String> {
+    let value = headers.as_ref()?.get(name)?;
+    Some(value.as_str().to_owned())
+}
