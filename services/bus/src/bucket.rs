@@ -38,6 +38,15 @@ pub struct Entry<T> {
     pub written_at: Timestamp,
 }
 
+/// A key, whatever is there: the revision of a removed record's mark counts too.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slot<T> {
+    /// The record, if there is one.
+    pub value: Option<T>,
+    /// The revision to write with: 0 where nothing ever was.
+    pub revision: u64,
+}
+
 /// A bucket of records of one type.
 #[derive(Debug)]
 pub struct Bucket<T> {
@@ -97,6 +106,17 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
     pub async fn get_latest(&self, key: &str) -> Result<Option<Entry<T>>, BusError> {
         let stored = self.read_leader(key).await?;
         self.decode(key, stored)
+    }
+
+    /// Reads a key to write it next, whether a record is there or not.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub async fn slot(&self, key: &str) -> Result<Slot<T>, BusError> {
+        let stored = self.read_leader(key).await?;
+        let revision = stored.as_ref().map_or(0, |stored| stored.revision);
+        let value = self.decode(key, stored)?.map(|entry| entry.value);
+        Ok(Slot { value, revision })
     }
 
     /// Makes a record that isn't there, and returns its revision.

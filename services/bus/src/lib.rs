@@ -6,10 +6,20 @@
 pub mod browse;
 pub mod bucket;
 pub mod client;
+pub mod deliveries;
+pub mod delivery;
 pub mod error;
+pub mod jobs;
+pub mod lease;
+pub mod locks;
+mod pulls;
 pub mod topology;
 
 pub use browse::{Page, Row, Stored};
-pub use bucket::{Bucket, Entry};
+pub use bucket::{Bucket, Entry, Slot};
 pub use client::{Bus, ConnectConfig, ConnectError, Health};
+pub use deliveries::Deliveries;
+pub use delivery::Delivery;
 pub use error::{BusError, WriteError};
+pub use jobs::Jobs;
+pub use pulls::Appetite;

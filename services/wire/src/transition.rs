@@ -57,7 +57,11 @@ impl Record {
         self.rounds = 0;
         self.started_at.get_or_insert(now);
         let worker = owner.worker.clone();
-        let phase = if begin { Phase::Locks } else { Phase::Clean };
+        let phase = if self.claim > 1 {
+            Phase::Clean
+        } else {
+            Phase::Locks
+        };
         let hold = Hold { owner, phase };
         self.state = if cancelling {
             JobState::Cancelling(hold)

@@ -1,3 +1,22 @@
-//! What every worker shares.
+//! The loop that every worker shares: it takes jobs strictly by priority, claims them by
+//! compare-and-set, keeps their messages while they run, and writes how they ended.
+//!
+//! A service brings a [`Perform`]: what its tasks lock, do, clean up and put back. It never sees
+//! a message, a record's revision or an acknowledgement.
 
+mod attempt;
+mod claim;
+mod keeper;
+pub mod perform;
 pub mod process;
+pub mod serve;
+pub mod slots;
+mod stop;
+mod supervise;
+mod worker;
+
+pub use perform::{Assignment, Done, Perform, Run, Stop};
+pub use serve::{Setup, WorkConfig, serve};
+pub use slots::SlotsConfig;
+pub use stop::{StopSignal, Why};
+pub use worker::ServeError;

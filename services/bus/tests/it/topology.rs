@@ -334,7 +334,7 @@ async fn a_paused_queue_stays_paused_when_its_consumer_is_repaired() {
     assert_eq!(changed(&report).len(), 1, "{report}");
     let info = api(&js, "CONSUMER.INFO.STORAGE.storage_p_low", &Value::Null).await;
     assert_eq!(info["paused"], true, "{info}");
-    assert_eq!(info["config"]["max_deliver"], 20);
+    assert_eq!(info["config"]["max_deliver"], 100);
 }
 
 #[tokio::test]

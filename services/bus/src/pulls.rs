@@ -1,0 +1,370 @@
+//! Which pull request to send next: strict priority, as a pure state machine.
+//!
+//! Queues are swept from the most to the least urgent with requests that don't wait. Only where
+//! one was found empty a request that waits is armed. A request that the server still has is
+//! never repeated, and never taken back: a message delivered to a request taken back too late
+//! would be stranded until `ack_wait`. What comes without a free slot is handed back instead.
+
+use std::time::{Duration, Instant};
+use virtbus_wire::Priority;
+
+/// How long the server keeps a request that waits.
+const ARMED: Duration = Duration::from_secs(10);
+/// How long a request that doesn't wait may stay unanswered: the server parks one on a queue that
+/// is paused or saturated, without telling.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(2);
+/// After how long an unanswered request is taken for lost.
+const FORGOTTEN: Duration = Duration::from_secs(30);
+/// How long a queue is left alone after the server refused a request.
+const REFUSED: Duration = Duration::from_secs(1);
+/// The most messages asked for at once.
+const BATCH_MAX: u32 = 16;
+
+/// How many jobs of each priority may be taken now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Appetite {
+    /// Of priority `high`.
+    pub high: u32,
+    /// Of priority `default`.
+    pub default: u32,
+    /// Of priority `low`.
+    pub low: u32,
+    /// Whether `low` goes first this time, since it has less than its floor.
+    pub low_first: bool,
+}
+
+impl Appetite {
+    /// How many jobs of this priority may be taken.
+    #[must_use]
+    pub fn of(self, priority: Priority) -> u32 {
+        match priority {
+            Priority::High => self.high,
+            Priority::Default => self.default,
+            Priority::Low => self.low,
+        }
+    }
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Send a request for the queue of this index.
+    Pull {
+        /// The queue.
+        queue: usize,
+        /// The request's number, which its answers name.
+        number: u64,
+        /// How many messages to ask for.
+        batch: u32,
+        /// How long the server keeps it; none = it answers at once.
+        expires: Option<Duration>,
+    },
+    /// Wait for an answer, at most until then.
+    Wait(Instant),
+}
+
+/// One request that the server may still have.
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    number: u64,
+    sent: Instant,
+    left: u32,
+    is_sweep: bool,
+}
+
+#[derive(Debug)]
+struct Source {
+    priority: Priority,
+    request: Option<Request>,
+    /// Found empty since the sweep began.
+    swept: bool,
+    not_before: Option<Instant>,
+}
+
+/// The requests of one worker for all its queues.
+#[derive(Debug)]
+pub(crate) struct Pulls {
+    sources: Vec<Source>,
+    /// Where a sweep starts among queues of the same priority, so that none is always last.
+    turn: usize,
+    next_number: u64,
+}
+
+impl Pulls {
+    pub(crate) fn new(priorities: impl IntoIterator<Item = Priority>) -> Self {
+        let source = |priority| Source {
+            priority,
+            request: None,
+            swept: false,
+            not_before: None,
+        };
+        Self {
+            sources: priorities.into_iter().map(source).collect(),
+            turn: 0,
+            next_number: 1,
+        }
+    }
+
+    /// Begins a new sweep: a slot became free, or something more urgent may have come.
+    pub(crate) fn restart(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+        for source in &mut self.sources {
+            source.swept = false;
+        }
+    }
+
+    /// Forgets all requests: the connection was lost, and the server with them.
+    pub(crate) fn reconnected(&mut self) {
+        for source in &mut self.sources {
+            source.request = None;
+        }
+        self.restart();
+    }
+
+    pub(crate) fn step(&mut self, appetite: Appetite, now: Instant) -> Step {
+        self.forget_lost(now);
+        for queue in self.order(appetite) {
+            let wanted = appetite.of(self.sources[queue].priority).min(BATCH_MAX);
+            let source = &self.sources[queue];
+            let waits = source.not_before.is_some_and(|until| until > now);
+            match source.request {
+                _ if wanted == 0 || waits => {}
+                // The more urgent queue must have said that it's empty before the next is asked.
+                Some(request) if request.is_sweep && now < request.sent + SWEEP_PATIENCE => {
+                    return Step::Wait(request.sent + SWEEP_PATIENCE);
+                }
+                Some(_) => {}
+                None if !source.swept => return self.send(queue, wanted, None, now),
+                None => {}
+            }
+        }
+        for queue in self.order(appetite) {
+            let source = &self.sources[queue];
+            let waits = source.not_before.is_some_and(|until| until > now);
+            if source.request.is_none() && !waits && appetite.of(source.priority) > 0 {
+                return self.send(queue, 1, Some(ARMED), now);
+            }
+        }
+        Step::Wait(self.next_deadline(now))
+    }
+
+    /// A message of this queue came.
+    pub(crate) fn delivered(&mut self, queue: usize) {
+        let request = &mut self.sources[queue].request;
+        if let Some(pending) = request {
+            pending.left = pending.left.saturating_sub(1);
+            if pending.left == 0 {
+                *request = None;
+            }
+        }
+        self.restart();
+    }
+
+    /// The server answered the request of this number: nothing (more) is there.
+    pub(crate) fn empty(&mut self, number: u64) {
+        if let Some(source) = self.source_of(number) {
+            source.swept = true;
+            source.request = None;
+        }
+    }
+
+    /// The server refused the request of this number.
+    pub(crate) fn refused(&mut self, number: u64, now: Instant) {
+        if let Some(source) = self.source_of(number) {
+            source.request = None;
+            source.not_before = Some(now + REFUSED);
+        }
+    }
+
+    fn source_of(&mut self, number: u64) -> Option<&mut Source> {
+        self.sources.iter_mut().find(|source| {
+            source
+                .request
+                .is_some_and(|request| request.number == number)
+        })
+    }
+
+    fn send(&mut self, queue: usize, batch: u32, expires: Option<Duration>, now: Instant) -> Step {
+        let number = self.next_number;
+        self.next_number += 1;
+        let is_sweep = expires.is_none();
+        let source = &mut self.sources[queue];
+        source.request = Some(Request {
+            number,
+            sent: now,
+            left: batch,
+            is_sweep,
+        });
+        source.not_before = None;
+        Step::Pull {
+            queue,
+            number,
+            batch,
+            expires,
+        }
+    }
+
+    fn forget_lost(&mut self, now: Instant) {
+        for source in &mut self.sources {
+            let lost = |request: &mut Request| now >= request.sent + FORGOTTEN;
+            if source.request.take_if(lost).is_some() {
+                source.swept = false;
+            }
+        }
+    }
+
+    /// The queues in the order they are asked.
+    fn order(&self, appetite: Appetite) -> Vec<usize> {
+        let count = self.sources.len();
+        let mut order: Vec<usize> = (0..count).map(|i| (i + self.turn) % count.max(1)).collect();
+        order.sort_by_key(|&queue| {
+            let priority = self.sources[queue].priority;
+            (!(appetite.low_first && priority == Priority::Low), priority)
+        });
+        order
+    }
+
+    fn next_deadline(&self, now: Instant) -> Instant {
+        let ends = self.sources.iter().filter_map(|source| {
+            let request = source.request.map(|request| request.sent + FORGOTTEN);
+            match (request, source.not_before) {
+                (None, Some(until)) if until > now => Some(until),
+                (request, _) => request,
+            }
+        });
+        ends.min().unwrap_or(now + FORGOTTEN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HUNGRY: Appetite = Appetite {
+        high: 1,
+        default: 1,
+        low: 1,
+        low_first: false,
+    };
+
+    fn pulls() -> Pulls {
+        Pulls::new(Priority::ALL)
+    }
+
+    fn sent(step: Step) -> (usize, u64, bool) {
+        match step {
+            Step::Pull {
+                queue,
+                number,
+                expires,
+                ..
+            } => (queue, number, expires.is_some()),
+            Step::Wait(_) => panic!("expected a request, got {step:?}"),
+        }
+    }
+
+    /// Answers every sweep with "nothing there" until requests are armed.
+    fn sweep_all_empty(pulls: &mut Pulls, now: Instant) {
+        for expected in 0..3 {
+            let (queue, number, waits) = sent(pulls.step(HUNGRY, now));
+            assert_eq!((queue, waits), (expected, false));
+            pulls.empty(number);
+        }
+    }
+
+    #[test]
+    fn a_less_urgent_queue_is_asked_only_when_the_more_urgent_said_it_is_empty() {
+        let (mut pulls, now) = (pulls(), Instant::now());
+        let (queue, _, _) = sent(pulls.step(HUNGRY, now));
+        assert_eq!(queue, 0);
+        assert!(matches!(pulls.step(HUNGRY, now), Step::Wait(_)));
+    }
+
+    #[test]
+    fn only_empty_queues_get_a_request_that_waits() {
+        let (mut pulls, now) = (pulls(), Instant::now());
+        sweep_all_empty(&mut pulls, now);
+        for expected in 0..3 {
+            let (queue, _, waits) = sent(pulls.step(HUNGRY, now));
+            assert_eq!((queue, waits), (expected, true));
+        }
+        assert!(matches!(pulls.step(HUNGRY, now), Step::Wait(_)));
+    }
+
+    #[test]
+    fn a_message_starts_the_sweep_at_the_most_urgent_again() {
+        let (mut pulls, now) = (pulls(), Instant::now());
+        for _ in 0..2 {
+            let (_, number, _) = sent(pulls.step(HUNGRY, now));
+            pulls.empty(number);
+        }
+        sent(pulls.step(HUNGRY, now));
+        pulls.delivered(2);
+        let (queue, _, waits) = sent(pulls.step(HUNGRY, now));
+        assert_eq!((queue, waits), (0, false));
+    }
+
+    #[test]
+    fn a_queue_that_does_not_answer_holds_up_the_others_only_so_long() {
+        let (mut pulls, now) = (pulls(), Instant::now());
+        sent(pulls.step(HUNGRY, now));
+        let later = now + SWEEP_PATIENCE;
+        let (queue, _, _) = sent(pulls.step(HUNGRY, later));
+        assert_eq!(queue, 1);
+    }
+
+    #[test]
+    fn low_goes_first_while_it_has_less_than_its_floor() {
+        let (mut pulls, now) = (pulls(), Instant::now());
+        let appetite = Appetite {
+            low_first: true,
+            ..HUNGRY
+        };
+        assert_eq!(sent(pulls.step(appetite, now)).0, 2);
+    }
+
+    #[test]
+    fn a_refused_queue_is_left_alone_for_a_while() {
+        let (mut pulls, now) = (pulls(), Instant::now());
+        let (_, number, _) = sent(pulls.step(HUNGRY, now));
+        pulls.refused(number, now);
+        assert_eq!(sent(pulls.step(HUNGRY, now)).0, 1);
+        let (mut waiting, later) = (pulls, now + REFUSED);
+        waiting.restart();
+        waiting.empty(2);
+        assert_eq!(sent(waiting.step(HUNGRY, later)).0, 0);
+    }
+
+    #[test]
+    fn queues_of_one_priority_take_turns() {
+        let now = Instant::now();
+        let mut pulls = Pulls::new([Priority::High, Priority::High]);
+        let (first, _, _) = sent(pulls.step(HUNGRY, now));
+        pulls.delivered(first);
+        let (second, _, _) = sent(pulls.step(HUNGRY, now));
+        assert_ne!(first, second);
+    }
+
+    proptest! {
+        #[test]
+        fn no_queue_ever_has_two_requests(answers in prop::collection::vec(0..5u8, 0..200)) {
+            let (mut pulls, mut now) = (pulls(), Instant::now());
+            let mut open: Vec<(usize, u64)> = Vec::new();
+            for answer in answers {
+                if let Step::Pull { queue, number, .. } = pulls.step(HUNGRY, now) {
+                    prop_assert!(open.iter().all(|(other, _)| *other != queue));
+                    open.push((queue, number));
+                }
+                let Some((queue, number)) = open.pop() else { continue };
+                match answer {
+                    0 => pulls.delivered(queue),
+                    1 => pulls.empty(number),
+                    2 => pulls.refused(number, now),
+                    3 => { now += FORGOTTEN; open.clear(); }
+                    _ => open.push((queue, number)),
+                }
+            }
+        }
+    }
+}

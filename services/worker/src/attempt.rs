@@ -1,0 +1,299 @@
+//! One claim, from the clean-up of older ones to its ending.
+
+use crate::{
+    keeper::{KeepError, Keeper},
+    perform::{Assignment, Done, Perform, Run, Stop},
+    stop::{StopSignal, Why},
+    worker::Worker,
+};
+use std::sync::Arc;
+use tokio::sync::watch;
+use virtbus_bus::{
+    BusError, Delivery, Entry, WriteError,
+    locks::{Granted, LockSet},
+};
+use virtbus_wire::{
+    Code, Event, JobError, JobState, Record, Timestamp,
+    protocol::{
+        lock::{Holder, Mode},
+        outcome,
+    },
+    state::{Phase, WaitReason},
+    task::Task,
+};
+
+/// How often the set of locks may change under a job that takes them.
+const LOCK_ROUNDS_MAX: u32 = 5;
+
+/// How a claim ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Ending {
+    /// The work is done.
+    Done(Done),
+    /// An earlier claim had done it.
+    Found(Done),
+    /// It can't be done, or not now.
+    Failed(JobError),
+    /// The last attempt's worker died.
+    WorkerLost,
+    /// It was cancelled, and everything is as before.
+    GaveUp,
+    /// The worker stops; everything is as before.
+    Shutdown,
+    /// Something must come first; the ticket is for waits for locks.
+    Wait(WaitReason, Option<u64>),
+    /// The claim is lost: nothing more is changed.
+    Lost,
+}
+
+/// One claim of one job.
+#[derive(Debug)]
+pub(crate) struct Attempt<P> {
+    pub(crate) worker: Arc<Worker<P>>,
+    pub(crate) job: Assignment,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) stop: StopSignal,
+    pub(crate) progress: watch::Sender<Option<virtbus_wire::state::Progress>>,
+    revision: u64,
+}
+
+impl<P: Perform> Attempt<P> {
+    /// A claim that was just made.
+    pub(crate) fn new(worker: &Arc<Worker<P>>, entry: Entry<Record>) -> Result<Self, JobError> {
+        let record = entry.value.clone();
+        let task = Task::restore(worker.perform.class(), &record.task, &record.params)?;
+        let (stop, revision) = (StopSignal::new(), entry.revision);
+        let owner = worker.owner.clone();
+        let keeper = Arc::new(Keeper::new(
+            &worker.jobs,
+            entry,
+            owner.clone(),
+            stop.clone(),
+        ));
+        let (id, claim) = (record.id.clone(), record.claim);
+        let job = Assignment {
+            id,
+            claim,
+            owner,
+            task,
+            record,
+        };
+        let progress = watch::Sender::new(None);
+        Ok(Self {
+            worker: Arc::clone(worker),
+            job,
+            keeper,
+            stop,
+            progress,
+            revision,
+        })
+    }
+
+    /// Goes from the claim to its ending, with what it holds of locks by then.
+    pub(crate) async fn perform(&self) -> (Ending, LockSet) {
+        let mut held = LockSet::new();
+        let ending = match self.prepare(&mut held).await {
+            Ok(()) => self.work().await,
+            Err(ending) => ending,
+        };
+        (self.undo(ending).await, held)
+    }
+
+    /// Everything before the work: clean up, find an effect, take locks, begin the attempt.
+    async fn prepare(&self, held: &mut LockSet) -> Result<(), Ending> {
+        let record = &self.job.record;
+        if record.claim > 1 {
+            self.worker
+                .perform
+                .clean(&self.job)
+                .await
+                .map_err(Ending::Failed)?;
+            let found = self
+                .worker
+                .perform
+                .recover(&self.job)
+                .await
+                .map_err(Ending::Failed)?;
+            if let Some(done) = found {
+                return Err(Ending::Found(done));
+            }
+        }
+        if let JobState::Cancelling(_) = record.state {
+            return Err(Ending::GaveUp);
+        }
+        if record
+            .state
+            .hold()
+            .is_some_and(|hold| hold.phase >= Phase::Work)
+        {
+            return Ok(());
+        }
+        if record.tries_left == 0 {
+            return Err(Ending::WorkerLost);
+        }
+        self.take_locks(held).await?;
+        self.keeper
+            .enter(Phase::Work)
+            .await
+            .map_err(|stop| self.stopped(stop))
+    }
+
+    async fn take_locks(&self, held: &mut LockSet) -> Result<(), Ending> {
+        let holder = self.holder();
+        let ticket = self.job.record.ticket.unwrap_or(self.revision);
+        let mut waited = self.job.record.ticket.is_some();
+        for _ in 0..LOCK_ROUNDS_MAX {
+            let set = self.lock_set().await.map_err(Ending::Failed)?;
+            let granted = self.worker.locks.take(&set, &holder, ticket, waited).await;
+            match granted.map_err(|error| bus_failed(&error))? {
+                Granted::All => {}
+                Granted::None { resource, holder } => {
+                    let since = holder.as_ref().and_then(|holder| holder.since);
+                    let holder = holder.map(|holder| format!("job.{}", holder.job));
+                    let on = WaitReason::Lock {
+                        resource,
+                        holder,
+                        since,
+                    };
+                    return Err(Ending::Wait(on, Some(ticket)));
+                }
+            }
+            *held = set;
+            if self.lock_set().await.map_err(Ending::Failed)? == *held {
+                return Ok(());
+            }
+            // What the task needs changed before we had it: begin anew.
+            let given_back = self.worker.locks.release(held.keys(), &holder).await;
+            given_back.map_err(|error| bus_failed(&error))?;
+            held.clear();
+            waited = true;
+        }
+        Err(Ending::Failed(JobError::new(
+            Code::DiskBusy,
+            "what the job needs changes all the time",
+        )))
+    }
+
+    /// What the task needs, with the publisher's own locks.
+    async fn lock_set(&self) -> Result<LockSet, JobError> {
+        let mut set = self.worker.perform.locks(&self.job).await?;
+        let own = &self.job.record.locks;
+        for lock in &own.shared {
+            set.entry(lock.to_string()).or_insert(Mode::Shared);
+        }
+        for lock in &own.exclusive {
+            set.insert(lock.to_string(), Mode::Exclusive);
+        }
+        Ok(set)
+    }
+
+    async fn work(&self) -> Ending {
+        let run = Run {
+            keeper: Arc::clone(&self.keeper),
+            stop: self.stop.clone(),
+            progress: self.progress.clone(),
+        };
+        match self.worker.perform.run(&self.job, &run).await {
+            Ok(done) => Ending::Done(done),
+            Err(stop) => self.stopped(stop),
+        }
+    }
+
+    /// What it means that work ended without being done.
+    fn stopped(&self, stop: Stop) -> Ending {
+        let why = match stop {
+            Stop::Failed(error) => return Ending::Failed(error),
+            Stop::Wait(on) => return Ending::Wait(on, None),
+            Stop::Lost => return Ending::Lost,
+            Stop::Stopped => self.stop.why(),
+        };
+        match why {
+            Some(Why::Lost) => Ending::Lost,
+            // Without a reason of ours the record said so: it's cancelling.
+            Some(Why::Cancel) | None => Ending::GaveUp,
+            Some(Why::Shutdown) => Ending::Shutdown,
+            Some(Why::Deadline) => {
+                let message = "the attempt took longer than its time-out";
+                Ending::Failed(JobError::new(Code::JobTimeout, message))
+            }
+        }
+    }
+
+    /// Puts back what was begun, unless there is an effect or the claim is lost.
+    async fn undo(&self, ending: Ending) -> Ending {
+        match &ending {
+            Ending::Done(_) | Ending::Found(_) | Ending::Lost => return ending,
+            Ending::Failed(_) | Ending::WorkerLost | Ending::GaveUp => {}
+            Ending::Shutdown | Ending::Wait(..) => {}
+        }
+        match self.worker.perform.abandon(&self.job).await {
+            Ok(()) => ending,
+            Err(error) => {
+                tracing::error!(job = %self.job.id, %error, "what was begun could not be put back");
+                Ending::Failed(error)
+            }
+        }
+    }
+
+    /// Writes how it ended, then gives back locks. None when the claim was lost.
+    pub(crate) async fn finish(
+        &self,
+        delivery: &Delivery,
+        ending: Ending,
+        held: &LockSet,
+    ) -> Result<Option<Record>, BusError> {
+        let lost = matches!(ending, Ending::WorkerLost);
+        let record = match self.write_ending(ending).await {
+            Ok(record) => record,
+            Err(KeepError::Lost | KeepError::Illegal) => return Ok(None),
+            Err(KeepError::Bus(error)) => return Err(error),
+        };
+        if lost {
+            self.worker.bury(delivery, &record).await?;
+        }
+        let released = self.worker.locks.release(held.keys(), &self.holder()).await;
+        if let Err(error) = released {
+            tracing::warn!(job = %self.job.id, %error, "locks will be released by the reconciler");
+        }
+        Ok(Some(record))
+    }
+
+    async fn write_ending(&self, ending: Ending) -> Result<Record, KeepError> {
+        let record = self.keeper.record().await;
+        let now = Timestamp::now();
+        let event = match ending {
+            Ending::Lost => return Err(KeepError::Lost),
+            Ending::Done(done) => Event::Succeed(done),
+            Ending::Found(done) => Event::Recover(done),
+            Ending::WorkerLost => Event::Fail(outcome::worker_lost(&record)),
+            Ending::GaveUp => Event::GiveUp,
+            Ending::Shutdown => outcome::after_shutdown(now),
+            Ending::Wait(on, ticket) => Event::Park {
+                on,
+                refund: true,
+                ticket,
+            },
+            Ending::Failed(error) => {
+                outcome::after_failure(&record, error, now, rand::random::<f64>())
+            }
+        };
+        match self.keeper.apply(event).await {
+            // Cancelled before its end was written, and nothing has happened: it's given up.
+            Err(KeepError::Illegal) => self.keeper.apply(Event::GiveUp).await,
+            other => other,
+        }
+    }
+
+    fn holder(&self) -> Holder {
+        Holder {
+            job: self.job.id.clone(),
+            claim: self.job.claim,
+            since: None,
+        }
+    }
+}
+
+fn bus_failed(error: &WriteError) -> Ending {
+    tracing::warn!(%error, "locks could not be taken");
+    Ending::Failed(JobError::internal("the messaging server did not answer"))
+}

@@ -1,0 +1,301 @@
+//! From a message to a claim: what the tables of the protocol say, done.
+
+use crate::{perform::Perform, worker::Worker};
+use std::time::Duration;
+use virtbus_bus::{
+    BusError, Delivery, Entry, WriteError,
+    jobs::{ChangeError, DeadLetter, PublishError},
+};
+use virtbus_wire::{
+    Event, JobId, JobState, Record, StateName, Timestamp,
+    protocol::{
+        arrival::{Arrival, Arrived, Headers, Life, MSG_ID_HEADER, TRACE_HEADER, arrive},
+        delivery::{Action, GENERATION_HEADER, JOB_HEADER, Message, Reading, decide},
+        gate::{Gate, gate, looks_at_dependencies},
+    },
+    state::WaitReason,
+};
+
+/// How long a message that is ahead of its record is handed back for.
+const AHEAD: Duration = Duration::from_secs(1);
+/// How old a message may be for its job to have most likely no record yet: core waits as long
+/// before it makes one.
+const FRESH: Duration = Duration::from_millis(250);
+/// How often a claim is tried when others change the record at the same time.
+const CLAIMS_MAX: u32 = 16;
+
+/// What is to be done with a message.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// Its job is ours now: run it.
+    Claimed(Box<Entry<Record>>),
+    /// Acknowledge it.
+    Over,
+    /// Hand it back.
+    HandBack(Duration),
+}
+
+/// Whether there is a slot for the job, should it be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// There is.
+    Slot,
+    /// It's a long job, and all slots for such are taken.
+    None,
+}
+
+impl<P: Perform> Worker<P> {
+    /// Claims the job of a message, or finds out what else becomes of the message.
+    pub(crate) async fn settle(
+        &self,
+        delivery: &Delivery,
+        room: Room,
+    ) -> Result<Settled, BusError> {
+        let arrival = arrival(delivery);
+        let now = Timestamp::now();
+        let mut arrived = arrive(&arrival, Life::First, now);
+        if let Arrived::Job { id, record, dlq } = arrived {
+            let is_fresh = delivery.delivered == 1 && now.since(delivery.published_at) < FRESH;
+            let found = if is_fresh {
+                None
+            } else {
+                self.jobs.get(&id).await?
+            };
+            let is_later = found
+                .as_ref()
+                .is_some_and(|found| arrival.life(&found.value) == Life::Later);
+            if is_later {
+                arrived = arrive(&arrival, Life::Later, now);
+            } else if found.is_none()
+                && let Some(settled) = self.create(delivery, &record, dlq, room).await?
+            {
+                return Ok(settled);
+            } else {
+                arrived = Arrived::Job { id, record, dlq };
+            }
+        }
+        self.settle_known(delivery, arrived, room).await
+    }
+
+    /// As [`Worker::settle`], for a message whose job most likely has a record.
+    async fn settle_known(
+        &self,
+        delivery: &Delivery,
+        arrived: Arrived,
+        room: Room,
+    ) -> Result<Settled, BusError> {
+        let (id, generation) = match &arrived {
+            Arrived::System { id, generation } => (id.clone(), *generation),
+            Arrived::Job { id, .. } => (id.clone(), 1),
+        };
+        let (queue, seq) = (delivery.queue.clone(), delivery.seq);
+        let message = Message {
+            generation,
+            queue,
+            seq,
+        };
+        let mut reading = Reading::Any;
+        for _ in 0..CLAIMS_MAX {
+            let entry = match reading {
+                Reading::Any => self.jobs.get(&id).await?,
+                Reading::Leader => self.jobs.get_latest(&id).await?,
+            };
+            let action = self.decide(entry.as_ref(), &message, reading).await?;
+            reading = Reading::Leader;
+            let settled = match (action, entry) {
+                (Action::ReadLeader, _) => None,
+                (Action::Create, _) => match &arrived {
+                    Arrived::Job { record, dlq, .. } => {
+                        self.create(delivery, record, *dlq, room).await?
+                    }
+                    Arrived::System { .. } => Some(Settled::Over),
+                },
+                (Action::Claim, Some(entry)) => self.claim(delivery, entry, room).await?,
+                (Action::ReleaseAndDrop, Some(entry)) => {
+                    self.release_remains(&entry.value).await;
+                    Some(Settled::Over)
+                }
+                (Action::Drop | Action::Claim | Action::ReleaseAndDrop, _) => Some(Settled::Over),
+                (Action::AskAgainSoon, _) => Some(Settled::HandBack(AHEAD)),
+                (Action::AskAgainLater, _) => Some(Settled::HandBack(self.ack_wait())),
+            };
+            if let Some(settled) = settled {
+                return Ok(settled);
+            }
+        }
+        Ok(Settled::HandBack(AHEAD))
+    }
+
+    async fn decide(
+        &self,
+        entry: Option<&Entry<Record>>,
+        message: &Message,
+        reading: Reading,
+    ) -> Result<Action, BusError> {
+        let record = entry.map(|entry| &entry.value);
+        let alive = match record.and_then(|record| record.state.hold()) {
+            Some(hold) => self.leases.is_alive(&hold.owner).await?,
+            None => false,
+        };
+        Ok(decide(record, message, reading, |_| alive))
+    }
+
+    /// Makes the first record of a job; none when somebody else just did.
+    async fn create(
+        &self,
+        delivery: &Delivery,
+        record: &Result<Box<Record>, Box<Record>>,
+        dlq: bool,
+        room: Room,
+    ) -> Result<Option<Settled>, BusError> {
+        let first = match record {
+            Ok(queued) => self.first(delivery, queued, room).await?,
+            Err(failed) => {
+                if dlq {
+                    self.bury(delivery, failed).await?;
+                }
+                (**failed).clone()
+            }
+        };
+        match self.jobs.create(&first).await {
+            Ok(revision) if first.state.name() == StateName::Running => {
+                let entry = Entry {
+                    written_at: first.submitted_at,
+                    value: first,
+                    revision,
+                };
+                Ok(Some(Settled::Claimed(Box::new(entry))))
+            }
+            Ok(_) => Ok(Some(Settled::Over)),
+            Err(WriteError::Conflict(_)) => Ok(None),
+            Err(WriteError::Bus(error)) => Err(error),
+        }
+    }
+
+    async fn first(
+        &self,
+        delivery: &Delivery,
+        queued: &Record,
+        room: Room,
+    ) -> Result<Record, BusError> {
+        let event = self.next_event(delivery, queued, room).await?;
+        // Every event for a queued job is legal for one; should that be wrong, it stays queued.
+        Ok(queued
+            .apply(event, Timestamp::now())
+            .unwrap_or_else(|_| queued.clone()))
+    }
+
+    /// Claims a job that has a record; none when the record was changed meanwhile.
+    async fn claim(
+        &self,
+        delivery: &Delivery,
+        entry: Entry<Record>,
+        room: Room,
+    ) -> Result<Option<Settled>, BusError> {
+        let event = if entry.value.state == JobState::Queued {
+            self.next_event(delivery, &entry.value, room).await?
+        } else if room == Room::Slot {
+            self.claim_event(delivery, &entry.value)
+        } else {
+            return Ok(Some(Settled::HandBack(AHEAD)));
+        };
+        let is_claim = matches!(event, Event::Claim { .. });
+        match self.jobs.change(&entry, event).await {
+            Ok(claimed) if is_claim => Ok(Some(Settled::Claimed(Box::new(claimed)))),
+            Ok(_) => Ok(Some(Settled::Over)),
+            Err(ChangeError::Illegal(_) | ChangeError::Write(WriteError::Conflict(_))) => Ok(None),
+            Err(ChangeError::Write(WriteError::Bus(error))) => Err(error),
+        }
+    }
+
+    /// What happens to a queued job: the claim, or what stands before it.
+    async fn next_event(
+        &self,
+        delivery: &Delivery,
+        queued: &Record,
+        room: Room,
+    ) -> Result<Event, BusError> {
+        let mut states: Vec<(JobId, StateName)> = Vec::new();
+        if looks_at_dependencies(queued) {
+            for dependency in &queued.after {
+                let entry = self.jobs.get_latest(&dependency.job).await?;
+                states.extend(entry.map(|e| (dependency.job.clone(), e.value.state.name())));
+            }
+        }
+        let state_of = |id: &JobId| {
+            states
+                .iter()
+                .find(|(job, _)| job == id)
+                .map(|found| found.1)
+        };
+        Ok(match gate(queued, Timestamp::now(), state_of) {
+            Gate::Wait(on) => Event::Wait(on),
+            Gate::Fail(error) => Event::Fail(error),
+            Gate::Drop(error) => Event::Drop(error),
+            Gate::Open if room == Room::None => {
+                let needs = [("slot".to_owned(), "long".into())].into_iter().collect();
+                Event::Wait(WaitReason::Capacity { needs })
+            }
+            Gate::Open => self.claim_event(delivery, queued),
+        })
+    }
+
+    fn claim_event(&self, delivery: &Delivery, record: &Record) -> Event {
+        let locks = &record.locks;
+        let needs_no_locks =
+            record.objects.is_empty() && locks.exclusive.is_empty() && locks.shared.is_empty();
+        Event::Claim {
+            owner: self.owner.clone(),
+            seq: delivery.seq,
+            begin: needs_no_locks,
+        }
+    }
+
+    /// Copies a message that nobody will run to the dead letters.
+    pub(crate) async fn bury(&self, delivery: &Delivery, record: &Record) -> Result<(), BusError> {
+        let reason = match &record.state {
+            JobState::Failed(_, error) => error.code.as_str(),
+            JobState::Queued | JobState::Waiting(_) | JobState::Running(_) => return Ok(()),
+            JobState::Cancelling(_) | JobState::Succeeded(..) | JobState::Cancelled(..) => {
+                return Ok(());
+            }
+        };
+        let subject = delivery.queue.subject();
+        let (stream, seq) = (delivery.queue.stream(), delivery.seq);
+        let payload = delivery.payload();
+        let letter = DeadLetter {
+            subject: &subject,
+            payload,
+            reason,
+            stream,
+            seq,
+        };
+        self.jobs
+            .dead_letter(letter)
+            .await
+            .map_err(|error| match error {
+                PublishError::Bus(error) => error,
+                PublishError::Full(subject) => BusError::Refused {
+                    call: format!("a copy to dlq.{subject}"),
+                    reason: "it is full".to_owned(),
+                },
+            })
+    }
+}
+
+/// The message as the protocol sees it.
+fn arrival(delivery: &Delivery) -> Arrival<'_> {
+    Arrival {
+        subject: delivery.subject(),
+        payload: delivery.payload(),
+        headers: Headers {
+            msg_id: delivery.header(MSG_ID_HEADER),
+            job: delivery.header(JOB_HEADER),
+            generation: delivery.header(GENERATION_HEADER),
+            traceparent: delivery.header(TRACE_HEADER),
+        },
+        stream: delivery.queue.stream(),
+        seq: delivery.seq,
+        time: delivery.published_at,
+    }
+}

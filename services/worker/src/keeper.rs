@@ -1,0 +1,132 @@
+//! The record of a job that this process has: every change of it while the job runs.
+
+use crate::{
+    perform::Stop,
+    stop::{StopSignal, Why},
+};
+use tokio::sync::Mutex;
+use virtbus_bus::{BusError, Entry, Jobs, WriteError, jobs::ChangeError};
+use virtbus_wire::{Event, JobError, JobState, Record, state::Owner, state::Phase};
+
+/// How often a write is tried when others change the record at the same time.
+const WRITES_MAX: u32 = 16;
+
+/// Holds a claim's record, and knows when the claim is lost.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    jobs: Jobs,
+    owner: Owner,
+    claim: u64,
+    entry: Mutex<Entry<Record>>,
+    stop: StopSignal,
+}
+
+/// A change that this claim couldn't make.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeepError {
+    /// The record is another claim's by now, or over.
+    #[error("the claim is lost")]
+    Lost,
+    /// The job's state doesn't allow it: it was cancelled.
+    #[error("the job's state doesn't allow it")]
+    Illegal,
+    /// No usable answer.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl Keeper {
+    pub(crate) fn new(jobs: &Jobs, entry: Entry<Record>, owner: Owner, stop: StopSignal) -> Self {
+        let claim = entry.value.claim;
+        Self {
+            jobs: jobs.clone(),
+            owner,
+            claim,
+            entry: Mutex::new(entry),
+            stop,
+        }
+    }
+
+    /// The record as last seen.
+    pub(crate) async fn record(&self) -> Record {
+        self.entry.lock().await.value.clone()
+    }
+
+    /// Makes a change, however often others come between, as long as the claim is ours.
+    pub(crate) async fn apply(&self, event: Event) -> Result<Record, KeepError> {
+        let mut entry = self.entry.lock().await;
+        for _ in 0..WRITES_MAX {
+            match self.jobs.change(&entry, event.clone()).await {
+                Ok(next) => {
+                    *entry = next;
+                    return Ok(entry.value.clone());
+                }
+                Err(ChangeError::Illegal(_)) => return Err(KeepError::Illegal),
+                Err(ChangeError::Write(WriteError::Bus(error))) => return Err(error.into()),
+                Err(ChangeError::Write(WriteError::Conflict(_))) => {
+                    let latest = self.jobs.get_latest(&entry.value.id).await?;
+                    let latest = latest.ok_or(KeepError::Lost)?;
+                    self.look(&latest.value)?;
+                    *entry = latest;
+                }
+            }
+        }
+        Err(KeepError::Bus(BusError::Unreachable {
+            call: format!("a change of job {}", entry.value.id),
+            reason: "others changed it all the time".to_owned(),
+        }))
+    }
+
+    /// Goes on to a later phase.
+    pub(crate) async fn enter(&self, phase: Phase) -> Result<(), Stop> {
+        match self.apply(Event::Enter(phase)).await {
+            Ok(_) => Ok(()),
+            Err(KeepError::Lost) => Err(Stop::Lost),
+            Err(KeepError::Illegal) => Err(Stop::Stopped),
+            Err(KeepError::Bus(error)) => {
+                tracing::warn!(%error, ?phase, "the phase could not be written");
+                Err(Stop::Failed(JobError::internal(
+                    "the messaging server did not answer",
+                )))
+            }
+        }
+    }
+
+    /// Reads the record again: a cancel stops the work, a lost claim kills it.
+    pub(crate) async fn refresh(&self) -> Result<(), KeepError> {
+        let mut entry = self.entry.lock().await;
+        let latest = self
+            .jobs
+            .get_latest(&entry.value.id)
+            .await?
+            .ok_or(KeepError::Lost)?;
+        if latest.revision > entry.revision {
+            self.look(&latest.value)?;
+            *entry = latest;
+        }
+        Ok(())
+    }
+
+    /// Whether the fence is passed: nothing is stopped by time from there on.
+    pub(crate) async fn is_committing(&self) -> bool {
+        let entry = self.entry.lock().await;
+        entry
+            .value
+            .state
+            .hold()
+            .is_some_and(|hold| hold.phase == Phase::Commit)
+    }
+
+    /// What a newer record means for the running work.
+    fn look(&self, record: &Record) -> Result<(), KeepError> {
+        if !record.is_held_by(&self.owner, self.claim) {
+            self.stop.stop(Why::Lost, true);
+            return Err(KeepError::Lost);
+        }
+        if let JobState::Cancelling(_) = record.state {
+            let force = record.cancel.as_ref().is_some_and(|cancel| cancel.force);
+            self.stop.stop(Why::Cancel, force);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! What a service does with a job: the one seam between the loop and the tasks.
+
+use crate::{keeper::Keeper, stop::StopSignal};
+use serde_json::{Map, Value};
+use std::{future::Future, sync::Arc};
+use tokio::sync::watch;
+use virtbus_bus::locks::LockSet;
+use virtbus_wire::{
+    Class, JobError, JobId, Record,
+    state::{Owner, Phase, Progress, WaitReason},
+    task::Task,
+};
+
+/// What a job that succeeded says.
+pub type Done = Map<String, Value>;
+
+/// A service's work. The loop calls, for each claim, in this order: [`clean`](Self::clean) and
+/// [`recover`](Self::recover) if there were older claims, [`locks`](Self::locks),
+/// [`run`](Self::run), and [`abandon`](Self::abandon) when the job ends or parks without effect.
+/// Each may be called again by a later claim, on another host: all of them are idempotent.
+pub trait Perform: Send + Sync + 'static {
+    /// Whose queues these tasks come from.
+    fn class(&self) -> Class;
+
+    /// The locks the task takes beside the publisher's own, as the catalogue says now. Asked once
+    /// more when they are held; if the answer differs, they are given back and taken anew.
+    fn locks(&self, job: &Assignment) -> impl Future<Output = Result<LockSet, JobError>> + Send;
+
+    /// Removes what older claims of this job left behind, before anything else.
+    fn clean(&self, job: &Assignment) -> impl Future<Output = Result<(), JobError>> + Send;
+
+    /// The result, if an earlier claim's effect is there, whole.
+    fn recover(
+        &self,
+        job: &Assignment,
+    ) -> impl Future<Output = Result<Option<Done>, JobError>> + Send;
+
+    /// The work and its effect, in the order of the protocol. [`Run::commit`] is the fence.
+    fn run(&self, job: &Assignment, run: &Run) -> impl Future<Output = Result<Done, Stop>> + Send;
+
+    /// Puts back what was begun, such as a disk's former state, since there will be no effect.
+    fn abandon(&self, job: &Assignment) -> impl Future<Output = Result<(), JobError>> + Send;
+}
+
+/// A job as it was claimed.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// The job.
+    pub id: JobId,
+    /// This claim's number: it's in temporary names and lock entries.
+    pub claim: u64,
+    /// Who claimed it.
+    pub owner: Owner,
+    /// What to do.
+    pub task: Task,
+    /// The record as it was claimed.
+    pub record: Record,
+}
+
+/// Why work ended without being done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stop {
+    /// It can't be done, or not now.
+    Failed(JobError),
+    /// It was told to, and has.
+    Stopped,
+    /// The claim is lost: nothing more may be changed.
+    Lost,
+    /// Something must come first; nothing was begun.
+    Wait(WaitReason),
+}
+
+impl From<JobError> for Stop {
+    fn from(error: JobError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// What running work may tell and ask.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) stop: StopSignal,
+    pub(crate) progress: watch::Sender<Option<Progress>>,
+}
+
+impl Run {
+    /// Tells how far the work came. Cheap: it's sent on at most a few times a second.
+    pub fn progress(&self, progress: Progress) {
+        self.progress.send_replace(Some(progress));
+    }
+
+    /// Whether, and why, the work must end: for tools, and for waits of its own.
+    #[must_use]
+    pub fn stop(&self) -> &StopSignal {
+        &self.stop
+    }
+
+    /// The fence: from here on the job can't be cancelled, and whoever lost its claim before gets
+    /// no further. Call it last before the effect, with the intent written and the OS lock held.
+    ///
+    /// # Errors
+    /// When the job was cancelled, the worker stops, or the claim is lost: there must be no effect.
+    pub async fn commit(&self) -> Result<(), Stop> {
+        if self.stop.why().is_some() {
+            return Err(Stop::Stopped);
+        }
+        self.keeper.enter(Phase::Commit).await
+    }
+}

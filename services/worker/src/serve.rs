@@ -1,0 +1,397 @@
+//! The loop: bind queues, take jobs while there are slots, beat, and drain at the end.
+
+use crate::{
+    perform::Perform,
+    slots::{InvalidSlots, Slots, SlotsConfig},
+    worker::{ServeError, Worker, millis},
+};
+use camino::Utf8PathBuf;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+use virtbus_bus::{
+    Appetite, Bus, Deliveries, Delivery, Jobs,
+    deliveries::{Binding, bind},
+    lease::{LeaseError, Leases, Trust},
+    locks::Locks,
+};
+use virtbus_daemon::{Identity, Readiness};
+use virtbus_wire::{Label, Priority, Queue, Timestamp, catalog::WorkerRecord, state::Owner};
+
+/// How often what is missing (a lease, consumers) is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How long jobs that were told to end may take for it: a tool's grace, and the clean-up.
+const END_GRACE: Duration = Duration::from_secs(30);
+/// How many long jobs without a slot are put aside per [`ASIDE`], so that short ones behind them
+/// get through without the long ones going round and round.
+const ASIDE_MAX: u32 = 16;
+/// The time that [`ASIDE_MAX`] counts for.
+const ASIDE: Duration = Duration::from_secs(10);
+
+/// The settings of a worker's loop.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkConfig {
+    /// Jobs that run at once.
+    pub slots: u32,
+    /// Of them, kept for short jobs of priority `high`.
+    pub reserved_high: u32,
+    /// Long jobs that run at once.
+    pub long_max: u32,
+    /// Jobs of priority `low` that run even while there are more urgent ones; 0 = strict.
+    pub low_floor: u32,
+    /// Seconds that running jobs get to finish when the worker is stopped.
+    pub drain_s: u64,
+    /// Days that final records stay.
+    pub keep_days: u64,
+}
+
+impl Default for WorkConfig {
+    fn default() -> Self {
+        let SlotsConfig {
+            slots,
+            reserved_high,
+            long_max,
+            low_floor,
+        } = SlotsConfig::default();
+        Self {
+            slots,
+            reserved_high,
+            long_max,
+            low_floor,
+            drain_s: 20,
+            keep_days: 30,
+        }
+    }
+}
+
+impl WorkConfig {
+    /// Its slots, checked: every kind of job can run.
+    ///
+    /// # Errors
+    /// The setting that keeps a kind from running.
+    pub fn slots(&self) -> Result<SlotsConfig, InvalidSlots> {
+        let Self {
+            slots,
+            reserved_high,
+            long_max,
+            low_floor,
+            ..
+        } = *self;
+        let slots = SlotsConfig {
+            slots,
+            reserved_high,
+            long_max,
+            low_floor,
+        };
+        slots.check()?;
+        Ok(slots)
+    }
+}
+
+/// What a worker is and takes.
+#[derive(Debug)]
+pub struct Setup {
+    /// The connection.
+    pub bus: Bus,
+    /// Who it is.
+    pub identity: Identity,
+    /// What it takes jobs from, in any order.
+    pub queues: Vec<Queue>,
+    /// The pools it has.
+    pub pools: Vec<Label>,
+    /// Its settings.
+    pub work: WorkConfig,
+    /// Versions of itself and its tools.
+    pub versions: BTreeMap<String, String>,
+    /// Where its lock file is; without one a restart waits until the old lease is out.
+    pub state_dir: Option<Utf8PathBuf>,
+    /// Where it says that it can work.
+    pub ready: Readiness,
+}
+
+/// Takes jobs until `stop`, then lets those that run finish.
+///
+/// # Errors
+/// When another process has this worker's name, or the connection is closed for good.
+pub async fn serve<P: Perform>(
+    setup: Setup,
+    perform: P,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let lock_file = lock_file(&setup)?;
+    let (trust, trusted) = watch::channel(Trust::Held);
+    let slots = Slots::new(setup.work.slots()?);
+    let describe = describe(&setup, perform.class(), slots.clone());
+    let leases = Leases::new(&setup.bus);
+    let replace = lock_file.is_some();
+    let Some(revision) = take_lease(&leases, &describe, replace, &setup, &stop).await? else {
+        return Ok(());
+    };
+    let beats = CancellationToken::new();
+    let beating = tokio::spawn({
+        let (leases, describe, beats) = (leases.clone(), describe.clone(), beats.clone());
+        async move { leases.keep(revision, describe, trust, beats).await }
+    });
+    let keep = Duration::from_secs(setup.work.keep_days * 24 * 60 * 60);
+    let jobs = Jobs::new(&setup.bus, keep);
+    let worker = Arc::new(Worker {
+        bus: setup.bus.clone(),
+        locks: Locks::new(&setup.bus, &jobs),
+        jobs,
+        leases: leases.clone(),
+        owner: Owner {
+            worker: setup.identity.worker.clone(),
+            boot: setup.identity.boot,
+        },
+        perform,
+        slots,
+        trust: trusted,
+        hard_stop: CancellationToken::new(),
+        ack_wait: AtomicU64::new(millis(Duration::from_secs(30))),
+    });
+    let ended = Loop::new(worker, &setup, stop).run().await;
+    beats.cancel();
+    if let Err(error) = beating.await {
+        tracing::error!(%error, "the heartbeat ended badly");
+    }
+    if !matches!(ended, Err(ServeError::Replaced(_))) {
+        leases
+            .give_back(&setup.identity.worker, setup.identity.boot)
+            .await;
+    }
+    drop(lock_file);
+    ended
+}
+
+/// What the worker says of itself with each beat.
+fn describe(
+    setup: &Setup,
+    class: virtbus_wire::Class,
+    slots: Slots,
+) -> impl Fn() -> WorkerRecord + Clone + Send + 'static {
+    let started_at = Timestamp::now();
+    let (identity, queues) = (setup.identity.clone(), setup.queues.clone());
+    let (pools, versions) = (setup.pools.clone(), setup.versions.clone());
+    move || WorkerRecord {
+        worker: identity.worker.clone(),
+        boot: identity.boot,
+        class,
+        host: identity.host_name.clone(),
+        pools: pools.clone(),
+        queues: queues.clone(),
+        slots: slots.count(),
+        busy: slots.busy_count(),
+        versions: versions.clone(),
+        capabilities: Vec::new(),
+        draining: false,
+        started_at,
+        at: Timestamp::now(),
+    }
+}
+
+/// A second process of this name on this host is refused at once; the file's lock ends with the
+/// process, however it ends.
+fn lock_file(setup: &Setup) -> Result<Option<File>, ServeError> {
+    let Some(dir) = &setup.state_dir else {
+        return Ok(None);
+    };
+    let worker = &setup.identity.worker;
+    std::fs::create_dir_all(dir).map_err(ServeError::LockFile)?;
+    let path = dir.join(format!("{worker}.lock"));
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path);
+    let file = file.map_err(ServeError::LockFile)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Running(worker.clone())),
+        Err(error) => Err(ServeError::LockFile(error.into())),
+    }
+}
+
+/// The lease, as soon as it's free; none when the worker was stopped before.
+async fn take_lease(
+    leases: &Leases,
+    describe: &impl Fn() -> WorkerRecord,
+    replace: bool,
+    setup: &Setup,
+    stop: &CancellationToken,
+) -> Result<Option<u64>, ServeError> {
+    loop {
+        match leases.take(&describe(), replace).await {
+            Ok(revision) => {
+                setup.ready.set("lease", Ok::<(), &str>(()));
+                return Ok(Some(revision));
+            }
+            Err(error @ LeaseError::Taken(_)) => setup.ready.set("lease", Err(error)),
+            Err(LeaseError::Bus(error)) => setup.ready.set("lease", Err(error)),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(TRY_AGAIN) => {}
+        }
+    }
+}
+
+struct Loop<'a, P> {
+    worker: Arc<Worker<P>>,
+    setup: &'a Setup,
+    stop: CancellationToken,
+    running: JoinSet<()>,
+    bound: Vec<Queue>,
+    aside: u32,
+    aside_since: Instant,
+}
+
+impl<'a, P: Perform> Loop<'a, P> {
+    fn new(worker: Arc<Worker<P>>, setup: &'a Setup, stop: CancellationToken) -> Self {
+        let (running, bound) = (JoinSet::new(), Vec::new());
+        Self {
+            worker,
+            setup,
+            stop,
+            running,
+            bound,
+            aside: 0,
+            aside_since: Instant::now(),
+        }
+    }
+
+    async fn run(mut self) -> Result<(), ServeError> {
+        let mut deliveries = Deliveries::open(&self.worker.bus, Vec::new()).await?;
+        let mut trust = self.worker.trust.clone();
+        let mut binds = tokio::time::interval(TRY_AGAIN);
+        binds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ended = loop {
+            let appetite = self.appetite(*trust.borrow_and_update());
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break Ok(()),
+                changed = trust.changed() => {
+                    if changed.is_err() || *trust.borrow() == Trust::Taken {
+                        let worker = self.setup.identity.worker.clone();
+                        break Err(ServeError::Replaced(worker));
+                    }
+                }
+                Some(ended) = self.running.join_next() => {
+                    log_ended(ended);
+                    deliveries.restart();
+                }
+                _ = binds.tick(), if self.bound.len() < self.setup.queues.len() => {
+                    if self.bind().await {
+                        let open = Deliveries::open(&self.worker.bus, self.bound.clone()).await?;
+                        std::mem::replace(&mut deliveries, open).close().await;
+                    }
+                }
+                delivery = deliveries.next(appetite) => self.take(delivery?),
+            }
+        };
+        self.drain(&mut deliveries).await;
+        deliveries.close().await;
+        ended
+    }
+
+    fn appetite(&mut self, trust: Trust) -> Appetite {
+        if trust != Trust::Held {
+            return Appetite::default();
+        }
+        let appetite = self.worker.slots.appetite();
+        if self.aside_since.elapsed() >= ASIDE {
+            (self.aside, self.aside_since) = (0, Instant::now());
+        }
+        if self.aside >= ASIDE_MAX {
+            Appetite { low: 0, ..appetite }
+        } else {
+            appetite
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        let kind = self.worker.kind(&delivery);
+        let slot = self.worker.slots.take(kind);
+        if slot.is_none() && kind.priority == Priority::Low {
+            self.aside += 1;
+        }
+        self.running
+            .spawn(Arc::clone(&self.worker).handle(delivery, slot));
+    }
+
+    /// Looks for the consumers that are still missing; true when some were found.
+    async fn bind(&mut self) -> bool {
+        let before = self.bound.len();
+        for queue in &self.setup.queues {
+            if self.bound.contains(queue) {
+                continue;
+            }
+            let name = format!("queue {queue}");
+            match bind(&self.worker.bus, queue).await {
+                Ok(Some(Binding { ack_wait, .. })) => {
+                    self.worker
+                        .ack_wait
+                        .store(millis(ack_wait), Ordering::Relaxed);
+                    self.bound.push(queue.clone());
+                    self.setup.ready.set(name, Ok::<(), &str>(()));
+                }
+                Ok(None) => self.setup.ready.set(name, Err("nobody registered it")),
+                Err(error) => self.setup.ready.set(name, Err(error)),
+            }
+        }
+        self.bound.len() > before
+    }
+
+    /// Lets running jobs finish, for a while; then tells them to end.
+    async fn drain(&mut self, deliveries: &mut Deliveries) {
+        let finish = Duration::from_secs(self.setup.work.drain_s);
+        let busy = self.worker.slots.busy_count();
+        tracing::info!(busy, limit_s = finish.as_secs(), "taking no more jobs");
+        self.wait_for_running(deliveries, finish).await;
+        self.worker.hard_stop.cancel();
+        self.wait_for_running(deliveries, END_GRACE).await;
+        if !self.running.is_empty() {
+            tracing::error!(
+                left = self.running.len(),
+                "jobs did not end in time: left to others"
+            );
+        }
+        self.running.shutdown().await;
+    }
+
+    async fn wait_for_running(&mut self, deliveries: &mut Deliveries, limit: Duration) {
+        let until = Instant::now() + limit;
+        while !self.running.is_empty() {
+            tokio::select! {
+                Some(ended) = self.running.join_next() => log_ended(ended),
+                // Nothing is wanted any more: what still comes goes back to the queue at once.
+                delivery = deliveries.next(Appetite::default()) => {
+                    if let Ok(delivery) = delivery {
+                        delivery.hand_back(None).await;
+                    }
+                }
+                () = tokio::time::sleep_until(until) => return,
+            }
+        }
+    }
+}
+
+fn log_ended(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a job's task ended badly: the job is left to others");
+    }
+}

@@ -1,0 +1,192 @@
+//! What goes on beside a running job: signs of life, cancels, deadlines, progress.
+
+use crate::{
+    attempt::{Attempt, Ending},
+    keeper::KeepError,
+    perform::Perform,
+    stop::Why,
+};
+use futures_util::StreamExt;
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
+use virtbus_bus::{
+    Delivery,
+    jobs::{EVENTS, PROGRESS},
+    lease::Trust,
+    locks::LockSet,
+};
+use virtbus_wire::{Event, JobError, state::Progress};
+
+/// A job that ends sooner isn't watched for cancels: that would cost more than the job.
+const WATCHED_AFTER: Duration = Duration::from_millis(20);
+/// The least time between two live messages of progress.
+const LIVE_EVERY: Duration = Duration::from_millis(250);
+/// The least time between two writes of progress to the record.
+const WRITTEN_EVERY: Duration = Duration::from_secs(5);
+
+impl<P: Perform> Attempt<P> {
+    /// Runs the claim to its ending while its message is kept, its record is watched, and its
+    /// progress is told.
+    pub(crate) async fn supervise(self: &Arc<Self>, delivery: &Delivery) -> (Ending, LockSet) {
+        let attempt = Arc::clone(self);
+        // In a task of its own: a panic of the work ends the work, not the worker.
+        let mut work = tokio::spawn(async move { attempt.perform().await });
+        let beside = async {
+            tokio::time::sleep(WATCHED_AFTER).await;
+            tokio::join!(
+                self.keep_message(delivery),
+                self.watch(),
+                self.tell_progress()
+            );
+        };
+        let ended = tokio::select! {
+            ended = &mut work => ended,
+            () = beside => (&mut work).await,
+        };
+        self.tell_last().await;
+        ended.unwrap_or_else(|panicked| {
+            tracing::error!(job = %self.job.id, %panicked, "the task panicked");
+            (
+                Ending::Failed(JobError::internal("the task panicked")),
+                LockSet::new(),
+            )
+        })
+    }
+
+    async fn keep_message(&self, delivery: &Delivery) {
+        let mut ticks = tokio::time::interval(self.worker.ack_wait() / 3);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            delivery.keep().await;
+            match self.keeper.refresh().await {
+                Ok(()) => {}
+                Err(KeepError::Lost | KeepError::Illegal) => {
+                    self.stop.stop(Why::Lost, true);
+                    return;
+                }
+                Err(KeepError::Bus(error)) => {
+                    tracing::warn!(job = %self.job.id, %error, "the record can't be read");
+                }
+            }
+        }
+    }
+
+    /// Stops the work on a cancel, at its deadline, when the worker stops, or when the worker
+    /// can't trust its own lease any more.
+    async fn watch(&self) {
+        let subject = format!("{EVENTS}.{}", self.job.id);
+        let mut events = self.worker.bus.client().subscribe(subject).await.ok();
+        let mut trust = self.worker.trust.clone();
+        let timeout = self.job.record.timeout_s.map(Duration::from_secs);
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let (mut stopping, mut late) = (false, false);
+        loop {
+            let changed = async {
+                match &mut events {
+                    Some(events) => events.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = changed => match event {
+                    // The event is a hint; the record decides.
+                    Some(_) => {
+                        let refreshed = self.keeper.refresh().await;
+                        tracing::trace!(?refreshed, "the record changed");
+                    }
+                    None => events = None,
+                },
+                () = in_doubt(&mut trust) => {
+                    tracing::warn!(job = %self.job.id, "killed: the lease is in doubt");
+                    self.stop.stop(Why::Lost, true);
+                    return;
+                }
+                () = self.worker.hard_stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.stop.stop(Why::Shutdown, false);
+                }
+                () = at(deadline), if !late => {
+                    late = true;
+                    if !self.keeper.is_committing().await {
+                        self.stop.stop(Why::Deadline, false);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn tell_progress(&self) {
+        let mut progress = self.progress.subscribe();
+        let mut written: Option<Instant> = None;
+        loop {
+            if progress.changed().await.is_err() {
+                return;
+            }
+            let latest = progress.borrow_and_update().clone();
+            let Some(latest) = latest else { continue };
+            self.publish(&latest).await;
+            if written.is_none_or(|at| at.elapsed() >= WRITTEN_EVERY) {
+                written = Some(Instant::now());
+                // The next one, or the end of the job, says it again.
+                let told = self.keeper.apply(Event::Progress(latest)).await;
+                tracing::trace!(ok = told.is_ok(), "progress written");
+            }
+            tokio::time::sleep(LIVE_EVERY).await;
+        }
+    }
+
+    /// The last progress is told whatever the rate; the record gets it with the ending.
+    async fn tell_last(&self) {
+        let latest = self.progress.borrow().clone();
+        if let Some(latest) = latest {
+            self.publish(&latest).await;
+            let told = self.keeper.apply(Event::Progress(latest)).await;
+            tracing::trace!(ok = told.is_ok(), "progress written");
+        }
+    }
+
+    async fn publish(&self, progress: &Progress) {
+        #[derive(serde::Serialize)]
+        struct Live<'a> {
+            id: &'a str,
+            attempt: u32,
+            #[serde(flatten)]
+            progress: &'a Progress,
+        }
+        let attempt = self.keeper.record().await.attempt;
+        let live = Live {
+            id: self.job.id.as_str(),
+            attempt,
+            progress,
+        };
+        let Ok(payload) = serde_json::to_vec(&live) else {
+            return;
+        };
+        let subject = format!("{PROGRESS}.{}", self.job.id);
+        if let Err(error) = self
+            .worker
+            .bus
+            .client()
+            .publish(subject, payload.into())
+            .await
+        {
+            tracing::debug!(%error, "progress was not told");
+        }
+    }
+}
+
+/// Ends when the lease may be out. A heartbeat that ended is as bad.
+async fn in_doubt(trust: &mut watch::Receiver<Trust>) {
+    drop(trust.wait_for(|trust| *trust != Trust::Held).await);
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

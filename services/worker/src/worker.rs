@@ -1,0 +1,210 @@
+//! A running worker: what all its jobs share.
+
+use crate::{
+    attempt::Attempt,
+    claim::{Room, Settled},
+    perform::{Assignment, Perform},
+    slots::{Kind, Slot, Slots},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use virtbus_bus::{
+    Bus, BusError, Delivery, Jobs,
+    lease::{Leases, Trust},
+    locks::{LockSet, Locks},
+};
+use virtbus_wire::{
+    Envelope, Record,
+    protocol::lock::{Holder, Mode},
+    state::Owner,
+    task::Task,
+};
+
+/// How long a message is handed back for when the server didn't answer while it was settled.
+const UNSETTLED: Duration = Duration::from_secs(5);
+/// How often an ending is written when the server doesn't answer, before the message is left to
+/// the next worker.
+const FINISHES_MAX: u32 = 10;
+/// The wait between two of those.
+const FINISH_AGAIN: Duration = Duration::from_secs(1);
+
+/// What all jobs of one worker share.
+#[derive(Debug)]
+pub(crate) struct Worker<P> {
+    pub(crate) bus: Bus,
+    pub(crate) jobs: Jobs,
+    pub(crate) locks: Locks,
+    pub(crate) leases: Leases,
+    pub(crate) owner: Owner,
+    pub(crate) perform: P,
+    pub(crate) slots: Slots,
+    pub(crate) trust: watch::Receiver<Trust>,
+    /// Cancelled when jobs that still run must end.
+    pub(crate) hard_stop: CancellationToken,
+    /// In milliseconds, as the server's consumers say.
+    pub(crate) ack_wait: AtomicU64,
+}
+
+impl<P: Perform> Worker<P> {
+    /// How long a message is ours without a sign of life.
+    pub(crate) fn ack_wait(&self) -> Duration {
+        Duration::from_millis(self.ack_wait.load(Ordering::Relaxed))
+    }
+
+    /// What of a message decides which slot it needs. One that can't be decoded needs any.
+    pub(crate) fn kind(&self, delivery: &Delivery) -> Kind {
+        let class = self.perform.class();
+        let task = Envelope::decode(delivery.payload())
+            .and_then(|job| Task::restore(class, &job.task, &job.params));
+        let is_long = task.is_ok_and(|task| task.is_long());
+        Kind {
+            priority: delivery.queue.priority(),
+            is_long,
+        }
+    }
+
+    /// Does with a message what is to be done with it, to the end.
+    pub(crate) async fn handle(self: Arc<Self>, delivery: Delivery, slot: Option<Slot>) {
+        let room = if slot.is_some() {
+            Room::Slot
+        } else {
+            Room::None
+        };
+        let settled = match self.settle(&delivery, room).await {
+            Ok(settled) => settled,
+            Err(error) => {
+                tracing::warn!(%error, queue = %delivery.queue, "a message could not be settled");
+                return delivery.hand_back(Some(UNSETTLED)).await;
+            }
+        };
+        match settled {
+            Settled::HandBack(delay) => delivery.hand_back(Some(delay)).await,
+            Settled::Over => self.acknowledge(&delivery).await,
+            Settled::Claimed(entry) => {
+                if self.run_claimed(&delivery, *entry).await {
+                    self.acknowledge(&delivery).await;
+                }
+            }
+        }
+    }
+
+    async fn acknowledge(&self, delivery: &Delivery) {
+        if let Err(error) = delivery.ack().await {
+            // It comes again, and is found to be over.
+            tracing::debug!(%error, "a message was not acknowledged");
+        }
+    }
+
+    /// Runs a claimed job to its ending; true when its message is over.
+    async fn run_claimed(
+        self: &Arc<Self>,
+        delivery: &Delivery,
+        entry: virtbus_bus::Entry<Record>,
+    ) -> bool {
+        let (id, task, number) = (
+            entry.value.id.clone(),
+            entry.value.task.clone(),
+            entry.value.claim,
+        );
+        tracing::info!(job = %id, task, queue = %delivery.queue, claim = number, "claimed");
+        let attempt = match Attempt::new(self, entry) {
+            Ok(attempt) => Arc::new(attempt),
+            Err(error) => {
+                tracing::error!(job = %id, %error, "a record that was accepted can't be decoded");
+                delivery.hand_back(Some(self.ack_wait())).await;
+                return false;
+            }
+        };
+        let (ending, held) = attempt.supervise(delivery).await;
+        for _ in 0..FINISHES_MAX {
+            match attempt.finish(delivery, ending.clone(), &held).await {
+                Ok(Some(record)) => {
+                    let state = record.state.name();
+                    tracing::info!(job = %id, task, %state, attempt = record.attempt, "ended");
+                    return true;
+                }
+                Ok(None) => {
+                    tracing::warn!(job = %id, claim = number, "the claim was lost");
+                    return false;
+                }
+                Err(error) => {
+                    tracing::warn!(job = %id, %error, "the ending could not be written yet");
+                    tokio::time::sleep(FINISH_AGAIN).await;
+                }
+            }
+        }
+        false
+    }
+
+    /// Releases what the claim of a job that is over may still hold.
+    pub(crate) async fn release_remains(&self, record: &Record) {
+        if record.claim == 0 {
+            return;
+        }
+        let mut names: LockSet = LockSet::new();
+        for object in &record.objects {
+            names.insert(object.clone(), Mode::Shared);
+        }
+        let own = &record.locks;
+        for lock in own.exclusive.iter().chain(&own.shared) {
+            names.insert(lock.to_string(), Mode::Shared);
+        }
+        if let Some(job) = self.assignment(record) {
+            // What can't be asked for now, the reconciler finds.
+            names.extend(self.perform.locks(&job).await.unwrap_or_default());
+        }
+        let holder = Holder {
+            job: record.id.clone(),
+            claim: record.claim,
+            since: None,
+        };
+        let released: Result<(), _> = self.locks.release(names.keys(), &holder).await;
+        if let Err(error) = released {
+            tracing::warn!(job = %record.id, %error, "locks will be released by the reconciler");
+        }
+    }
+
+    fn assignment(&self, record: &Record) -> Option<Assignment> {
+        let task = Task::restore(self.perform.class(), &record.task, &record.params).ok()?;
+        let (id, claim) = (record.id.clone(), record.claim);
+        Some(Assignment {
+            id,
+            claim,
+            owner: self.owner.clone(),
+            task,
+            record: record.clone(),
+        })
+    }
+}
+
+/// What the server says of its consumers is believed from the first answer on.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A worker that can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Another process of this name runs on this host.
+    #[error("another process runs as worker {0} on this host")]
+    Running(virtbus_wire::WorkerId),
+    /// Another process took this worker's name.
+    #[error("another process took over as worker {0}")]
+    Replaced(virtbus_wire::WorkerId),
+    /// The lock file can't be had.
+    #[error("the worker's lock file can't be used: {0}")]
+    LockFile(std::io::Error),
+    /// Its slots make no sense.
+    #[error(transparent)]
+    Slots(#[from] crate::slots::InvalidSlots),
+    /// The messaging connection is closed for good.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
