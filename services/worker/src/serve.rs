@@ -22,7 +22,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use virtbus_bus::{
     Appetite, Bus, Deliveries, Delivery, Jobs,
     deliveries::{Binding, bind},
@@ -143,10 +143,10 @@ pub async fn serve<P: Perform>(
         return Ok(());
     };
     let beats = CancellationToken::new();
-    let beating = tokio::spawn({
+    let beating = AbortOnDropHandle::new(tokio::spawn({
         let (leases, describe, beats) = (leases.clone(), describe.clone(), beats.clone());
         async move { leases.keep(revision, describe, trust, beats).await }
-    });
+    }));
     let keep = Duration::from_secs(setup.work.keep_days * 24 * 60 * 60);
     let jobs = Jobs::new(&setup.bus, keep);
     let worker = Arc::new(Worker {

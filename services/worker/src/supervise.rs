@@ -12,6 +12,7 @@ use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
 };
+use tokio_util::task::AbortOnDropHandle;
 use virtbus_bus::{
     Delivery,
     jobs::{EVENTS, PROGRESS},
@@ -33,7 +34,8 @@ impl<P: Perform> Attempt<P> {
     pub(crate) async fn supervise(self: &Arc<Self>, delivery: &Delivery) -> (Ending, LockSet) {
         let attempt = Arc::clone(self);
         // In a task of its own: a panic of the work ends the work, not the worker.
-        let mut work = tokio::spawn(async move { attempt.perform().await });
+        let work = tokio::spawn(async move { attempt.perform().await });
+        let mut work = AbortOnDropHandle::new(work);
         let beside = async {
             tokio::time::sleep(WATCHED_AFTER).await;
             tokio::join!(

@@ -1,10 +1,10 @@
 //! Three servers with the cluster configurations.
 
 use crate::person::{Keys, Person};
-use crate::server::{Server, copy_nats_folder};
-use crate::watch::until;
 use std::net::TcpListener;
 use virtbus_bus::topology::{Mode, Outcome, Role, Wanted, apply};
+use virtbus_testbed::server::{Server, copy_nats_folder};
+use virtbus_testbed::watch::until;
 
 /// Three servers that know each other; routes need ports that are known beforehand.
 async fn cluster() -> (Vec<Server>, Keys) {

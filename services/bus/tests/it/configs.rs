@@ -1,10 +1,10 @@
 //! The server configurations are what a real server takes.
 
-use crate::server::{copy_nats_folder, program};
 use nkeys::KeyPair;
 use std::path::Path;
 use std::process::Command;
 use virtbus_bus::topology::keys_conf;
+use virtbus_testbed::server::{copy_nats_folder, program};
 
 fn tested(config: &Path) -> (bool, String) {
     let output = Command::new(program())

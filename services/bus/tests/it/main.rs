@@ -11,6 +11,4 @@ mod permissions;
 mod person;
 mod promises;
 mod roles;
-mod server;
 mod topology;
-mod watch;

@@ -1,11 +1,11 @@
 //! Who may do what: `nats/accounts.conf` on a real server, each role with its own key.
 
 use crate::person::{Person, Verb, site};
-use crate::watch::soon;
 use async_nats::ConnectOptions;
 use nkeys::KeyPair;
 use virtbus_bus::topology::Role;
 use virtbus_bus::{Bus, ConnectConfig};
+use virtbus_testbed::watch::soon;
 
 const ROLES: [Role; 6] = [
     Role::Publisher,

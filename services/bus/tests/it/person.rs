@@ -4,14 +4,14 @@
 //! errors instead: the server handles a connection's lines in order, so once it has complained
 //! about a subject that nobody may use, it has complained about everything before as well.
 
-use crate::server::{Server, connect, copy_nats_folder};
-use crate::watch::until;
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
 use nkeys::KeyPair;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use virtbus_bus::topology::{Mode, Role, Wanted, apply, keys_conf};
+use virtbus_testbed::server::{Server, connect, copy_nats_folder};
+use virtbus_testbed::watch::until;
 
 /// A fresh key for every role.
 pub(crate) struct Keys(BTreeMap<Role, KeyPair>);

@@ -4,11 +4,11 @@
 //! in order.
 
 use crate::topology::set_up;
-use crate::watch::{sequence_of, soon};
 use async_nats::jetstream::kv;
 use futures_util::StreamExt;
 use std::time::Duration;
 use virtbus_bus::topology::BUCKETS;
+use virtbus_testbed::watch::{sequence_of, soon};
 
 #[tokio::test]
 async fn a_published_job_is_announced_with_its_sequence() {

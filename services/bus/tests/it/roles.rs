@@ -1,13 +1,13 @@
 //! Each role does its whole work with no more than its own permissions.
 
 use crate::person::{Person, site};
-use crate::watch::{sequence_of, soon};
 use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::time::Duration;
 use virtbus_bus::topology::{BUCKETS, Role, ensure_consumers};
+use virtbus_testbed::watch::{sequence_of, soon};
 
 async fn bucket(person: &Person, name: &str) -> kv::Store {
     person.js.get_key_value(name).await.unwrap()

@@ -1,6 +1,5 @@
 //! The definitions, applied to a real server.
 
-use crate::server::{Server, nats_folder};
 use async_nats::jetstream::{Context, stream};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -8,6 +7,7 @@ use serde_json::{Map, Value, json};
 use virtbus_bus::topology::{
     Effect, Item, Mode, Outcome, Report, Wanted, apply, consumer, ensure_consumers, streams,
 };
+use virtbus_testbed::server::{Server, nats_folder};
 use virtbus_wire::Queue;
 
 fn queues(subjects: &[&str]) -> Vec<Queue> {

@@ -6,14 +6,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Longest wait for anything here; the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Asks until the answer is `Ok`; fails the test with the last `Err`.
-pub(crate) async fn until<T, E: Debug>(
-    what: &str,
-    mut ask: impl AsyncFnMut() -> Result<T, E>,
-) -> T {
+pub async fn until<T, E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
     let deadline = Instant::now() + PATIENCE;
     let mut last = None;
     loop {
@@ -31,7 +28,7 @@ pub(crate) async fn until<T, E: Debug>(
 }
 
 /// The answer of one future within the bound.
-pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
         Err(_elapsed) => panic!("{what}: not within {PATIENCE:?}"),
@@ -39,7 +36,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 /// The stream sequence a message was stored under.
-pub(crate) fn sequence_of(headers: &HeaderMap) -> u64 {
+pub fn sequence_of(headers: &HeaderMap) -> u64 {
     let text = headers.get("Nats-Sequence").expect("a sequence");
     text.as_str().parse().expect("a number")
 }

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 /// The folder with the definitions and server configurations.
-pub(crate) fn nats_folder() -> PathBuf {
+pub fn nats_folder() -> PathBuf {
     checkout().join("nats")
 }
 
@@ -23,7 +23,7 @@ fn checkout() -> PathBuf {
 }
 
 /// The nats-server program.
-pub(crate) fn program() -> OsString {
+pub fn program() -> OsString {
     if let Some(named) = std::env::var_os("VIRTBUS_NATS_SERVER") {
         return named;
     }
@@ -35,7 +35,7 @@ pub(crate) fn program() -> OsString {
 }
 
 /// Copies `nats/` into `to`, with the store in a folder beside the copy instead of `/var/lib`.
-pub(crate) fn copy_nats_folder(to: &Path) {
+pub fn copy_nats_folder(to: &Path) {
     for entry in fs::read_dir(nats_folder()).unwrap() {
         copy_tree(&entry.unwrap().path(), to);
     }
@@ -60,22 +60,22 @@ struct Ports {
 }
 
 /// A running server.
-pub(crate) struct Server {
+pub struct Server {
     /// `nats://127.0.0.1:<port>`
-    pub(crate) url: String,
+    pub url: String,
     child: Child,
     folder: TempDir,
 }
 
 impl Server {
     /// With `nats/dev.conf`.
-    pub(crate) async fn dev() -> Self {
+    pub async fn dev() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self::start(folder, &nats_folder().join("dev.conf"), &[]).await
     }
 
     /// In `folder`, with `config` and more arguments.
-    pub(crate) async fn start(folder: TempDir, config: &Path, arguments: &[&str]) -> Self {
+    pub async fn start(folder: TempDir, config: &Path, arguments: &[&str]) -> Self {
         let log = File::create(folder.path().join("log")).unwrap();
         let child = Command::new(program())
             .current_dir(folder.path())
@@ -114,18 +114,18 @@ impl Server {
     }
 
     /// A client without limits or credentials.
-    pub(crate) async fn client(&self) -> Client {
+    pub async fn client(&self) -> Client {
         connect(&self.url, ConnectOptions::new()).await
     }
 
     /// JetStream for [`Self::client`].
-    pub(crate) async fn jetstream(&self) -> Context {
+    pub async fn jetstream(&self) -> Context {
         jetstream::new(self.client().await)
     }
 }
 
 /// Connects, once the server listens.
-pub(crate) async fn connect(url: &str, options: ConnectOptions) -> Client {
+pub async fn connect(url: &str, options: ConnectOptions) -> Client {
     until("a connection", async || options.clone().connect(url).await).await
 }
 

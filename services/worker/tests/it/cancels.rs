@@ -1,0 +1,90 @@
+//! How running work ends before it is done.
+
+use crate::{
+    probe::Probe,
+    site::{Site, one_slot},
+};
+use virtbus_wire::{
+    Code, Event, JobState, StateName, Timestamp,
+    state::{Cancel, WaitReason},
+};
+use virtbus_worker::WorkConfig;
+
+fn cancel() -> Event {
+    Event::Cancel(Cancel {
+        by: None,
+        at: Timestamp::now(),
+        force: false,
+    })
+}
+
+#[tokio::test]
+async fn a_running_job_is_stopped_and_put_back_before_it_is_cancelled() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    let job = r#"{"id":"j","task":"ping","params":{"sleep_ms":60000}}"#;
+    site.publish("storage.p.low", job).await;
+    site.wait("j", &[StateName::Running]).await;
+    site.change("j", cancel()).await;
+    let record = site.ended("j").await;
+    assert_eq!(record.state.name(), StateName::Cancelled);
+    assert_eq!(probe.notes.steps_of("j"), ["run", "stopped", "abandon"]);
+    site.emptied().await;
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_takes_too_long_is_tried_again_later() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    let job = r#"{"id":"j","task":"ping","timeout_s":1,"params":{"sleep_ms":60000}}"#;
+    site.publish("storage.p.low", job).await;
+    let parked = site.wait("j", &[StateName::Waiting]).await.value;
+    let JobState::Waiting(waiting) = &parked.state else {
+        panic!("{:?}", parked.state)
+    };
+    let WaitReason::Time {
+        error: Some(error), ..
+    } = &waiting.on
+    else {
+        panic!("{waiting:?}")
+    };
+    assert_eq!(error.code, Code::JobTimeout);
+    assert_eq!(parked.tries_left, 2);
+    site.emptied().await;
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_stopped_worker_gives_its_jobs_back_with_their_try() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let work = WorkConfig {
+        drain_s: 0,
+        ..one_slot()
+    };
+    let worker = site.worker("st-1", &probe, work).await;
+    let job = r#"{"id":"j","task":"ping","params":{"sleep_ms":60000}}"#;
+    site.publish("storage.p.low", job).await;
+    site.wait("j", &[StateName::Running]).await;
+    worker.end().await;
+    let parked = site.wait("j", &[StateName::Waiting]).await.value;
+    assert_eq!((parked.tries_left, parked.attempt), (3, 1));
+    assert_eq!(probe.notes.steps_of("j"), ["run", "stopped", "abandon"]);
+}
+
+#[tokio::test]
+async fn an_error_that_may_pass_holds_no_slot_while_it_waits() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    site.publish(
+        "storage.p.low",
+        r#"{"id":"f","task":"ping","params":{"fail":true}}"#,
+    )
+    .await;
+    site.wait("f", &[StateName::Waiting]).await;
+    site.publish("storage.p.low", r#"{"id":"g","task":"ping"}"#)
+        .await;
+    assert_eq!(site.ended("g").await.state.name(), StateName::Succeeded);
+    site.emptied().await;
+    worker.end().await;
+}

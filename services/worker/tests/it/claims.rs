@@ -1,0 +1,145 @@
+//! One job, one record, one effect.
+
+use crate::{
+    probe::Probe,
+    site::{Site, one_slot},
+};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use virtbus_testbed::until;
+use virtbus_wire::{Code, JobState, StateName, protocol::arrival::MSG_ID_HEADER};
+use virtbus_worker::{ServeError, WorkConfig};
+
+#[tokio::test]
+async fn a_plain_publish_is_enough() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
+    let seq = site
+        .publish("storage.p.default", r#"{"task":"ping"}"#)
+        .await;
+    let record = site.ended(&format!("storage-{seq}")).await;
+    assert_eq!(record.state.name(), StateName::Succeeded);
+    assert_eq!((record.claim, record.attempt, record.generation), (1, 1, 1));
+    assert_eq!(record.dedupe.unwrap().seq, seq);
+    site.emptied().await;
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn the_same_id_twice_is_one_job() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    for priority in ["low", "high", "default"] {
+        let job = r#"{"id":"once","task":"ping","params":{"sleep_ms":50}}"#;
+        site.publish(&format!("storage.p.{priority}"), job).await;
+    }
+    site.publish_as("storage.p.low", "once-too", r#"{"task":"ping"}"#)
+        .await;
+    let workers = [
+        site.worker("st-1", &probe, WorkConfig::default()).await,
+        site.worker("st-2", &probe, WorkConfig::default()).await,
+    ];
+    assert_eq!(site.ended("once").await.state.name(), StateName::Succeeded);
+    assert_eq!(
+        site.ended("once-too").await.state.name(),
+        StateName::Succeeded
+    );
+    site.emptied().await;
+    assert_eq!(probe.notes.steps_of("once"), ["run", "effect"]);
+    for worker in workers {
+        worker.end().await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_fails_and_is_kept_as_a_dead_letter() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
+    let seq = site.publish("storage.p.high", "{not json").await;
+    let wrong = site
+        .publish(
+            "storage.p.high",
+            r#"{"task":"resize","params":{"disk":"d"}}"#,
+        )
+        .await;
+    site.publish_as("storage.p.high", "core-7", r#"{"task":"ping"}"#)
+        .await;
+    let code = |record: virtbus_wire::Record| {
+        let JobState::Failed(_, error) = record.state else {
+            panic!("{:?}", record.state)
+        };
+        error.code
+    };
+    assert_eq!(
+        code(site.ended(&format!("storage-{seq}")).await),
+        Code::JobMalformed
+    );
+    assert_eq!(
+        code(site.ended(&format!("storage-{wrong}")).await),
+        Code::JobInvalidParams
+    );
+    let forged = format!("storage-{}", wrong + 1);
+    assert_eq!(
+        code(site.ended(&forged).await),
+        Code::JobMalformed,
+        "{MSG_ID_HEADER}"
+    );
+    site.emptied().await;
+    let dlq = site.jetstream.get_stream("DLQ").await.unwrap();
+    let letter = until("a dead letter", async || {
+        let last = dlq
+            .get_last_raw_message_by_subject("dlq.storage.p.high")
+            .await;
+        last.map_err(|error| matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound))
+    })
+    .await;
+    assert_eq!(
+        letter.headers.get("Virtbus-Reason").unwrap().as_str(),
+        "job.malformed"
+    );
+    let job = site.publish("storage.p.high", r#"{"task":"ping"}"#).await;
+    assert_eq!(
+        site.ended(&format!("storage-{job}")).await.state.name(),
+        StateName::Succeeded
+    );
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_second_process_of_one_name_is_refused_on_the_same_host() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let folder = tempfile::tempdir().unwrap();
+    let dir = camino::Utf8Path::from_path(folder.path())
+        .unwrap()
+        .to_owned();
+    let first = site
+        .worker_in("st-1", &probe, one_slot(), Some(dir.clone()))
+        .await;
+    let seq = site.publish("storage.p.high", r#"{"task":"ping"}"#).await;
+    site.ended(&format!("storage-{seq}")).await;
+    let second = site.worker_in("st-1", &probe, one_slot(), Some(dir)).await;
+    assert!(matches!(
+        second.task.await.unwrap(),
+        Err(ServeError::Running(_))
+    ));
+    first.end().await;
+}
+
+#[tokio::test]
+async fn killed_worker_leaves_the_job_to_another() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let first = site.worker("st-1", &probe, one_slot()).await;
+    let job = r#"{"id":"long","task":"ping","params":{"sleep_ms":3000}}"#;
+    site.publish("storage.p.low", job).await;
+    site.wait("long", &[StateName::Running]).await;
+    first.task.abort();
+    drop(first.task.await);
+    let second = site.worker("st-2", &probe, one_slot()).await;
+    let record = site.ended("long").await;
+    assert_eq!(record.state.name(), StateName::Succeeded);
+    assert_eq!((record.claim, record.attempt), (2, 2));
+    assert_eq!(
+        probe.notes.steps_of("long"),
+        ["run", "clean", "run", "effect"]
+    );
+    site.emptied().await;
+    second.end().await;
+}

@@ -1,0 +1,9 @@
+//! The worker's loop against a real server, with work that only notes what happened.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cancels;
+mod claims;
+mod order;
+mod probe;
+mod site;
+mod waits;

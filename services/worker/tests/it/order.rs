@@ -1,0 +1,101 @@
+//! Which job is taken next.
+
+use crate::{
+    probe::Probe,
+    site::{Site, one_slot},
+};
+use std::time::{Duration, Instant};
+use virtbus_testbed::until;
+use virtbus_wire::StateName;
+use virtbus_worker::WorkConfig;
+
+#[tokio::test]
+async fn jobs_of_three_priorities_come_out_in_priority_order() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    for (number, priority) in [
+        "low", "default", "high", "low", "high", "default", "low", "default", "high", "low",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let job = format!(r#"{{"id":"{priority}-{number}","task":"ping"}}"#);
+        site.publish(&format!("storage.p.{priority}"), &job).await;
+    }
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    site.emptied().await;
+    let taken = probe.notes.jobs_at("run");
+    let expected = [
+        "high-2",
+        "high-4",
+        "high-8",
+        "default-1",
+        "default-5",
+        "default-7",
+        "low-0",
+        "low-3",
+        "low-6",
+        "low-9",
+    ];
+    assert_eq!(taken, expected);
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn an_urgent_job_starts_at_once_while_all_other_slots_are_busy() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let work = WorkConfig {
+        slots: 2,
+        reserved_high: 1,
+        ..WorkConfig::default()
+    };
+    let worker = site.worker("st-1", &probe, work).await;
+    let long = r#"{"task":"ping","params":{"sleep_ms":60000}}"#;
+    for _ in 0..3 {
+        site.publish("storage.p.low", long).await;
+    }
+    until("a busy worker", async || {
+        match probe.notes.jobs_at("run").len() {
+            1 => Ok(()),
+            n => Err(n),
+        }
+    })
+    .await;
+    let began = Instant::now();
+    site.publish("storage.p.high", r#"{"id":"urgent","task":"ping"}"#)
+        .await;
+    let urgent = site.ended("urgent").await;
+    assert_eq!(urgent.state.name(), StateName::Succeeded);
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    worker.task.abort();
+}
+
+#[tokio::test]
+async fn jobs_for_many_idle_workers_are_stranded_with_none() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let mut workers = Vec::new();
+    for n in 0..4 {
+        workers.push(site.worker(&format!("st-{n}"), &probe, one_slot()).await);
+    }
+    let began = Instant::now();
+    for round in 0..50 {
+        for priority in ["low", "high", "default"] {
+            let job = format!(r#"{{"id":"{priority}-{round}","task":"ping"}}"#);
+            site.publish(&format!("storage.p.{priority}"), &job).await;
+        }
+    }
+    site.emptied().await;
+    // A message handed to a worker that didn't want it would come back after 30 s.
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(probe.notes.jobs_at("effect").len(), 150);
+    for worker in workers {
+        worker.end().await;
+    }
+}

@@ -1,0 +1,92 @@
+//! A service whose only task is `ping`, and which notes each step of each job.
+
+use serde_json::Map;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use virtbus_bus::locks::LockSet;
+use virtbus_wire::{
+    Class, Code, JobError,
+    task::{StorageTask, Task},
+};
+use virtbus_worker::{Assignment, Done, Perform, Run, Stop};
+
+/// What happened, in order: `(job, step)`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Notes(Arc<Mutex<Vec<(String, &'static str)>>>);
+
+impl Notes {
+    pub(crate) fn steps_of(&self, job: &str) -> Vec<&'static str> {
+        let notes = self.0.lock().unwrap();
+        notes
+            .iter()
+            .filter(|(id, _)| id == job)
+            .map(|(_, step)| *step)
+            .collect()
+    }
+
+    /// The jobs that came to this step, in order.
+    pub(crate) fn jobs_at(&self, step: &str) -> Vec<String> {
+        let notes = self.0.lock().unwrap();
+        notes
+            .iter()
+            .filter(|(_, at)| *at == step)
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    fn add(&self, job: &Assignment, step: &'static str) {
+        self.0.lock().unwrap().push((job.id.to_string(), step));
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Probe {
+    pub(crate) notes: Notes,
+}
+
+impl Perform for Probe {
+    fn class(&self) -> Class {
+        Class::Storage
+    }
+
+    async fn locks(&self, _: &Assignment) -> Result<LockSet, JobError> {
+        Ok(LockSet::new())
+    }
+
+    async fn clean(&self, job: &Assignment) -> Result<(), JobError> {
+        self.notes.add(job, "clean");
+        Ok(())
+    }
+
+    async fn recover(&self, _: &Assignment) -> Result<Option<Done>, JobError> {
+        Ok(None)
+    }
+
+    async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
+        self.notes.add(job, "run");
+        let Task::Storage(StorageTask::Ping(ping)) = &job.task else {
+            return Err(JobError::internal("only ping").into());
+        };
+        let work = Duration::from_millis(ping.sleep_ms.map_or(0, |millis| millis.get()));
+        tokio::select! {
+            () = tokio::time::sleep(work) => {}
+            () = run.stop().asked() => {
+                self.notes.add(job, "stopped");
+                return Err(Stop::Stopped);
+            }
+        }
+        if ping.fail {
+            return Err(JobError::new(Code::ToolFailed, "asked to fail").into());
+        }
+        run.commit().await?;
+        self.notes.add(job, "effect");
+        Ok(Map::new())
+    }
+
+    async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
+        self.notes.add(job, "abandon");
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! A server with the pool `p`, and workers on it.
+
+use crate::probe::Probe;
+use async_nats::{HeaderMap, jetstream::Context};
+use camino::Utf8PathBuf;
+use std::collections::BTreeMap;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use virtbus_bus::{
+    Bus, ConnectConfig, Entry, Jobs,
+    jobs::KEEP,
+    topology::{Mode, Wanted, apply, queues_of_pool},
+};
+use virtbus_daemon::{Identity, Readiness};
+
+use virtbus_testbed::{Server, until};
+use virtbus_wire::{BootId, Class, Event, JobId, Queue, Record, StateName};
+use virtbus_worker::{ServeError, Setup, WorkConfig, serve};
+
+pub(crate) struct Site {
+    pub(crate) jobs: Jobs,
+    pub(crate) jetstream: Context,
+    pub(crate) server: Server,
+}
+
+pub(crate) struct Running {
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Running {
+    pub(crate) async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn queues() -> Vec<Queue> {
+    let queues = queues_of_pool(&"p".parse().unwrap());
+    queues
+        .into_iter()
+        .filter(|queue| queue.class() == Class::Storage)
+        .collect()
+}
+
+impl Site {
+    pub(crate) async fn start() -> Self {
+        let server = Server::dev().await;
+        let jetstream = server.jetstream().await;
+        let wanted = Wanted {
+            replicas: None,
+            queues: queues(),
+        };
+        apply(&jetstream, &wanted, Mode::Apply).await.unwrap();
+        let bus = connect(&server).await;
+        Self {
+            jobs: Jobs::new(&bus, KEEP),
+            jetstream,
+            server,
+        }
+    }
+
+    pub(crate) async fn worker(&self, name: &str, probe: &Probe, work: WorkConfig) -> Running {
+        self.worker_in(name, probe, work, None).await
+    }
+
+    pub(crate) async fn worker_in(
+        &self,
+        name: &str,
+        probe: &Probe,
+        work: WorkConfig,
+        state_dir: Option<Utf8PathBuf>,
+    ) -> Running {
+        let setup = Setup {
+            bus: connect(&self.server).await,
+            identity: Identity {
+                worker: name.parse().unwrap(),
+                boot: BootId::now_v7(),
+                host_name: "here".to_owned(),
+            },
+            queues: queues(),
+            pools: vec!["p".parse().unwrap()],
+            work,
+            versions: BTreeMap::new(),
+            state_dir,
+            ready: Readiness::default(),
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(serve(setup, probe.clone(), stop.clone()));
+        Running { stop, task }
+    }
+
+    /// Publishes as any program would, and returns the message's sequence.
+    pub(crate) async fn publish(&self, subject: &str, job: &str) -> u64 {
+        let ack = self
+            .jetstream
+            .publish(subject.to_owned(), job.to_owned().into())
+            .await;
+        ack.unwrap().await.unwrap().sequence
+    }
+
+    pub(crate) async fn publish_as(&self, subject: &str, msg_id: &str, job: &str) {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", msg_id);
+        let subject = subject.to_owned();
+        let ack = self
+            .jetstream
+            .publish_with_headers(subject, headers, job.to_owned().into());
+        ack.await.unwrap().await.unwrap();
+    }
+
+    /// The record, as soon as it's in one of these states.
+    pub(crate) async fn wait(&self, id: &str, states: &[StateName]) -> Entry<Record> {
+        let id: JobId = id.parse().unwrap();
+        until(&format!("{id} in {states:?}"), async || {
+            match self
+                .jobs
+                .get_latest(&id)
+                .await
+                .map_err(|error| error.to_string())?
+            {
+                Some(entry) if states.contains(&entry.value.state.name()) => Ok(entry),
+                Some(entry) => Err(format!("{:?}", entry.value.state)),
+                None => Err("no record".to_owned()),
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn ended(&self, id: &str) -> Record {
+        let finals = [
+            StateName::Succeeded,
+            StateName::Failed,
+            StateName::Cancelled,
+        ];
+        self.wait(id, &finals).await.value
+    }
+
+    /// Waits until no message is left in the stream.
+    pub(crate) async fn emptied(&self) {
+        let stream = self.jetstream.get_stream_no_info("STORAGE").await.unwrap();
+        until("an empty stream", async || match stream.get_info().await {
+            Ok(info) if info.state.messages == 0 => Ok(()),
+            Ok(info) => Err(format!("{} messages", info.state.messages)),
+            Err(error) => Err(error.to_string()),
+        })
+        .await;
+    }
+
+    /// Changes a record as the control service would.
+    pub(crate) async fn change(&self, id: &str, event: Event) -> Entry<Record> {
+        let id: JobId = id.parse().unwrap();
+        until("the change", async || {
+            let entry = self.jobs.get_latest(&id).await.unwrap().unwrap();
+            self.jobs.change(&entry, event.clone()).await
+        })
+        .await
+    }
+}
+
+async fn connect(server: &Server) -> Bus {
+    let config = ConnectConfig {
+        url: server.url.clone(),
+        ..ConnectConfig::default()
+    };
+    Bus::connect(&config, "test").await.unwrap()
+}
+
+pub(crate) fn one_slot() -> WorkConfig {
+    WorkConfig {
+        slots: 1,
+        reserved_high: 0,
+        long_max: 1,
+        ..WorkConfig::default()
+    }
+}

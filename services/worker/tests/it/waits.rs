@@ -1,0 +1,100 @@
+//! Jobs that wait for locks, for time and for one another.
+
+use crate::{
+    probe::Probe,
+    site::{Site, one_slot},
+};
+use virtbus_wire::{JobState, StateName, state::WaitReason};
+use virtbus_worker::WorkConfig;
+
+const LOCK: &str = r#""locks":{"exclusive":["x.a"]}"#;
+
+#[tokio::test]
+async fn a_job_that_waits_for_a_lock_goes_on_as_soon_as_it_is_free() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
+    let slow = format!(r#"{{"id":"slow","task":"ping","params":{{"sleep_ms":800}},{LOCK}}}"#);
+    site.publish("storage.p.low", &slow).await;
+    site.wait("slow", &[StateName::Running]).await;
+    for n in 0..5 {
+        let next = format!(r#"{{"id":"next-{n}","task":"ping",{LOCK}}}"#);
+        site.publish("storage.p.low", &next).await;
+        let parked = site
+            .wait(&format!("next-{n}"), &[StateName::Waiting])
+            .await
+            .value;
+        let JobState::Waiting(waiting) = &parked.state else {
+            panic!("{:?}", parked.state)
+        };
+        let WaitReason::Lock {
+            resource, holder, ..
+        } = &waiting.on
+        else {
+            panic!("{waiting:?}")
+        };
+        assert_eq!(
+            (resource.as_str(), holder.as_deref()),
+            ("x.a", Some("job.slow"))
+        );
+        assert!(parked.ticket.is_some());
+    }
+    for n in 0..5 {
+        assert_eq!(
+            site.ended(&format!("next-{n}")).await.state.name(),
+            StateName::Succeeded
+        );
+    }
+    let expected = ["slow", "next-0", "next-1", "next-2", "next-3", "next-4"];
+    assert_eq!(probe.notes.jobs_at("effect"), expected);
+    site.emptied().await;
+    let locks = site.jetstream.get_key_value("locks").await.unwrap();
+    let left = locks.entry("x.a").await.unwrap();
+    assert!(
+        left.is_none_or(|entry| entry.value.is_empty()),
+        "the lock's record is gone"
+    );
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_waiting_job_holds_no_slot() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let work = WorkConfig {
+        slots: 2,
+        reserved_high: 0,
+        ..WorkConfig::default()
+    };
+    let worker = site.worker("st-1", &probe, work).await;
+    let slow = format!(r#"{{"id":"slow","task":"ping","params":{{"sleep_ms":60000}},{LOCK}}}"#);
+    site.publish("storage.p.low", &slow).await;
+    site.wait("slow", &[StateName::Running]).await;
+    for n in 0..20 {
+        let blocked = format!(r#"{{"id":"blocked-{n}","task":"ping",{LOCK}}}"#);
+        site.publish("storage.p.low", &blocked).await;
+    }
+    site.publish("storage.p.low", r#"{"id":"free","task":"ping"}"#)
+        .await;
+    assert_eq!(site.ended("free").await.state.name(), StateName::Succeeded);
+    worker.task.abort();
+}
+
+#[tokio::test]
+async fn a_job_is_not_claimed_before_its_time_nor_before_those_it_comes_after() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    let early = r#"{"id":"early","task":"ping","not_before":"2999-01-01T00:00:00Z"}"#;
+    site.publish("storage.p.low", early).await;
+    site.publish(
+        "storage.p.low",
+        r#"{"id":"next","task":"ping","after":["unknown"]}"#,
+    )
+    .await;
+    let late = r#"{"id":"late","task":"ping","expires_at":"2001-01-01T00:00:00Z"}"#;
+    site.publish("storage.p.low", late).await;
+    assert_eq!(site.ended("late").await.state.name(), StateName::Failed);
+    for id in ["early", "next"] {
+        assert_eq!(site.wait(id, &[StateName::Waiting]).await.value.claim, 0);
+    }
+    site.emptied().await;
+    worker.end().await;
+}
