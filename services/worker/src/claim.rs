@@ -54,39 +54,40 @@ impl<P: Perform> Worker<P> {
         let arrival = arrival(delivery);
         let now = Timestamp::now();
         let mut arrived = arrive(&arrival, Life::First, now);
-        if let Arrived::Job { id, record, dlq } = arrived {
+        let mut seen = None;
+        if let Arrived::Job { id, record, dlq } = &arrived {
             let is_fresh = delivery.delivered == 1 && now.since(delivery.published_at) < FRESH;
-            let found = if is_fresh {
-                None
-            } else {
-                self.jobs.get(&id).await?
-            };
-            let is_later = found
-                .as_ref()
-                .is_some_and(|found| arrival.life(&found.value) == Life::Later);
-            if is_later {
-                arrived = arrive(&arrival, Life::Later, now);
-            } else if found.is_none()
-                && let Some(settled) = self.create(delivery, &record, dlq, room).await?
-            {
-                return Ok(settled);
-            } else {
-                arrived = Arrived::Job { id, record, dlq };
+            if !is_fresh {
+                seen = self.jobs.get(id).await?;
+            }
+            match &seen {
+                None => {
+                    if let Some(settled) = self.create(delivery, record, *dlq, room).await? {
+                        return Ok(settled);
+                    }
+                }
+                Some(found) if arrival.life(&found.value) == Life::Later => {
+                    arrived = arrive(&arrival, Life::Later, now);
+                    seen = None;
+                }
+                Some(_) => {}
             }
         }
-        self.settle_known(delivery, arrived, room).await
+        self.settle_known(delivery, &arrived, seen, room).await
     }
 
-    /// As [`Worker::settle`], for a message whose job most likely has a record.
+    /// As [`Worker::settle`], for a message whose job most likely has a record; `seen` is what
+    /// some replica said of it just now.
     async fn settle_known(
         &self,
         delivery: &Delivery,
-        arrived: Arrived,
+        arrived: &Arrived,
+        mut seen: Option<Entry<Record>>,
         room: Room,
     ) -> Result<Settled, BusError> {
-        let (id, generation) = match &arrived {
-            Arrived::System { id, generation } => (id.clone(), *generation),
-            Arrived::Job { id, .. } => (id.clone(), 1),
+        let (id, generation) = match arrived {
+            Arrived::System { id, generation } => (id, *generation),
+            Arrived::Job { id, .. } => (id, 1),
         };
         let (queue, seq) = (delivery.queue.clone(), delivery.seq);
         let message = Message {
@@ -96,15 +97,16 @@ impl<P: Perform> Worker<P> {
         };
         let mut reading = Reading::Any;
         for _ in 0..CLAIMS_MAX {
-            let entry = match reading {
-                Reading::Any => self.jobs.get(&id).await?,
-                Reading::Leader => self.jobs.get_latest(&id).await?,
+            let entry = match (seen.take(), reading) {
+                (Some(entry), _) => Some(entry),
+                (None, Reading::Any) => self.jobs.get(id).await?,
+                (None, Reading::Leader) => self.jobs.get_latest(id).await?,
             };
             let action = self.decide(entry.as_ref(), &message, reading).await?;
             reading = Reading::Leader;
             let settled = match (action, entry) {
                 (Action::ReadLeader, _) => None,
-                (Action::Create, _) => match &arrived {
+                (Action::Create, _) => match arrived {
                     Arrived::Job { record, dlq, .. } => {
                         self.create(delivery, record, *dlq, room).await?
                     }
