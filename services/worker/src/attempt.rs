@@ -59,9 +59,8 @@ pub(crate) struct Attempt<P> {
 
 impl<P: Perform> Attempt<P> {
     /// A claim that was just made.
-    pub(crate) fn new(worker: &Arc<Worker<P>>, entry: Entry<Record>) -> Result<Self, JobError> {
+    pub(crate) fn new(worker: &Arc<Worker<P>>, entry: Entry<Record>, task: Task) -> Self {
         let record = entry.value.clone();
-        let task = Task::restore(worker.perform.class(), &record.task, &record.params)?;
         let (stop, revision) = (StopSignal::new(), entry.revision);
         let owner = worker.owner.clone();
         let keeper = Arc::new(Keeper::new(
@@ -79,14 +78,14 @@ impl<P: Perform> Attempt<P> {
             record,
         };
         let progress = watch::Sender::new(None);
-        Ok(Self {
+        Self {
             worker: Arc::clone(worker),
             job,
             keeper,
             stop,
             progress,
             revision,
-        })
+        }
     }
 
     /// Goes from the claim to its ending, with what it holds of locks by then.
@@ -242,15 +241,15 @@ impl<P: Perform> Attempt<P> {
         ending: Ending,
         held: &LockSet,
     ) -> Result<Option<Record>, BusError> {
-        let lost = matches!(ending, Ending::WorkerLost);
+        if matches!(ending, Ending::WorkerLost) {
+            // Before the record is final: whoever comes after a crash in between does both again.
+            self.worker.bury(delivery, Code::WorkerLost).await?;
+        }
         let record = match self.write_ending(ending).await {
             Ok(record) => record,
             Err(KeepError::Lost | KeepError::Illegal) => return Ok(None),
             Err(KeepError::Bus(error)) => return Err(error),
         };
-        if lost {
-            self.worker.bury(delivery, &record).await?;
-        }
         let released = self.worker.locks.release(held.keys(), &self.holder()).await;
         if let Err(error) = released {
             tracing::warn!(job = %self.job.id, %error, "locks will be released by the reconciler");

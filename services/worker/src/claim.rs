@@ -7,7 +7,7 @@ use virtbus_bus::{
     jobs::{ChangeError, DeadLetter, PublishError},
 };
 use virtbus_wire::{
-    Event, JobId, JobState, Record, StateName, Timestamp,
+    Code, Event, JobId, JobState, Record, StateName, Timestamp,
     protocol::{
         arrival::{Arrival, Arrived, Headers, Life, MSG_ID_HEADER, TRACE_HEADER, arrive},
         delivery::{Action, GENERATION_HEADER, JOB_HEADER, Message, Reading, decide},
@@ -154,7 +154,7 @@ impl<P: Perform> Worker<P> {
             Ok(queued) => self.first(delivery, queued, room).await?,
             Err(failed) => {
                 if dlq {
-                    self.bury(delivery, failed).await?;
+                    self.bury(delivery, Code::JobMalformed).await?;
                 }
                 (**failed).clone()
             }
@@ -254,14 +254,8 @@ impl<P: Perform> Worker<P> {
     }
 
     /// Copies a message that nobody will run to the dead letters.
-    pub(crate) async fn bury(&self, delivery: &Delivery, record: &Record) -> Result<(), BusError> {
-        let reason = match &record.state {
-            JobState::Failed(_, error) => error.code.as_str(),
-            JobState::Queued | JobState::Waiting(_) | JobState::Running(_) => return Ok(()),
-            JobState::Cancelling(_) | JobState::Succeeded(..) | JobState::Cancelled(..) => {
-                return Ok(());
-            }
-        };
+    pub(crate) async fn bury(&self, delivery: &Delivery, reason: Code) -> Result<(), BusError> {
+        let reason = reason.as_str();
         let subject = delivery.queue.subject();
         let (stream, seq) = (delivery.queue.stream(), delivery.seq);
         let payload = delivery.payload();

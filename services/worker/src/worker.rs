@@ -16,12 +16,12 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{
-    Bus, BusError, Delivery, Jobs,
+    Bus, BusError, Delivery, Entry, Jobs,
     lease::{Leases, Trust},
     locks::{LockSet, Locks},
 };
 use virtbus_wire::{
-    Envelope, Record,
+    Envelope, Event, JobError, Record,
     protocol::lock::{Holder, Mode},
     state::Owner,
     task::Task,
@@ -103,31 +103,22 @@ impl<P: Perform> Worker<P> {
     }
 
     /// Runs a claimed job to its ending; true when its message is over.
-    async fn run_claimed(
-        self: &Arc<Self>,
-        delivery: &Delivery,
-        entry: virtbus_bus::Entry<Record>,
-    ) -> bool {
-        let (id, task, number) = (
-            entry.value.id.clone(),
-            entry.value.task.clone(),
-            entry.value.claim,
-        );
-        tracing::info!(job = %id, task, queue = %delivery.queue, claim = number, "claimed");
-        let attempt = match Attempt::new(self, entry) {
-            Ok(attempt) => Arc::new(attempt),
-            Err(error) => {
-                tracing::error!(job = %id, %error, "a record that was accepted can't be decoded");
-                delivery.hand_back(Some(self.ack_wait())).await;
-                return false;
-            }
+    async fn run_claimed(self: &Arc<Self>, delivery: &Delivery, entry: Entry<Record>) -> bool {
+        let (id, number) = (entry.value.id.clone(), entry.value.claim);
+        let name = entry.value.task.clone();
+        tracing::info!(job = %id, task = name, queue = %delivery.queue, claim = number, "claimed");
+        let class = self.perform.class();
+        let task = match Task::restore(class, &entry.value.task, &entry.value.params) {
+            Ok(task) => task,
+            Err(error) => return self.fail_undecodable(&entry, error).await,
         };
+        let attempt = Arc::new(Attempt::new(self, entry, task));
         let (ending, held) = attempt.supervise(delivery).await;
         for _ in 0..FINISHES_MAX {
             match attempt.finish(delivery, ending.clone(), &held).await {
                 Ok(Some(record)) => {
                     let state = record.state.name();
-                    tracing::info!(job = %id, task, %state, attempt = record.attempt, "ended");
+                    tracing::info!(job = %id, task = name, %state, attempt = record.attempt, "ended");
                     return true;
                 }
                 Ok(None) => {
@@ -141,6 +132,12 @@ impl<P: Perform> Worker<P> {
             }
         }
         false
+    }
+
+    /// Ends a job whose record another version of us wrote, or damaged: it can't be run here.
+    async fn fail_undecodable(&self, entry: &Entry<Record>, error: JobError) -> bool {
+        tracing::error!(job = %entry.value.id, %error, "a record that was accepted can't be decoded");
+        self.jobs.change(entry, Event::Fail(error)).await.is_ok()
     }
 
     /// Releases what the claim of a job that is over may still hold.
