@@ -1,7 +1,9 @@
 //! What holds for the whole tree, whatever the code does: which crates may come in and who may
 //! use them ([`dependencies`]), how sources look ([`tidy`]), and that the files other tools read
-//! are understood by them ([`compose`]).
+//! are understood by them
+//! ([`compose`], [`asyncapi`]).
 
+mod asyncapi;
 mod compose;
 mod dependencies;
 mod tidy;

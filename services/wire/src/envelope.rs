@@ -6,10 +6,10 @@ use crate::{
     state::StateName,
     time::Timestamp,
 };
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// The most bytes that `params` may take as JSON.
 pub const PARAMS_BYTES_MAX: usize = 12 * 1024;
@@ -80,7 +80,7 @@ pub struct Envelope {
 }
 
 /// A job that must end first. `"<id>"` is short for `{"job": "<id>"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Dependency {
     /// The job to wait for.
     pub job: JobId,
@@ -128,6 +128,36 @@ impl Default for Retry {
         Self {
             max_attempts: attempts_default(),
         }
+    }
+}
+
+impl JsonSchema for Dependency {
+    fn schema_name() -> Cow<'static, str> {
+        "Dependency".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let job = generator.subschema_for::<JobId>();
+        let full = json_schema!({
+            "description": "A job that must end first, and in which final states.",
+            "type": "object",
+            "properties": {
+                "job": job,
+                "on": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": { "enum": ["succeeded", "failed", "cancelled"] }
+                }
+            },
+            "required": ["job"]
+        });
+        if generator.contract().is_serialize() {
+            return full;
+        }
+        json_schema!({
+            "description": "A job that must end first; its id alone stands for its success.",
+            "oneOf": [job, full]
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod core;
 pub mod hypervisor;
 pub mod image;
+mod named;
 pub mod object;
 mod params;
 mod ping;
@@ -21,9 +22,25 @@ pub use ping::{PING_SLEEP_MS_MAX, Ping, Pong};
 use crate::envelope::PARAMS_BYTES_MAX;
 use crate::error::JobError;
 use crate::queue::{Class, Priority};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserializer;
 use serde_json::{Map, Value};
 use std::fmt;
+
+/// Where the schemas of shared types are collected.
+struct Schemas<'a> {
+    read: &'a mut SchemaGenerator,
+    written: &'a mut SchemaGenerator,
+}
+
+impl Schemas<'_> {
+    fn of<P: Params>(&mut self) -> (Schema, Schema) {
+        (
+            P::Fields::json_schema(self.read),
+            P::Output::json_schema(self.written),
+        )
+    }
+}
 
 /// One task with its parameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +77,13 @@ macro_rules! tasks_of_class {
                 match name {
                     $(<$module::$task as Params>::NAME => params::read(params).map(Self::$task),)+
                     _ => Err(params::unknown_task(Class::$class.as_str(), name)),
+                }
+            }
+
+            fn schemas(name: &str, mut schemas: Schemas<'_>) -> Option<(Schema, Schema)> {
+                match name {
+                    $(<$module::$task as Params>::NAME => Some(schemas.of::<$module::$task>()),)+
+                    _ => None,
                 }
             }
 
@@ -227,6 +251,23 @@ impl Task {
             Class::Storage => StorageTask::NAMES,
             Class::Hypervisor => HypervisorTask::NAMES,
             Class::Core => CoreTask::NAMES,
+        }
+    }
+
+    /// The JSON Schemas of a task's parameters, as they are read, and of its result, as it is
+    /// written; none when the class has no such task.
+    #[must_use]
+    pub fn schemas(
+        class: Class,
+        name: &str,
+        read: &mut SchemaGenerator,
+        written: &mut SchemaGenerator,
+    ) -> Option<(Schema, Schema)> {
+        let schemas = Schemas { read, written };
+        match class {
+            Class::Storage => StorageTask::schemas(name, schemas),
+            Class::Hypervisor => HypervisorTask::schemas(name, schemas),
+            Class::Core => CoreTask::schemas(name, schemas),
         }
     }
 

@@ -6,4 +6,6 @@ mod delivery;
 mod jobs;
 mod locks;
 mod mending;
+mod schemas;
 mod states;
+mod tasks;

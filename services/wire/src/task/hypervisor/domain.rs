@@ -7,9 +7,9 @@ use crate::id::{DomainId, Label};
 use crate::queue::Priority;
 use crate::task::object::Object;
 use crate::task::params::{Home, Params, plain};
-use crate::task::schema;
 use crate::task::storage::Done;
 use crate::task::value::Bounded;
+use crate::task::{named, schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +112,11 @@ pub struct CheckDomain {
     #[schemars(regex(pattern = r"\S"))]
     pub xml: Option<String>,
     /// Our own short form.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "named::maybe",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub template: Option<Template>,
 }
 
@@ -164,7 +168,11 @@ pub struct StartDomain {
     #[schemars(regex(pattern = r"\S"))]
     pub xml: Option<String>,
     /// Our own short form.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "named::maybe",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub template: Option<Template>,
     /// Whether its processors stand still at first.
     #[serde(default)]

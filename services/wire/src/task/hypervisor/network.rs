@@ -2,14 +2,15 @@
 
 use super::template::NetworkModel;
 use crate::id::checked_text;
-use crate::task::schema;
+use crate::task::{named::Named, schema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, fmt, str::FromStr};
 
 /// A network card and what it's on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "NetworkFields", into = "NetworkFields")]
+#[serde(try_from = "Named<NetworkFields>", into = "NetworkFields")]
+#[schemars(with = "NetworkFields")]
 pub struct Network {
     /// What it's on.
     pub link: Link,
@@ -52,10 +53,10 @@ struct NetworkFields {
 #[error("exactly one of network and bridge is required")]
 struct NotOneLink;
 
-impl TryFrom<NetworkFields> for Network {
+impl TryFrom<Named<NetworkFields>> for Network {
     type Error = NotOneLink;
 
-    fn try_from(fields: NetworkFields) -> Result<Self, NotOneLink> {
+    fn try_from(Named(fields): Named<NetworkFields>) -> Result<Self, NotOneLink> {
         let link = match (fields.network, fields.bridge) {
             (Some(name), None) => Link::Network(name),
             (None, Some(name)) => Link::Bridge(name),

@@ -6,7 +6,7 @@ use crate::queue::Priority;
 use crate::task::image::{Compress, DiskFormat, Qcow2Options, check_options};
 use crate::task::object::Object;
 use crate::task::params::{Params, plain};
-use crate::task::{schema, value::DiskSize};
+use crate::task::{named, schema, value::DiskSize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,11 @@ pub struct CreateDisk {
     #[serde(default)]
     pub preallocation: Preallocation,
     /// Options of a qcow2 file; what's left out is as the pool has it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "named::maybe",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub qcow2: Option<Qcow2Options>,
 }
 

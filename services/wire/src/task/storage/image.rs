@@ -6,7 +6,7 @@ use crate::queue::Priority;
 use crate::task::image::{Compress, ImageFormat, Qcow2Options, Subformat, check_options};
 use crate::task::object::Object;
 use crate::task::params::{Params, plain};
-use crate::task::schema;
+use crate::task::{named, schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -28,7 +28,11 @@ pub struct Convert {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subformat: Option<Subformat>,
     /// Options of a qcow2 file; what's left out is as the pool has it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "named::maybe",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub qcow2: Option<Qcow2Options>,
 }
 
