@@ -17,6 +17,8 @@ use virtbus_worker::process::{CommandLine, Limits};
 
 /// The bound of every wait: far above what a loaded machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A script under limits that don't get in its way.
 pub(crate) fn sh(script: &str) -> CommandLine {
@@ -42,7 +44,7 @@ pub(crate) async fn until(what: &str, mut level: impl FnMut() -> bool) {
             began.elapsed() < PATIENCE,
             "still not so after {PATIENCE:?}: {what}"
         );
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
