@@ -1,0 +1,143 @@
+//! The service's life: one process per libvirt daemon, registered, taking jobs until told to stop.
+
+use crate::{
+    config::HypervisorConfig,
+    libvirt::{Host, Node, Uri},
+    perform::Domains,
+    register::register,
+};
+use camino::Utf8Path;
+use rustix::fs::{FlockOperation, flock};
+use std::{collections::BTreeMap, fs::File, time::Duration};
+use virtbus_bus::{
+    Bus,
+    topology::{queues_of_host, queues_of_pool},
+};
+use virtbus_daemon::{Daemon, Fatal, Service, health};
+use virtbus_wire::{Class, Label, Queue};
+use virtbus_worker::{ServeError, Setup};
+
+/// Who this is.
+pub(crate) const SERVICE: Service = Service {
+    name: "virtbus-hypervisor",
+    short: "hypervisor",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
+/// The check behind `/readyz`.
+const LIBVIRT: &str = "libvirt";
+/// How often what is missing is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs the service until it's asked to stop.
+pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal> {
+    let settings = daemon.settings.clone();
+    let _alone = alone(daemon.common.state_dir.as_deref(), &settings.libvirt.uri)?;
+    let host = Host::new(&settings.libvirt.uri);
+    let node = host
+        .node()
+        .await
+        .map_err(|error| Fatal::Unreachable(error.to_string()))?;
+    let bus = daemon.connect().await?;
+    daemon
+        .listen(health::router(&daemon.ready, &daemon.metrics))
+        .await?;
+    let hypervisor = settings.hypervisor(&daemon.identity.host_name);
+    if !registered(&daemon, &bus, &hypervisor, &node).await {
+        return Ok(());
+    }
+    watch_libvirt(&daemon, &host);
+    let setup = Setup {
+        bus: bus.clone(),
+        identity: daemon.identity.clone(),
+        queues: queues(&settings.pool(), &hypervisor),
+        pools: vec![settings.pool()],
+        work: settings.work.clone(),
+        versions: BTreeMap::from([
+            (SERVICE.name.to_owned(), SERVICE.version.to_owned()),
+            (LIBVIRT.to_owned(), node.libvirt),
+        ]),
+        state_dir: daemon.common.state_dir.clone(),
+        ready: daemon.ready.clone(),
+    };
+    let served = virtbus_worker::serve(setup, Domains { host }, daemon.stop.clone()).await;
+    bus.close().await;
+    served.map_err(fatal)
+}
+
+fn fatal(error: ServeError) -> Fatal {
+    match error {
+        ServeError::Slots(error) => Fatal::config("work", error),
+        ServeError::LockFile(error) => Fatal::config("state_dir", error),
+        error @ (ServeError::Running(_) | ServeError::Replaced(_)) => {
+            Fatal::config("worker.id", error)
+        }
+        ServeError::Bus(error) => Fatal::Unreachable(error.to_string()),
+    }
+}
+
+/// The queues of the pool, and the host's own.
+fn queues(pool: &Label, hypervisor: &Label) -> Vec<Queue> {
+    let pools = queues_of_pool(pool)
+        .into_iter()
+        .filter(|q| q.class() == Class::Hypervisor);
+    pools.chain(queues_of_host(hypervisor)).collect()
+}
+
+/// Two processes on one daemon would not see each other's calls: the second is refused.
+fn alone(state_dir: Option<&Utf8Path>, uri: &Uri) -> Result<Option<File>, Fatal> {
+    let Some(dir) = state_dir else {
+        return Ok(None);
+    };
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let name: String = uri.to_string().chars().map(plain).collect();
+    let unusable = |error: std::io::Error| Fatal::config("state_dir", error);
+    std::fs::create_dir_all(dir).map_err(unusable)?;
+    let path = dir.join(format!("libvirt-{name}.lock"));
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path);
+    let file = file.map_err(unusable)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Fatal::config("libvirt.uri", format!("another process serves {uri}")))?;
+    Ok(Some(file))
+}
+
+/// Registers the host, as soon as the server takes it; false when told to stop before.
+async fn registered(
+    daemon: &Daemon<HypervisorConfig>,
+    bus: &Bus,
+    hypervisor: &Label,
+    node: &Node,
+) -> bool {
+    let pool = daemon.settings.pool();
+    loop {
+        match register(bus, hypervisor, &pool, &daemon.identity, node).await {
+            Ok(()) => {
+                daemon.ready.set("registered", Ok::<(), &str>(()));
+                return true;
+            }
+            Err(error) => daemon.ready.set("registered", Err(error)),
+        }
+        tokio::select! {
+            () = daemon.stop.cancelled() => return false,
+            () = tokio::time::sleep(TRY_AGAIN) => {}
+        }
+    }
+}
+
+/// Says whether libvirt answers.
+fn watch_libvirt(daemon: &Daemon<HypervisorConfig>, host: &Host) {
+    let (host, ready, stop) = (host.clone(), daemon.ready.clone(), daemon.stop.clone());
+    daemon.parts.spawn(LIBVIRT, async move {
+        loop {
+            ready.set(LIBVIRT, host.node().await.map(|_| ()));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(TRY_AGAIN * 5) => {}
+            }
+        }
+    });
+}
