@@ -59,6 +59,7 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
         ]),
         state_dir: daemon.common.state_dir.clone(),
         ready: daemon.ready.clone(),
+        metrics: daemon.metrics.clone(),
     };
     let served = virtbus_worker::serve(setup, Domains { host }, daemon.stop.clone()).await;
     bus.close().await;

@@ -6,7 +6,9 @@
 
 mod attempt;
 mod claim;
+mod config;
 mod keeper;
+mod metrics;
 pub mod perform;
 pub mod process;
 pub mod serve;
@@ -15,8 +17,9 @@ mod stop;
 mod supervise;
 mod worker;
 
+pub use config::WorkConfig;
 pub use perform::{Assignment, Done, Perform, Run, Stop};
-pub use serve::{Setup, WorkConfig, serve};
+pub use serve::{Setup, serve};
 pub use slots::SlotsConfig;
 pub use stop::{StopSignal, Why};
 pub use worker::ServeError;

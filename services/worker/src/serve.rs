@@ -1,13 +1,14 @@
 //! The loop: bind queues, take jobs while there are slots, beat, and drain at the end.
 
 use crate::{
+    config::WorkConfig,
+    metrics::Counts,
     perform::Perform,
-    slots::{InvalidSlots, Slots, SlotsConfig},
+    slots::Slots,
     worker::{ServeError, Worker, millis},
 };
 use camino::Utf8PathBuf;
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -29,7 +30,7 @@ use virtbus_bus::{
     lease::{LeaseError, Leases, Trust},
     locks::Locks,
 };
-use virtbus_daemon::{Identity, Readiness};
+use virtbus_daemon::{Identity, Metrics, Readiness};
 use virtbus_wire::{Label, Priority, Queue, Timestamp, catalog::WorkerRecord, state::Owner};
 
 /// How often what is missing (a lease, consumers) is tried again.
@@ -41,67 +42,6 @@ const END_GRACE: Duration = Duration::from_secs(30);
 const ASIDE_MAX: u32 = 16;
 /// The time that [`ASIDE_MAX`] counts for.
 const ASIDE: Duration = Duration::from_secs(10);
-
-/// The settings of a worker's loop.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WorkConfig {
-    /// Jobs that run at once.
-    pub slots: u32,
-    /// Of them, kept for short jobs of priority `high`.
-    pub reserved_high: u32,
-    /// Long jobs that run at once.
-    pub long_max: u32,
-    /// Jobs of priority `low` that run even while there are more urgent ones; 0 = strict.
-    pub low_floor: u32,
-    /// Seconds that running jobs get to finish when the worker is stopped.
-    pub drain_s: u64,
-    /// Days that final records stay.
-    pub keep_days: u64,
-}
-
-impl Default for WorkConfig {
-    fn default() -> Self {
-        let SlotsConfig {
-            slots,
-            reserved_high,
-            long_max,
-            low_floor,
-        } = SlotsConfig::default();
-        Self {
-            slots,
-            reserved_high,
-            long_max,
-            low_floor,
-            drain_s: 20,
-            keep_days: 30,
-        }
-    }
-}
-
-impl WorkConfig {
-    /// Its slots, checked: every kind of job can run.
-    ///
-    /// # Errors
-    /// The setting that keeps a kind from running.
-    pub fn slots(&self) -> Result<SlotsConfig, InvalidSlots> {
-        let Self {
-            slots,
-            reserved_high,
-            long_max,
-            low_floor,
-            ..
-        } = *self;
-        let slots = SlotsConfig {
-            slots,
-            reserved_high,
-            long_max,
-            low_floor,
-        };
-        slots.check()?;
-        Ok(slots)
-    }
-}
 
 /// What a worker is and takes.
 #[derive(Debug)]
@@ -122,6 +62,8 @@ pub struct Setup {
     pub state_dir: Option<Utf8PathBuf>,
     /// Where it says that it can work.
     pub ready: Readiness,
+    /// Where it counts.
+    pub metrics: Metrics,
 }
 
 /// Takes jobs until `stop`, then lets those that run finish.
@@ -149,7 +91,9 @@ pub async fn serve<P: Perform>(
     }));
     let keep = Duration::from_secs(setup.work.keep_days * 24 * 60 * 60);
     let jobs = Jobs::new(&setup.bus, keep);
+    let worker_id = setup.identity.worker.as_str();
     let worker = Arc::new(Worker {
+        counts: Counts::new(&setup.metrics, worker_id, slots.count()),
         bus: setup.bus.clone(),
         locks: Locks::new(&setup.bus, &jobs),
         jobs,
@@ -280,6 +224,7 @@ impl<'a, P: Perform> Loop<'a, P> {
         let mut binds = tokio::time::interval(TRY_AGAIN);
         binds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
+            self.worker.counts.busy(self.worker.slots.busy_count());
             let appetite = self.appetite(*trust.borrow_and_update());
             tokio::select! {
                 biased;

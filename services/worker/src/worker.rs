@@ -3,6 +3,7 @@
 use crate::{
     attempt::Attempt,
     claim::{Room, Settled},
+    metrics::Counts,
     perform::{Assignment, Perform},
     slots::{Kind, Slot, Slots},
 };
@@ -45,6 +46,7 @@ pub(crate) struct Worker<P> {
     pub(crate) owner: Owner,
     pub(crate) perform: P,
     pub(crate) slots: Slots,
+    pub(crate) counts: Counts,
     pub(crate) trust: watch::Receiver<Trust>,
     /// Cancelled when jobs that still run must end.
     pub(crate) hard_stop: CancellationToken,
@@ -107,6 +109,7 @@ impl<P: Perform> Worker<P> {
         let (id, number) = (entry.value.id.clone(), entry.value.claim);
         let name = entry.value.task.clone();
         tracing::info!(job = %id, task = name, queue = %delivery.queue, claim = number, "claimed");
+        self.counts.claimed(&entry.value);
         let class = self.perform.class();
         let task = match Task::restore(class, &entry.value.task, &entry.value.params) {
             Ok(task) => task,
@@ -117,6 +120,7 @@ impl<P: Perform> Worker<P> {
         for _ in 0..FINISHES_MAX {
             match attempt.finish(delivery, ending.clone(), &held).await {
                 Ok(Some(record)) => {
+                    self.counts.ended(&record);
                     let state = record.state.name();
                     tracing::info!(job = %id, task = name, %state, attempt = record.attempt, "ended");
                     return true;

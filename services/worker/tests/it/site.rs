@@ -11,7 +11,7 @@ use virtbus_bus::{
     jobs::KEEP,
     topology::{Mode, Wanted, apply, queues_of_pool},
 };
-use virtbus_daemon::{Identity, Readiness};
+use virtbus_daemon::{Identity, Metrics, Readiness};
 
 use virtbus_testbed::{Server, until};
 use virtbus_wire::{BootId, Class, Event, JobId, Queue, Record, StateName};
@@ -84,6 +84,7 @@ impl Site {
             versions: BTreeMap::new(),
             state_dir,
             ready: Readiness::default(),
+            metrics: Metrics::new("test", "test"),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(setup, probe.clone(), stop.clone()));

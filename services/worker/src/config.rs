@@ -1,0 +1,65 @@
+//! The settings of a worker's loop.
+
+use crate::slots::{InvalidSlots, SlotsConfig};
+use serde::{Deserialize, Serialize};
+
+/// The settings of a worker's loop.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkConfig {
+    /// Jobs that run at once.
+    pub slots: u32,
+    /// Of them, kept for short jobs of priority `high`.
+    pub reserved_high: u32,
+    /// Long jobs that run at once.
+    pub long_max: u32,
+    /// Jobs of priority `low` that run even while there are more urgent ones; 0 = strict.
+    pub low_floor: u32,
+    /// Seconds that running jobs get to finish when the worker is stopped.
+    pub drain_s: u64,
+    /// Days that final records stay.
+    pub keep_days: u64,
+}
+
+impl Default for WorkConfig {
+    fn default() -> Self {
+        let SlotsConfig {
+            slots,
+            reserved_high,
+            long_max,
+            low_floor,
+        } = SlotsConfig::default();
+        Self {
+            slots,
+            reserved_high,
+            long_max,
+            low_floor,
+            drain_s: 20,
+            keep_days: 30,
+        }
+    }
+}
+
+impl WorkConfig {
+    /// Its slots, checked: every kind of job can run.
+    ///
+    /// # Errors
+    /// The setting that keeps a kind from running.
+    pub fn slots(&self) -> Result<SlotsConfig, InvalidSlots> {
+        let Self {
+            slots,
+            reserved_high,
+            long_max,
+            low_floor,
+            ..
+        } = *self;
+        let slots = SlotsConfig {
+            slots,
+            reserved_high,
+            long_max,
+            low_floor,
+        };
+        slots.check()?;
+        Ok(slots)
+    }
+}
