@@ -1,2 +1,8 @@
-//! Stub.
-fn main() {}
+//! `virtbus-storage`: see the library of the same name.
+
+use std::process::ExitCode;
+use virtbus_storage::service;
+
+fn main() -> ExitCode {
+    virtbus_daemon::run(service::SERVICE, service::serve)
+}

@@ -63,6 +63,13 @@ impl StopSignal {
         debug_assert!(told.is_ok());
     }
 
+    /// Ends when the claim is lost, whatever was said before.
+    pub async fn lost(&self) {
+        let mut why = self.why.subscribe();
+        let told = why.wait_for(|why| *why == Some(Why::Lost)).await;
+        debug_assert!(told.is_ok());
+    }
+
     /// What to hand to the tools.
     #[must_use]
     pub fn tools(&self) -> &process::Stop {

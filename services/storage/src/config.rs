@@ -1,0 +1,175 @@
+//! What a storage service is told: its pools, its slots, where its tools are.
+
+use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use virtbus_daemon::{Common, Problem, Settings};
+use virtbus_wire::{Label, Place, PoolPair, Priority, Queue, Size};
+use virtbus_worker::WorkConfig;
+
+/// The most slots of one process: each may run a tool of its own.
+const SLOTS_MAX: u32 = 256;
+
+/// The service's own settings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// The pools this service has, by name.
+    pub pools: BTreeMap<Label, PoolConfig>,
+    /// Its slots.
+    pub work: WorkConfig,
+    /// The folder of qemu-img; looked for in `PATH` when left out.
+    pub tools_dir: Option<Utf8PathBuf>,
+}
+
+/// One pool, as this host sees it. What is the pool's everywhere (the largest disk, options of qcow2)
+/// is in its record, not here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolConfig {
+    /// The pool's folder; absolute. Its file `.virtbus-pool` holds the pool's name.
+    pub root: Utf8PathBuf,
+    /// Whether folder and mark are made at start where they are missing. Never for a folder that
+    /// is mounted: the empty mount point would become a second pool of that name.
+    #[serde(default)]
+    pub create: bool,
+    /// Room that jobs leave free.
+    #[serde(default = "free_min")]
+    pub free_min: Size,
+    /// How copies go through the host's cache.
+    #[serde(default)]
+    pub cache: Cache,
+}
+
+/// How copies go through the host's cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cache {
+    /// Through the page cache: as fast as `cp`.
+    #[default]
+    Writeback,
+    /// Around it (`O_DIRECT`): slower from a warm source, but leaves the cache to the guests.
+    None,
+}
+
+/// 256 MiB.
+fn free_min() -> Size {
+    const BYTES: u64 = 256 << 20;
+    Size::from_bytes(BYTES).expect("256 MiB is a size")
+}
+
+impl PoolConfig {
+    /// A pool at this folder, everything else as by default.
+    #[must_use]
+    pub fn at(root: impl Into<Utf8PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            create: false,
+            free_min: free_min(),
+            cache: Cache::default(),
+        }
+    }
+}
+
+impl StorageConfig {
+    /// What the service takes jobs from: its pools, and each pair of them.
+    #[must_use]
+    pub fn queues(&self) -> Vec<Queue> {
+        let pools: Vec<&Label> = self.pools.keys().collect();
+        let singles = pools.iter().map(|pool| Place::Pool((*pool).clone()));
+        let pairs = pools.iter().enumerate().flat_map(|(at, one)| {
+            let others = pools[at + 1..].iter();
+            others.filter_map(|other| PoolPair::new((*one).clone(), (*other).clone()))
+        });
+        singles
+            .chain(pairs.map(Place::Pair))
+            .flat_map(|place| Priority::ALL.map(|priority| Queue::Storage(place.clone(), priority)))
+            .collect()
+    }
+}
+
+impl Settings for StorageConfig {
+    fn check(&self, _: &Common) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut demand = |holds: bool, field: &str, reason: &str| {
+            if !holds {
+                problems.push(Problem::new(field, reason));
+            }
+        };
+        demand(!self.pools.is_empty(), "pools", "at least one is needed");
+        let slots = self.work.slots <= SLOTS_MAX;
+        demand(slots, "work.slots", "must be at most 256");
+        let absolute = self.tools_dir.as_ref().is_none_or(|dir| dir.is_absolute());
+        demand(absolute, "tools_dir", "must be absolute");
+        for (name, pool) in &self.pools {
+            let field = format!("pools.{name}.root");
+            demand(pool.root.is_absolute(), &field, "must be absolute");
+            let others = self.pools.iter().filter(|(other, _)| *other != name);
+            let nested = others
+                .map(|(_, other)| &other.root)
+                .any(|other| pool.root.starts_with(other));
+            demand(!nested, &field, "lies in the folder of another pool");
+        }
+        problems.extend(
+            self.work
+                .slots()
+                .err()
+                .map(|error| Problem::new("work", error)),
+        );
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: serde_json::Value) -> StorageConfig {
+        serde_json::from_value(text).unwrap()
+    }
+
+    fn problems(config: &StorageConfig) -> Vec<String> {
+        let problems = config.check(&Common::default());
+        problems.into_iter().map(|problem| problem.field).collect()
+    }
+
+    #[test]
+    fn a_pool_with_a_root_is_enough() {
+        let config = config(serde_json::json!({ "pools": { "default": { "root": "/srv/p" } } }));
+        assert_eq!(problems(&config), Vec::<String>::new());
+        assert_eq!(
+            config.pools.values().next(),
+            Some(&PoolConfig::at("/srv/p"))
+        );
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let config = config(serde_json::json!({
+            "pools": { "a": { "root": "srv/a" }, "b": { "root": "/b" }, "c": { "root": "/b/c" } },
+            "work": { "slots": 2, "reserved_high": 2 }, "tools_dir": "bin",
+        }));
+        assert_eq!(
+            problems(&config),
+            ["tools_dir", "pools.a.root", "pools.c.root", "work"]
+        );
+    }
+
+    #[test]
+    fn unknown_settings_are_refused() {
+        let text = r#"{"pools": {"a": {"root": "/a", "rot": 1}}}"#;
+        assert!(serde_json::from_str::<StorageConfig>(text).is_err());
+    }
+
+    #[test]
+    fn jobs_come_from_each_pool_and_each_pair() {
+        let config = config(serde_json::json!({
+            "pools": { "b": { "root": "/b" }, "a": { "root": "/a" }, "c": { "root": "/c" } },
+        }));
+        let subjects: Vec<String> = config.queues().iter().map(Queue::subject).collect();
+        assert_eq!(subjects.len(), 18);
+        for subject in ["storage.a.high", "storage.a_b.low", "storage.b_c.default"] {
+            assert!(subjects.iter().any(|other| other == subject), "{subject}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The bucket `disks`: reading records and chains, writing them by compare-and-set.
+
+use crate::catalog;
+use std::collections::{BTreeSet, VecDeque};
+use thiserror::Error;
+use virtbus_bus::{Bucket, Bus, BusError, Entry, WriteError};
+use virtbus_wire::{Code, DiskId, JobError, JobId, Timestamp, catalog::DiskRecord};
+use virtbus_worker::perform::Stop;
+
+/// The bucket's name.
+const BUCKET: &str = "disks";
+/// How often a write is tried again because another writer came first.
+const WRITES_MAX: u32 = 32;
+/// The most disks of a chain: qemu opens each of them.
+const CHAIN_MAX: usize = 32;
+/// The most disks of a tree: each takes a lock.
+const TREE_MAX: usize = 1_024;
+
+/// The catalogue's disks.
+#[derive(Debug, Clone)]
+pub struct Disks {
+    records: Bucket<DiskRecord>,
+}
+
+/// A disk as it was read or written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Disk {
+    /// Its id.
+    pub id: DiskId,
+    /// Its record.
+    pub record: DiskRecord,
+    /// The record's revision.
+    pub revision: u64,
+}
+
+/// Why the catalogue couldn't be read or written.
+#[derive(Debug, Error)]
+pub enum CatalogError {
+    /// The server gave no usable answer.
+    #[error("use the catalogue")]
+    Bus(#[from] BusError),
+    /// Somebody else changed the record. With the locks held, only a newer claim can have.
+    #[error("write the record of {0}: it was changed by somebody else")]
+    Conflict(DiskId),
+    /// Disks lie on top of each other in a circle, or too many.
+    #[error("follow the disks below or above {0}")]
+    Endless(DiskId),
+}
+
+impl From<CatalogError> for JobError {
+    fn from(error: CatalogError) -> Self {
+        let chain: &dyn std::error::Error = &error;
+        tracing::warn!(error = chain, "the catalogue can't be used");
+        match error {
+            CatalogError::Bus(_) => Self::internal("the catalogue doesn't answer"),
+            CatalogError::Conflict(id) => {
+                Self::new(Code::DiskBusy, "another job is changing the disk")
+                    .with("disk", id.as_str())
+            }
+            CatalogError::Endless(id) => {
+                Self::new(Code::PoolUnsupported, "the chain of disks is too long")
+                    .with("disk", id.as_str())
+            }
+        }
+    }
+}
+
+impl From<CatalogError> for Stop {
+    fn from(error: CatalogError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Disks {
+    /// The bucket. Nothing is asked of the server yet.
+    #[must_use]
+    pub fn new(bus: &Bus) -> Self {
+        Self {
+            records: Bucket::new(bus, BUCKET),
+        }
+    }
+
+    /// A disk's newest record.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn get(&self, id: &DiskId) -> Result<Option<Disk>, CatalogError> {
+        let entry = self.records.get_latest(id.as_str()).await?;
+        Ok(entry.map(
+            |Entry {
+                 value, revision, ..
+             }| Disk {
+                id: id.clone(),
+                record: value,
+                revision,
+            },
+        ))
+    }
+
+    /// The disks below one, from the top down. One without a record ends the chain.
+    ///
+    /// # Errors
+    /// [`CatalogError::Endless`], or when the server doesn't answer.
+    pub async fn below(&self, disk: &Disk) -> Result<Vec<Disk>, CatalogError> {
+        let mut chain: Vec<Disk> = Vec::new();
+        let mut next = disk.record.backing.clone();
+        while let Some(id) = next {
+            let is_circle = id == disk.id || chain.iter().any(|below| below.id == id);
+            if is_circle || chain.len() >= CHAIN_MAX {
+                return Err(CatalogError::Endless(disk.id.clone()));
+            }
+            let Some(below) = self.get(&id).await? else {
+                break;
+            };
+            next = below.record.backing.clone();
+            chain.push(below);
+        }
+        Ok(chain)
+    }
+
+    /// The disks above one, each before the one it's on top of.
+    ///
+    /// # Errors
+    /// As [`Disks::below`].
+    pub async fn above(&self, disk: &Disk) -> Result<Vec<Disk>, CatalogError> {
+        let mut found = Vec::new();
+        let mut seen = BTreeSet::from([disk.id.clone()]);
+        let mut next: VecDeque<DiskId> = disk.record.children.iter().cloned().collect();
+        while let Some(id) = next.pop_front() {
+            if !seen.insert(id.clone()) || found.len() >= TREE_MAX {
+                return Err(CatalogError::Endless(disk.id.clone()));
+            }
+            if let Some(above) = self.get(&id).await? {
+                next.extend(above.record.children.iter().cloned());
+                found.push(above);
+            }
+        }
+        found.reverse();
+        Ok(found)
+    }
+
+    /// Makes a record.
+    ///
+    /// # Errors
+    /// [`CatalogError::Conflict`] when there is one.
+    pub async fn create(&self, id: &DiskId, record: DiskRecord) -> Result<Disk, CatalogError> {
+        let written = self.records.create(id.as_str(), &record).await;
+        done(id, record, written)
+    }
+
+    /// Replaces the record of this revision.
+    ///
+    /// # Errors
+    /// [`CatalogError::Conflict`] when it has another one by now.
+    pub async fn update(&self, disk: &Disk, record: DiskRecord) -> Result<Disk, CatalogError> {
+        let written = self
+            .records
+            .update(disk.id.as_str(), &record, disk.revision)
+            .await;
+        done(&disk.id, record, written)
+    }
+
+    /// Removes the record of this revision.
+    ///
+    /// # Errors
+    /// [`CatalogError::Conflict`] when it has another one by now.
+    pub async fn remove(&self, disk: &Disk) -> Result<(), CatalogError> {
+        let removed = self.records.remove(disk.id.as_str(), disk.revision).await;
+        removed.map_err(|error| lost(&disk.id, error))
+    }
+
+    /// Writes a disk's intent: the record says that the job changes it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Conflict`] when the record was changed since it was read.
+    pub async fn take(&self, disk: &Disk, job: &JobId) -> Result<Disk, CatalogError> {
+        let record = catalog::taken(&disk.record, job, Timestamp::now());
+        self.update(disk, record).await
+    }
+
+    /// Puts a disk on top of another one. Idempotent.
+    ///
+    /// # Errors
+    /// When the server doesn't answer, or others write all the time.
+    pub async fn add_child(&self, parent: &DiskId, child: &DiskId) -> Result<(), CatalogError> {
+        let step = |record: &DiskRecord| catalog::with_child(record, child, Timestamp::now());
+        self.change(parent, step).await
+    }
+
+    /// Takes a disk off another one. Idempotent.
+    ///
+    /// # Errors
+    /// As [`Disks::add_child`].
+    pub async fn drop_child(&self, parent: &DiskId, child: &DiskId) -> Result<(), CatalogError> {
+        let step = |record: &DiskRecord| catalog::without_child(record, child, Timestamp::now());
+        self.change(parent, step).await
+    }
+
+    /// Changes whatever record is there, however often others come first. None = nothing to do.
+    async fn change(
+        &self,
+        id: &DiskId,
+        step: impl Fn(&DiskRecord) -> Option<DiskRecord>,
+    ) -> Result<(), CatalogError> {
+        for _ in 0..WRITES_MAX {
+            let Some(disk) = self.get(id).await? else {
+                return Ok(());
+            };
+            let Some(record) = step(&disk.record) else {
+                return Ok(());
+            };
+            match self.update(&disk, record).await {
+                Err(CatalogError::Conflict(_)) => {}
+                other => return other.map(|_| ()),
+            }
+        }
+        Err(CatalogError::Conflict(id.clone()))
+    }
+}
+
+fn done(
+    id: &DiskId,
+    record: DiskRecord,
+    written: Result<u64, WriteError>,
+) -> Result<Disk, CatalogError> {
+    match written {
+        Ok(revision) => Ok(Disk {
+            id: id.clone(),
+            record,
+            revision,
+        }),
+        Err(error) => Err(lost(id, error)),
+    }
+}
+
+fn lost(id: &DiskId, error: WriteError) -> CatalogError {
+    match error {
+        WriteError::Conflict(_) => CatalogError::Conflict(id.clone()),
+        WriteError::Bus(error) => CatalogError::Bus(error),
+    }
+}

@@ -1,0 +1,184 @@
+//! The lock of the operating system on what changes a disk in place: who writes is decided where
+//! the bytes are, not in a record.
+//!
+//! It's `flock` on a file of the pool: as lasting as an OFD lock, and what the system offers
+//! without unsafe code. It belongs to the open file, so a tool that inherits it keeps it when its
+//! worker is gone, and NFS hands it to the server. The file says who has it. If that worker's
+//! lease is out and its processes are on this host, they are killed: a frozen worker must not
+//! wake up in the middle of another one's change. From elsewhere the lock can't be taken.
+
+mod holder;
+
+use crate::pool::{Name, PoolError, Root, root::facts_of};
+use holder::{Holder, Kill};
+use rustix::{
+    fs::{FlockOperation, flock, ftruncate},
+    io::{Errno, fcntl_dupfd_cloexec, pread, pwrite},
+};
+use std::{os::fd::OwnedFd, time::Duration};
+use thiserror::Error;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
+use virtbus_bus::{BusError, lease::Leases};
+use virtbus_wire::{Code, DiskId, JobError, JobId, state::Owner};
+
+/// How long killed holders may take to let go.
+const KILLED: Duration = Duration::from_secs(5);
+/// Between two looks at a lock whose holders were killed.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How often the lock's file may be replaced while it's being locked.
+const TRIES_MAX: u32 = 8;
+/// Bytes of a lock file that are read: its text has about 400.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// A held lock. It's given back when this is dropped and no tool has it any more.
+#[derive(Debug)]
+pub struct Fence {
+    file: OwnedFd,
+    root: Root,
+    name: Name,
+}
+
+/// Why a lock wasn't had.
+#[derive(Debug, Error)]
+pub enum FenceError {
+    /// Another program has it, and may.
+    #[error("lock {name}: another program has it")]
+    Busy {
+        /// The lock.
+        name: String,
+    },
+    /// The lock's file can't be used.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// It can't be told whether its holder lives.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl From<FenceError> for JobError {
+    fn from(error: FenceError) -> Self {
+        match error {
+            FenceError::Busy { .. } => {
+                Self::new(Code::DiskBusy, "another program is changing the disk")
+            }
+            FenceError::Pool(error) => error.into(),
+            FenceError::Bus(error) => Self::internal(error.to_string()),
+        }
+    }
+}
+
+impl Fence {
+    /// Takes the lock of a disk for this claim, from a dead holder by force.
+    ///
+    /// # Errors
+    /// [`FenceError::Busy`] when somebody has it who may, or who can't be killed from here.
+    pub async fn take(
+        root: &Root,
+        disk: &DiskId,
+        owner: &Owner,
+        (job, claim): (&JobId, u64),
+        leases: &Leases,
+    ) -> Result<Self, FenceError> {
+        let name = Name::lock(disk);
+        let own = Holder::new(owner, job, claim);
+        let mut give_up: Option<Instant> = None;
+        loop {
+            let (at, lock, text) = (root.clone(), name.clone(), own.to_text());
+            let attempt = spawn_blocking(move || attempt(&at, &lock, &text)).await;
+            let found = match attempt.unwrap_or(Err(PoolError::Refused {
+                act: "lock",
+                name: name.to_string(),
+                source: Errno::CANCELED,
+            }))? {
+                Attempt::Held(fence) => return Ok(fence),
+                Attempt::Busy(found) => found,
+            };
+            let busy = || FenceError::Busy {
+                name: name.to_string(),
+            };
+            if let Some(until) = give_up {
+                if Instant::now() >= until {
+                    return Err(busy());
+                }
+            } else {
+                let (holder, identity) = found.ok_or_else(busy)?;
+                if leases.is_alive(&holder.owner()).await? {
+                    return Err(busy());
+                }
+                tracing::warn!(lock = %name, worker = %holder.worker, job = %holder.job,
+                    "a lock's holder lost its lease: its processes are killed");
+                let kill = spawn_blocking(move || holder::kill(&holder, identity)).await;
+                match kill.unwrap_or(Kill::NobodyHere) {
+                    Kill::Sent => give_up = Some(Instant::now() + KILLED),
+                    Kill::NobodyHere => return Err(busy()),
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// The lock for a tool to inherit.
+    ///
+    /// # Errors
+    /// When the process has too many open files.
+    pub fn share(&self) -> Result<OwnedFd, PoolError> {
+        fcntl_dupfd_cloexec(&self.file, 3).map_err(refused("share", &self.name))
+    }
+
+    /// Removes the lock's file with the lock: for a disk that's gone, whose id nobody uses again.
+    pub fn retire(self) {
+        if let Err(error) = self.root.unlink(&self.name) {
+            tracing::debug!(%error, "the lock of a deleted disk stays");
+        }
+    }
+}
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        // Given back in order: whatever comes next must not be taken for this holder.
+        ftruncate(&self.file, 0).ok();
+    }
+}
+
+enum Attempt {
+    Held(Fence),
+    /// Who has it, if the file says so, and the file itself.
+    Busy(Option<(Holder, (u64, u64))>),
+}
+
+fn attempt(root: &Root, name: &Name, text: &str) -> Result<Attempt, PoolError> {
+    for _ in 0..TRIES_MAX {
+        let file = root.open_or_make(name)?;
+        let identity = facts_of(&file).map_err(refused("look at", name))?.identity;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut text = [0; TEXT_BYTES_MAX];
+                let n = pread(&file, &mut text, 0).map_err(refused("read", name))?;
+                let holder = Holder::from_text(&text[..n]);
+                return Ok(Attempt::Busy(holder.map(|holder| (holder, identity))));
+            }
+            Err(errno) => return Err(refused("lock", name)(errno)),
+        }
+        // A file that was removed meanwhile keeps nobody out.
+        if root.facts(name)?.map(|facts| facts.identity) != Some(identity) {
+            continue;
+        }
+        ftruncate(&file, 0).map_err(refused("write", name))?;
+        pwrite(&file, text.as_bytes(), 0).map_err(refused("write", name))?;
+        return Ok(Attempt::Held(Fence {
+            file,
+            root: root.clone(),
+            name: name.clone(),
+        }));
+    }
+    Ok(Attempt::Busy(None))
+}
+
+fn refused(act: &'static str, name: &Name) -> impl FnOnce(Errno) -> PoolError {
+    let name = name.to_string();
+    move |source| PoolError::Refused { act, name, source }
+}

@@ -1,0 +1,126 @@
+//! Pools: folders of this host that hold disks.
+//!
+//! A pool is opened anew for each step of a job, as its file system may go and come back. Its mark
+//! (`.virtbus-pool`, holding the pool's name) tells an absent file from a pool that isn't mounted.
+
+pub mod error;
+pub mod name;
+pub(crate) mod root;
+mod wipe;
+
+pub use error::PoolError;
+pub use name::{Folder, Name};
+pub use root::{Facts, Root};
+
+use crate::config::PoolConfig;
+use camino::Utf8Path;
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    io::Errno,
+};
+use std::{fs, io, os::fd::OwnedFd};
+use virtbus_wire::Label;
+
+/// The mark of a pool's folder.
+const MARK: &str = ".virtbus-pool";
+/// Bytes read of a mark: more than the longest name.
+const MARK_BYTES_MAX: usize = 128;
+
+/// A pool of this service.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// Its name.
+    pub name: Label,
+    /// How this host has it.
+    pub config: PoolConfig,
+}
+
+impl Pool {
+    /// A pool that was configured. Nothing is looked at yet.
+    #[must_use]
+    pub fn new(name: Label, config: PoolConfig) -> Self {
+        Self { name, config }
+    }
+
+    /// Makes folder and mark where they are missing, if the configuration says so.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn prepare(&self) -> io::Result<()> {
+        if !self.config.create {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.config.root)?;
+        let mark = self.config.root.join(MARK);
+        match fs::File::create_new(mark) {
+            Ok(file) => {
+                io::Write::write_all(&mut &file, format!("{}\n", self.name).as_bytes())?;
+                file.sync_all()
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the pool's folder, if it's there and is this pool's.
+    ///
+    /// # Errors
+    /// [`PoolError::Away`], [`PoolError::Foreign`].
+    pub fn reach(&self) -> Result<Root, PoolError> {
+        let away = |source| PoolError::Away {
+            pool: self.name.to_string(),
+            source,
+        };
+        let dir = open_folder(&self.config.root).map_err(away)?;
+        let root = Root::new(dir, self.config.root.clone());
+        let mark = root.mark(MARK, MARK_BYTES_MAX).map_err(away)?;
+        if mark.trim() == self.name.as_str() {
+            Ok(root)
+        } else {
+            Err(PoolError::Foreign {
+                pool: self.name.to_string(),
+                found: mark.trim().to_owned(),
+            })
+        }
+    }
+}
+
+fn open_folder(path: &Utf8Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(rustix::fs::CWD, path.as_str(), flags, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(dir: &tempfile::TempDir, create: bool) -> Pool {
+        let root = Utf8Path::from_path(dir.path()).unwrap().join("p");
+        let config = PoolConfig {
+            create,
+            ..PoolConfig::at(root)
+        };
+        Pool::new("default".parse().unwrap(), config)
+    }
+
+    #[test]
+    fn an_empty_mount_point_is_a_pool_that_is_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = pool(&dir, false);
+        assert!(matches!(pool.reach(), Err(PoolError::Away { .. })));
+        fs::create_dir(&pool.config.root).unwrap();
+        pool.prepare().unwrap();
+        assert!(matches!(pool.reach(), Err(PoolError::Away { .. })));
+    }
+
+    #[test]
+    fn a_folder_of_another_pool_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = pool(&dir, true);
+        pool.prepare().unwrap();
+        pool.prepare().unwrap();
+        assert!(pool.reach().is_ok());
+        fs::write(pool.config.root.join(MARK), "other\n").unwrap();
+        assert!(matches!(pool.reach(), Err(PoolError::Foreign { found, .. }) if found == "other"));
+    }
+}

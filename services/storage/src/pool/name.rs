@@ -1,0 +1,183 @@
+//! The names of a pool's files: made of ids and nothing else, so that no message can name a path.
+//!
+//! ```text
+//! disks/<id>.<format>                    a disk
+//! disks/.<job>.<claim>.<id>.part         what a claim is making, in the folder it's made for
+//! trash/disk.<id>.<job>.<claim>          a deleted disk, by the claim that deleted it
+//! locks/disk.<id>                        the lock on whatever changes the disk in place
+//! ```
+//! Neither ids nor jobs have a dot in them, so each name reads back in one way only.
+
+use std::fmt;
+use virtbus_wire::{DiskId, JobId, task::image::ImageFormat};
+
+/// A folder of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Folder {
+    /// Disks, and what is being made for it.
+    Disks,
+    /// What was deleted.
+    Trash,
+    /// Locks.
+    Locks,
+}
+
+impl Folder {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Disks, Self::Trash, Self::Locks];
+
+    /// The name beneath the pool's root.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disks => "disks",
+            Self::Trash => "trash",
+            Self::Locks => "locks",
+        }
+    }
+}
+
+/// One file of a pool: a folder and a bare name in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Name {
+    folder: Folder,
+    file: String,
+}
+
+impl Name {
+    /// A disk.
+    #[must_use]
+    pub fn disk(id: &DiskId, format: ImageFormat) -> Self {
+        Self {
+            folder: Folder::Disks,
+            file: format!("{id}.{format}"),
+        }
+    }
+
+    /// What this claim of the job is making, to be a disk.
+    #[must_use]
+    pub fn part(job: &JobId, claim: u64, id: &DiskId) -> Self {
+        Self {
+            folder: Folder::Disks,
+            file: format!(".{job}.{claim}.{id}.part"),
+        }
+    }
+
+    /// A disk that this claim of the job deleted.
+    #[must_use]
+    pub fn trash(id: &DiskId, job: &JobId, claim: u64) -> Self {
+        Self {
+            folder: Folder::Trash,
+            file: format!("disk.{id}.{job}.{claim}"),
+        }
+    }
+
+    /// The lock of a disk.
+    #[must_use]
+    pub fn lock(id: &DiskId) -> Self {
+        Self {
+            folder: Folder::Locks,
+            file: format!("disk.{id}"),
+        }
+    }
+
+    /// A name that was listed in a folder.
+    pub(super) fn listed(folder: Folder, file: String) -> Self {
+        Self { folder, file }
+    }
+
+    /// The folder it lies in.
+    #[must_use]
+    pub fn folder(&self) -> Folder {
+        self.folder
+    }
+
+    /// The bare name: what an overlay calls its backing.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Who is making it, if it's something being made.
+    #[must_use]
+    pub fn as_part(&self) -> Option<(JobId, u64)> {
+        let inner = self.file.strip_prefix('.')?.strip_suffix(".part")?;
+        let mut tokens = inner.split('.');
+        let (job, claim) = (tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?);
+        let id: DiskId = tokens.next()?.parse().ok()?;
+        (tokens.next().is_none() && !id.as_str().is_empty()).then_some((job, claim))
+    }
+
+    /// Which disk it was and who deleted it, if it's something deleted.
+    #[must_use]
+    pub fn as_trash(&self) -> Option<(DiskId, JobId, u64)> {
+        if self.folder != Folder::Trash {
+            return None;
+        }
+        let mut tokens = self.file.strip_prefix("disk.")?.split('.');
+        let id = tokens.next()?.parse().ok()?;
+        let (job, claim) = (tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?);
+        tokens.next().is_none().then_some((id, job, claim))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.folder.as_str(), self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The longest name that common file systems take, in bytes.
+    const FILE_NAME_BYTES_MAX: usize = 255;
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let (disk, job): (DiskId, JobId) = ("d7".parse().unwrap(), "j-1".parse().unwrap());
+        let names = [
+            Name::disk(&disk, ImageFormat::Qcow2),
+            Name::part(&job, 3, &disk),
+            Name::trash(&disk, &job, 3),
+            Name::lock(&disk),
+        ];
+        assert_eq!(
+            names.map(|name| name.to_string()),
+            [
+                "disks/d7.qcow2",
+                "disks/.j-1.3.d7.part",
+                "trash/disk.d7.j-1.3",
+                "locks/disk.d7"
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn names_of_claims_read_back_and_fit_a_file_system(
+            disk in "[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+            job in "[A-Za-z0-9][A-Za-z0-9_-]{0,119}",
+            claim in any::<u64>(),
+        ) {
+            let (disk, job): (DiskId, JobId) = (disk.parse().unwrap(), job.parse().unwrap());
+            let part = Name::part(&job, claim, &disk);
+            let trash = Name::trash(&disk, &job, claim);
+            prop_assert!(part.file().len() <= FILE_NAME_BYTES_MAX);
+            prop_assert!(trash.file().len() <= FILE_NAME_BYTES_MAX);
+            prop_assert_eq!(part.as_part(), Some((job.clone(), claim)));
+            prop_assert_eq!(trash.as_trash(), Some((disk, job, claim)));
+        }
+
+        #[test]
+        fn no_other_name_is_taken_for_one(file in "[.a-z0-9]{0,20}") {
+            let name = Name::listed(Folder::Disks, file.clone());
+            if name.as_part().is_some() {
+                prop_assert!(file.starts_with('.') && file.ends_with(".part"));
+            }
+            prop_assert_eq!(name.as_trash(), None);
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The command lines of qemu-img, as data.
+//!
+//! Formats are always given, files by absolute path or behind `--`, sizes as decimal integers of
+//! our own; nothing that a message holds gets into an option but through an enum.
+
+use crate::config::Cache;
+use camino::{Utf8Path, Utf8PathBuf};
+use std::time::Duration;
+use virtbus_wire::task::{
+    image::{Compat, Compress, ImageFormat, Qcow2Options, Subformat},
+    storage::Preallocation,
+};
+use virtbus_worker::process::{CommandLine, Limits};
+
+/// Coroutines of a copy: with `-W` what makes compression 10 times faster.
+const COPY_COROUTINES: &str = "16";
+/// Open files of one tool: an image, its chain, libraries.
+const OPEN_FILES: u64 = 256;
+/// How long a question about an image's header may take.
+const ASK: Duration = Duration::from_secs(60);
+/// How long a change of a header and its tables may take.
+const RESIZE: Duration = Duration::from_secs(600);
+/// How long a copy may take; a job's own time-out is mostly shorter.
+const COPY: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Processor seconds of a question.
+const ASK_CPU_S: u64 = 60;
+/// Processor seconds of a copy: all coroutines and threads of the longest one.
+const COPY_CPU_S: u64 = 64 * 7 * 24 * 3600;
+/// Room for headers and tables beside what was measured, in bytes.
+const FILE_SLACK_BYTES: u64 = 64 << 20;
+
+/// An image that's there: its file and the format it has by the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The absolute path.
+    pub path: Utf8PathBuf,
+    /// The format.
+    pub format: ImageFormat,
+}
+
+/// A new image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewImage {
+    /// Where it's made.
+    pub image: Image,
+    /// Its virtual size in bytes.
+    pub size: u64,
+    /// The bare name and format of its backing, which lies in the same folder.
+    pub backing: Option<(String, ImageFormat)>,
+    /// How much room is taken at once.
+    pub preallocation: Preallocation,
+    /// Options, if it's a qcow2.
+    pub qcow2: Qcow2Options,
+}
+
+/// Another virtual size for an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resize {
+    /// The image.
+    pub image: Image,
+    /// The virtual size in bytes, whatever it is now.
+    pub size: u64,
+    /// Whether it may become smaller.
+    pub shrink: bool,
+    /// Where the file ends now, in bytes.
+    pub file_bytes: u64,
+}
+
+/// A copy of an image in another format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// What is read, with all below it.
+    pub source: Image,
+    /// What is made.
+    pub target: Image,
+    /// How clusters are compressed.
+    pub compress: Compress,
+    /// The kind of vmdk.
+    pub subformat: Option<Subformat>,
+    /// Options, if it's a qcow2.
+    pub qcow2: Qcow2Options,
+    /// How it goes through the host's cache.
+    pub cache: Cache,
+    /// The most the file may become, in bytes.
+    pub bytes_max: u64,
+}
+
+/// `info`: what an image's header says. Takes no lock: a running domain may have it.
+#[must_use]
+pub fn info(tool: &Utf8Path, image: &Image) -> CommandLine {
+    ask(tool)
+        .args(["info", "-U", "-f", image.format.as_str()])
+        .args(["--output=json", "--", image.path.as_str()])
+}
+
+/// `--version`.
+#[must_use]
+pub fn version(tool: &Utf8Path) -> CommandLine {
+    ask(tool).arg("--version")
+}
+
+/// `measure`: the room a copy of an image takes as a qcow2, which is about what a copy in any
+/// format writes. (Asked about raw, qemu-img counts holes as if they were written.)
+#[must_use]
+pub fn measure(tool: &Utf8Path, image: &Image) -> CommandLine {
+    ask(tool)
+        .args(["measure", "-U", "--output=json", "-O", "qcow2"])
+        .args(["-f", image.format.as_str(), "--", image.path.as_str()])
+}
+
+/// `measure`: the room an empty qcow2 of this virtual size takes.
+#[must_use]
+pub fn measure_empty(tool: &Utf8Path, size: u64) -> CommandLine {
+    ask(tool)
+        .args(["measure", "--output=json", "-O", "qcow2", "--size"])
+        .arg(size.to_string())
+}
+
+/// `create`.
+#[must_use]
+pub fn create(tool: &Utf8Path, new: &NewImage) -> CommandLine {
+    let is_qcow2 = new.image.format == ImageFormat::Qcow2;
+    let mut options = if is_qcow2 {
+        qcow2_options(&new.qcow2)
+    } else {
+        Vec::new()
+    };
+    match new.preallocation {
+        Preallocation::Off => {}
+        Preallocation::Metadata => options.push("preallocation=metadata".to_owned()),
+        Preallocation::Falloc => options.push("preallocation=falloc".to_owned()),
+        Preallocation::Full => options.push("preallocation=full".to_owned()),
+    }
+    let mut line = act(tool, bytes_max(new.size), COPY)
+        .args(["create", "-q", "-f", new.image.format.as_str()])
+        .args(option_list(&options));
+    if let Some((backing, format)) = &new.backing {
+        line = line.args(["-F", format.as_str(), "-b", backing]);
+    }
+    line.args(["--", new.image.path.as_str()])
+        .arg(new.size.to_string())
+}
+
+/// `resize`, to this size whatever it is now.
+#[must_use]
+pub fn resize(tool: &Utf8Path, resize: &Resize) -> CommandLine {
+    let image = &resize.image;
+    let largest = resize.size.max(resize.file_bytes);
+    act(tool, bytes_max(largest), RESIZE)
+        .args(["resize", "-q", "-f", image.format.as_str()])
+        .args(resize.shrink.then_some("--shrink"))
+        .args(["--", image.path.as_str()])
+        .arg(resize.size.to_string())
+}
+
+/// `convert`.
+#[must_use]
+pub fn convert(tool: &Utf8Path, copy: &Copy) -> CommandLine {
+    let target = copy.target.format;
+    // The one format whose readers expect clusters in order.
+    let is_stream = stream_optimized(copy);
+    let mut line = act(tool, copy.bytes_max, COPY).args(["convert", "-p"]);
+    if copy.compress != Compress::None {
+        line = line.arg("-c");
+    }
+    if !is_stream {
+        line = line.args(["-m", COPY_COROUTINES, "-W"]);
+    }
+    if copy.cache == Cache::None {
+        line = line.args(["-t", "none", "-T", "none"]);
+    }
+    line.args(["-f", copy.source.format.as_str(), "-O", target.as_str()])
+        .args(option_list(&copy_options(copy)))
+        .args(["--", copy.source.path.as_str(), copy.target.path.as_str()])
+}
+
+/// The most a file that holds this many bytes may become, its tables included.
+#[must_use]
+pub fn bytes_max(size: u64) -> u64 {
+    size.saturating_add(size / 16)
+        .saturating_add(FILE_SLACK_BYTES)
+}
+
+fn copy_options(copy: &Copy) -> Vec<String> {
+    match copy.target.format {
+        ImageFormat::Qcow2 => {
+            let mut options = qcow2_options(&copy.qcow2);
+            if copy.compress == Compress::Zstd {
+                options.push("compression_type=zstd".to_owned());
+            }
+            options
+        }
+        ImageFormat::Vmdk if stream_optimized(copy) => {
+            vec!["subformat=streamOptimized".to_owned()]
+        }
+        ImageFormat::Vmdk => vec!["subformat=monolithicSparse".to_owned()],
+        // Otherwise the size is rounded up to what a disk geometry of 1990 can say.
+        ImageFormat::Vpc => vec!["force_size=on".to_owned()],
+        ImageFormat::Raw | ImageFormat::Vdi | ImageFormat::Vhdx => Vec::new(),
+    }
+}
+
+/// A vmdk that's compressed is of this kind, unless the job asks for another.
+fn stream_optimized(copy: &Copy) -> bool {
+    copy.target.format == ImageFormat::Vmdk
+        && match copy.subformat {
+            Some(Subformat::StreamOptimized) => true,
+            Some(Subformat::MonolithicSparse) => false,
+            None => copy.compress != Compress::None,
+        }
+}
+
+fn qcow2_options(options: &Qcow2Options) -> Vec<String> {
+    let switch = |on: bool| if on { "on" } else { "off" };
+    let compat = options.compat.map(|compat| match compat {
+        Compat::V2 => "compat=0.10".to_owned(),
+        Compat::V3 => "compat=1.1".to_owned(),
+    });
+    let cluster = options
+        .cluster_size
+        .map(|size| format!("cluster_size={}", size.bytes()));
+    let extended = options
+        .extended_l2
+        .map(|on| format!("extended_l2={}", switch(on)));
+    let lazy = options
+        .lazy_refcounts
+        .map(|on| format!("lazy_refcounts={}", switch(on)));
+    [compat, cluster, extended, lazy]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn option_list(options: &[String]) -> Vec<String> {
+    match options {
+        [] => Vec::new(),
+        _ => vec!["-o".to_owned(), options.join(",")],
+    }
+}
+
+/// A line that only reads.
+fn ask(tool: &Utf8Path) -> CommandLine {
+    CommandLine::new(tool.as_std_path()).limits(Limits {
+        open_files: OPEN_FILES,
+        file_size_bytes: 0,
+        cpu_seconds: ASK_CPU_S,
+        wall: ASK,
+    })
+}
+
+/// A line that writes files of at most so many bytes.
+fn act(tool: &Utf8Path, file_size_bytes: u64, wall: Duration) -> CommandLine {
+    CommandLine::new(tool.as_std_path()).limits(Limits {
+        open_files: OPEN_FILES,
+        file_size_bytes,
+        cpu_seconds: COPY_CPU_S,
+        wall,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOOL: &str = "/usr/bin/qemu-img";
+
+    fn image(path: &str, format: ImageFormat) -> Image {
+        let path = path.into();
+        Image { path, format }
+    }
+
+    fn text(line: &CommandLine) -> String {
+        line.to_string().replace("/usr/bin/", "")
+    }
+
+    fn copy(format: ImageFormat, compress: Compress) -> Copy {
+        Copy {
+            source: image("/p/disks/d1.qcow2", ImageFormat::Qcow2),
+            target: image("/p/disks/.j.1.d2.part", format),
+            compress,
+            subformat: None,
+            qcow2: Qcow2Options::default(),
+            cache: Cache::Writeback,
+            bytes_max: 1 << 20,
+        }
+    }
+
+    #[test]
+    fn questions_name_the_format_and_write_nothing() {
+        let line = info(TOOL.into(), &image("/p/disks/d1.raw", ImageFormat::Raw));
+        assert_eq!(
+            text(&line),
+            "qemu-img info -U -f raw --output=json -- /p/disks/d1.raw"
+        );
+        assert_eq!(line.limits.file_size_bytes, 0);
+        let line = measure(TOOL.into(), &image("/p/disks/d1.raw", ImageFormat::Raw));
+        assert_eq!(
+            text(&line),
+            "qemu-img measure -U --output=json -O qcow2 -f raw -- /p/disks/d1.raw"
+        );
+    }
+
+    #[test]
+    fn an_overlay_names_its_backing_relative_and_by_format() {
+        let new = NewImage {
+            image: image("/p/disks/.j.1.d2.part", ImageFormat::Qcow2),
+            size: 1 << 30,
+            backing: Some(("d1.qcow2".to_owned(), ImageFormat::Qcow2)),
+            preallocation: Preallocation::Off,
+            qcow2: serde_json::from_str(
+                r#"{"cluster_size": "64KiB", "extended_l2": true, "compat": "1.1"}"#,
+            )
+            .unwrap(),
+        };
+        assert_eq!(
+            text(&create(TOOL.into(), &new)),
+            "qemu-img create -q -f qcow2 -o compat=1.1,cluster_size=65536,extended_l2=on \
+             -F qcow2 -b d1.qcow2 -- /p/disks/.j.1.d2.part 1073741824"
+        );
+    }
+
+    #[test]
+    fn a_raw_file_gets_no_options_of_qcow2() {
+        let new = NewImage {
+            image: image("/p/x", ImageFormat::Raw),
+            size: 512,
+            backing: None,
+            preallocation: Preallocation::Falloc,
+            qcow2: serde_json::from_str(r#"{"lazy_refcounts": true}"#).unwrap(),
+        };
+        assert_eq!(
+            text(&create(TOOL.into(), &new)),
+            "qemu-img create -q -f raw -o preallocation=falloc -- /p/x 512"
+        );
+    }
+
+    #[test]
+    fn a_resize_is_absolute_and_shrinks_only_on_request() {
+        let mut wanted = Resize {
+            image: image("/p/disks/d1.qcow2", ImageFormat::Qcow2),
+            size: 1 << 20,
+            shrink: false,
+            file_bytes: 4 << 20,
+        };
+        let line = resize(TOOL.into(), &wanted);
+        assert_eq!(
+            text(&line),
+            "qemu-img resize -q -f qcow2 -- /p/disks/d1.qcow2 1048576"
+        );
+        assert!(line.limits.file_size_bytes > wanted.file_bytes);
+        wanted.shrink = true;
+        assert!(text(&resize(TOOL.into(), &wanted)).contains(" --shrink -- "));
+    }
+
+    #[test]
+    fn copies_have_the_best_flags_of_their_target() {
+        let line = |copy| text(&convert(TOOL.into(), &copy));
+        let ends = |target: &str| format!(" -- /p/disks/d1.qcow2 /p/disks/{target}");
+        let end = ends(".j.1.d2.part");
+        assert_eq!(
+            line(copy(ImageFormat::Qcow2, Compress::Zstd)),
+            format!(
+                "qemu-img convert -p -c -m 16 -W -f qcow2 -O qcow2 -o compression_type=zstd{end}"
+            )
+        );
+        let direct = Copy {
+            cache: Cache::None,
+            ..copy(ImageFormat::Raw, Compress::None)
+        };
+        assert_eq!(
+            line(direct),
+            format!("qemu-img convert -p -m 16 -W -t none -T none -f qcow2 -O raw{end}")
+        );
+        assert_eq!(
+            line(copy(ImageFormat::Vmdk, Compress::Zlib)),
+            format!("qemu-img convert -p -c -f qcow2 -O vmdk -o subformat=streamOptimized{end}")
+        );
+        assert!(line(copy(ImageFormat::Vpc, Compress::None)).contains("-o force_size=on"));
+    }
+}

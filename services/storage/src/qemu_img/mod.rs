@@ -1,0 +1,202 @@
+//! qemu-img: its command lines, its answers, its complaints.
+
+pub mod command;
+pub mod error;
+
+pub use command::{Copy, Image, NewImage, Resize};
+pub use error::ToolError;
+
+use camino::Utf8PathBuf;
+use serde::{Deserialize, de::DeserializeOwned};
+use std::os::fd::OwnedFd;
+use virtbus_worker::process::{
+    CommandLine, Exit, Monotonic, RunError, RunOptions, Stdout, Stop, find_program, percent, run,
+};
+
+/// The program's name.
+const NAME: &str = "qemu-img";
+/// Bytes of an answer: far above what an image of ours can make it say.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// The tool.
+#[derive(Debug, Clone)]
+pub struct QemuImg {
+    program: Utf8PathBuf,
+}
+
+/// The part of `info` that we look at.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Info {
+    /// What a guest sees, in bytes.
+    pub virtual_size: u64,
+    /// What the file takes, in bytes.
+    pub actual_size: u64,
+    /// The format it was opened as.
+    pub format: String,
+    /// The backing's name as it stands in the header.
+    #[serde(default)]
+    pub backing_filename: Option<String>,
+    /// The backing's format as it stands in the header.
+    #[serde(default)]
+    pub backing_filename_format: Option<String>,
+}
+
+/// What `measure` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Measure {
+    /// Bytes for what is there now.
+    pub required: u64,
+    /// Bytes once everything is written.
+    pub fully_allocated: u64,
+}
+
+impl QemuImg {
+    /// The tool of this folder, or of `PATH`. That it's missing shows with the first job.
+    #[must_use]
+    pub fn find(dir: Option<&Utf8PathBuf>) -> Self {
+        let in_path = || {
+            let path = find_program(NAME).ok()?;
+            Utf8PathBuf::from_path_buf(path).ok()
+        };
+        let program = dir.map(|dir| dir.join(NAME)).or_else(in_path);
+        Self {
+            program: program.unwrap_or_else(|| format!("/usr/bin/{NAME}").into()),
+        }
+    }
+
+    /// The tool's version, such as `7.2.22`.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn version(&self, stop: &Stop) -> Result<String, ToolError> {
+        let text = answer(command::version(&self.program), stop).await?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let word = text.split_ascii_whitespace().nth(2);
+        Ok(word.unwrap_or("unknown").to_owned())
+    }
+
+    /// What an image's header says.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn info(&self, image: &Image, stop: &Stop) -> Result<Info, ToolError> {
+        ask(command::info(&self.program, image), stop).await
+    }
+
+    /// The room that a copy of an image takes.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn measure(&self, image: &Image, stop: &Stop) -> Result<Measure, ToolError> {
+        ask(command::measure(&self.program, image), stop).await
+    }
+
+    /// The room that an empty image takes.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn measure_empty(&self, size: u64, stop: &Stop) -> Result<Measure, ToolError> {
+        ask(command::measure_empty(&self.program, size), stop).await
+    }
+
+    /// Makes an image.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn create(&self, new: &NewImage, stop: &Stop) -> Result<(), ToolError> {
+        let options = RunOptions {
+            stop: stop.clone(),
+            ..RunOptions::default()
+        };
+        act(command::create(&self.program, new), options).await
+    }
+
+    /// Sets an image's virtual size. The tool keeps `lock` open as long as it lives.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn resize(
+        &self,
+        resize: &Resize,
+        lock: OwnedFd,
+        stop: &Stop,
+    ) -> Result<(), ToolError> {
+        let options = RunOptions {
+            stop: stop.clone(),
+            inherit: vec![lock],
+            ..RunOptions::default()
+        };
+        act(command::resize(&self.program, resize), options).await
+    }
+
+    /// Copies an image, telling the percentage as it rises.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn convert(
+        &self,
+        copy: &Copy,
+        stop: &Stop,
+        mut progress: impl FnMut(f64) + Send,
+    ) -> Result<(), ToolError> {
+        let mut rising = Monotonic::new();
+        let mut tell = |record: &str| {
+            if let Some(percent) = percent(record).and_then(|percent| rising.rise(percent)) {
+                progress(percent);
+            }
+        };
+        let options = RunOptions {
+            stop: stop.clone(),
+            stdout: Stdout::Records(&mut tell),
+            ..RunOptions::default()
+        };
+        act(command::convert(&self.program, copy), options).await
+    }
+}
+
+async fn ask<T: DeserializeOwned>(line: CommandLine, stop: &Stop) -> Result<T, ToolError> {
+    let command = subcommand(&line);
+    let answer = answer(line, stop).await?;
+    serde_json::from_slice(&answer).map_err(|source| ToolError::Answer { command, source })
+}
+
+async fn answer(line: CommandLine, stop: &Stop) -> Result<Vec<u8>, ToolError> {
+    let stdout = Stdout::Capture {
+        bytes_max: ANSWER_BYTES_MAX,
+    };
+    let options = RunOptions {
+        stop: stop.clone(),
+        stdout,
+        ..RunOptions::default()
+    };
+    let exit = ended_well(&subcommand(&line), run(&line, options).await)?;
+    Ok(exit.stdout)
+}
+
+async fn act(line: CommandLine, options: RunOptions<'_>) -> Result<(), ToolError> {
+    tracing::debug!(%line, "a tool starts");
+    ended_well(&subcommand(&line), run(&line, options).await).map(|_| ())
+}
+
+fn ended_well(command: &str, exit: Result<Exit, RunError>) -> Result<Exit, ToolError> {
+    let command = command.to_owned();
+    match exit {
+        Ok(exit) if exit.success() => Ok(exit),
+        Ok(exit) => Err(ToolError::Failed {
+            command,
+            ended: exit.ended,
+            said: exit.stderr.to_string(),
+        }),
+        Err(source) => Err(ToolError::Run {
+            command,
+            source: Box::new(source),
+        }),
+    }
+}
+
+fn subcommand(line: &CommandLine) -> String {
+    let first = line.args.first().cloned().unwrap_or_default();
+    first.to_string_lossy().into_owned()
+}

@@ -1,0 +1,103 @@
+//! The service's life: look at the pools, clear up after dead claims, take jobs until told to stop.
+
+use crate::{config::StorageConfig, pool::Pool, store::Store};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::{task::spawn_blocking, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use virtbus_bus::{Jobs, jobs::KEEP};
+use virtbus_daemon::{Daemon, Fatal, Readiness, Service, health};
+use virtbus_worker::{ServeError, Setup, process::Stop};
+
+/// Who this is.
+pub const SERVICE: Service = Service {
+    name: "virtbus-storage",
+    short: "storage",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
+/// How often the pools are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Runs the service until it's asked to stop.
+///
+/// # Errors
+/// When it can't start, or another process has its name.
+pub async fn serve(daemon: Daemon<StorageConfig>) -> Result<(), Fatal> {
+    let bus = daemon.connect().await?;
+    let settings = &daemon.settings;
+    let store = Store::new(&bus, settings);
+    store
+        .prepare()
+        .map_err(|(pool, error)| Fatal::config(format!("pools.{pool}.root"), error))?;
+    daemon
+        .listen(health::router(&daemon.ready, &daemon.metrics))
+        .await?;
+    watch_pools(&daemon, &store);
+
+    let jobs = Jobs::new(&bus, KEEP);
+    if let Err(error) = store.sweep(&jobs).await {
+        tracing::warn!(%error, "left-over files stay until the next start");
+    }
+    let setup = Setup {
+        bus: bus.clone(),
+        identity: daemon.identity.clone(),
+        queues: settings.queues(),
+        pools: settings.pools.keys().cloned().collect(),
+        work: settings.work.clone(),
+        versions: versions(&store).await,
+        state_dir: daemon.common.state_dir.clone(),
+        ready: daemon.ready.clone(),
+    };
+    let served = virtbus_worker::serve(setup, store, daemon.stop.clone()).await;
+    bus.close().await;
+    served.map_err(fatal)
+}
+
+fn fatal(error: ServeError) -> Fatal {
+    match error {
+        ServeError::Slots(error) => Fatal::config("work", error),
+        ServeError::LockFile(error) => Fatal::config("state_dir", error),
+        error @ (ServeError::Running(_) | ServeError::Replaced(_)) => {
+            Fatal::config("worker.id", error)
+        }
+        ServeError::Bus(error) => Fatal::Unreachable(error.to_string()),
+    }
+}
+
+/// Versions of this service and of its tool.
+async fn versions(store: &Store) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::from([(SERVICE.name.to_owned(), SERVICE.version.to_owned())]);
+    match store.tool.version(&Stop::new()).await {
+        Ok(version) => {
+            versions.insert("qemu-img".to_owned(), version);
+        }
+        Err(error) => tracing::error!(%error, "jobs will fail: qemu-img doesn't answer"),
+    }
+    versions
+}
+
+/// Says of each pool whether it can be reached.
+fn watch_pools(daemon: &Daemon<StorageConfig>, store: &Store) {
+    for pool in store.pools().values() {
+        let watch = watch(pool.clone(), daemon.ready.clone(), daemon.stop.clone());
+        daemon.parts.spawn("pool", watch);
+    }
+}
+
+async fn watch(pool: Pool, ready: Readiness, stop: CancellationToken) {
+    let check = format!("pool {}", pool.name);
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = looks.tick() => {}
+        }
+        let at = pool.clone();
+        let look = tokio::time::timeout(LOOK, spawn_blocking(move || at.reach().map(|_| ())));
+        match look.await {
+            Ok(Ok(reached)) => ready.set(check.clone(), reached),
+            Ok(Err(_)) | Err(_) => ready.set(check.clone(), Err("it doesn't answer")),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! What the tasks read before they act: the pool, disks with all below them, and their files.
+
+use crate::{
+    blocking,
+    catalog::{self, Purpose},
+    disks::Disk,
+    fence::{Fence, FenceError},
+    gate::{self, Expected, WINDOW_BYTES},
+    pool::{Name, Pool, PoolError, Root},
+    qemu_img::{Image, ToolError},
+    space::SpaceError,
+    store::Store,
+};
+use rustix::io::pread;
+use virtbus_bus::locks::LockSet;
+use virtbus_wire::{
+    Code, DiskId, JobError, Object, Place, Queue,
+    catalog::{DiskRecord, PoolRecord, PoolState, UseMode},
+    protocol::lock::Mode,
+    task::image::{ImageFormat, Qcow2Options},
+};
+use virtbus_worker::perform::{Assignment, Stop};
+
+/// The largest disk where a pool's record sets no limit: 64 TiB, which all formats can hold.
+const DISK_BYTES_MAX: u64 = 64 << 40;
+
+/// A job in its pool.
+pub(crate) struct Context<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) job: &'a Assignment,
+    pub(crate) pool: &'a Pool,
+}
+
+impl<'a> Context<'a> {
+    /// The job in the pool that its queue names.
+    ///
+    /// # Errors
+    /// `pool.not_found` when this service doesn't have it, `pool.unsupported` between two pools.
+    pub(crate) fn new(store: &'a Store, job: &'a Assignment) -> Result<Self, JobError> {
+        let name = match job.record.queue.queue() {
+            Some(Queue::Storage(Place::Pool(name), _)) => name,
+            Some(Queue::Storage(Place::Pair(_), _) | Queue::Hypervisor(..) | Queue::Core)
+            | None => {
+                let text = "this task works within one pool";
+                return Err(JobError::new(Code::PoolUnsupported, text));
+            }
+        };
+        let missing = || JobError::new(Code::PoolNotFound, "this service doesn't have the pool");
+        let pool = store.pools().get(name).ok_or_else(missing)?;
+        Ok(Self { store, job, pool })
+    }
+
+    /// The pool's folder.
+    pub(crate) async fn root(&self) -> Result<Root, Stop> {
+        let pool = self.pool.clone();
+        let root: Result<Root, PoolError> = blocking::look(move || pool.reach()).await;
+        Ok(root?)
+    }
+
+    /// The pool's record, if it takes jobs: `more` says that the job adds a disk.
+    pub(crate) async fn admit_pool(&self, more: bool) -> Result<PoolRecord, Stop> {
+        let name = self.pool.name.as_str();
+        let found = self.store.pool_records.get(name).await;
+        let entry = found.map_err(|error| JobError::internal(error.to_string()))?;
+        let refuse = |code, text: &str| JobError::new(code, text).with("pool", name);
+        let Some(entry) = entry else {
+            return Err(refuse(Code::PoolNotFound, "the pool isn't registered").into());
+        };
+        match entry.value.state {
+            PoolState::Enabled => Ok(entry.value),
+            PoolState::Draining if !more => Ok(entry.value),
+            PoolState::Draining => {
+                Err(refuse(Code::PoolDisabled, "the pool takes no new disks").into())
+            }
+            PoolState::Disabled => Err(refuse(Code::PoolDisabled, "the pool is disabled").into()),
+        }
+    }
+
+    /// A disk that the job may have.
+    pub(crate) async fn admitted(&self, id: &DiskId, purpose: Purpose) -> Result<Disk, Stop> {
+        let disk = self.store.disks.get(id).await?;
+        let record = disk.as_ref().map(|disk| &disk.record);
+        catalog::admit(id, record, &self.pool.name, &self.job.id, purpose)?;
+        disk.ok_or_else(|| JobError::new(Code::DiskNotFound, "no disk has this id").into())
+    }
+
+    /// That nobody uses a disk in a way that goes not with what the job wants.
+    pub(crate) fn admit_use(&self, disk: &Disk, wants: UseMode) -> Result<(), Stop> {
+        let if_in_use = self.job.record.if_in_use;
+        catalog::admit_use(&disk.id, &disk.record, wants, if_in_use, super::now())
+    }
+
+    /// A disk that the job reads, with all below it.
+    pub(crate) async fn readable_chain(&self, id: &DiskId) -> Result<Vec<Disk>, Stop> {
+        let mut chain = vec![self.admitted(id, Purpose::Use).await?];
+        chain.extend(self.readable_below(&chain[0]).await?);
+        self.admit_use(&chain[0], UseMode::Shared)?;
+        Ok(chain)
+    }
+
+    /// All disks below one, each of which the job may read.
+    pub(crate) async fn readable_below(&self, disk: &Disk) -> Result<Vec<Disk>, Stop> {
+        let mut chain = self.store.disks.below(disk).await?;
+        let last = chain.last().unwrap_or(disk);
+        if let Some(missing) = &last.record.backing {
+            self.admitted(missing, Purpose::Use).await?;
+        }
+        for below in &mut chain {
+            let (pool, job) = (&self.pool.name, &self.job.id);
+            catalog::admit(&below.id, Some(&below.record), pool, job, Purpose::Use)?;
+            self.admit_use(below, UseMode::Shared)?;
+        }
+        Ok(chain)
+    }
+
+    /// That each file of a chain is what the catalogue says. No tool opens it before.
+    pub(crate) async fn gate(&self, root: &Root, chain: &[Disk]) -> Result<(), Stop> {
+        for (at, disk) in chain.iter().enumerate() {
+            let below = chain.get(at + 1).map(backing_of);
+            let expected = Expected {
+                format: disk.record.format,
+                backing: below,
+            };
+            self.gate_file(root, &file_of(disk), expected).await?;
+        }
+        Ok(())
+    }
+
+    /// That a file is what it should be.
+    pub(crate) async fn gate_file(
+        &self,
+        root: &Root,
+        name: &Name,
+        expected: Expected,
+    ) -> Result<(), Stop> {
+        let (root, name) = (root.clone(), name.clone());
+        let window: Result<Option<Vec<u8>>, PoolError> = blocking::look(move || {
+            let Some(file) = root.open(&name)? else {
+                return Ok(None);
+            };
+            let mut window = vec![0; WINDOW_BYTES];
+            let mut length = 0;
+            while length < window.len() {
+                let n = pread(&file, &mut window[length..], length as u64);
+                match n.map_err(|source| PoolError::Refused {
+                    act: "read",
+                    name: name.to_string(),
+                    source,
+                })? {
+                    0 => break,
+                    n => length += n,
+                }
+            }
+            window.truncate(length);
+            Ok(Some(window))
+        })
+        .await;
+        let gone = || JobError::new(Code::DiskWrongState, "the disk's file isn't in the pool");
+        let window = window?.ok_or_else(gone)?;
+        Ok(gate::check(&window, &expected)?)
+    }
+
+    /// The lock on a disk's file.
+    pub(crate) async fn fence(&self, root: &Root, disk: &DiskId) -> Result<Fence, Stop> {
+        let claim = (&self.job.id, self.job.claim);
+        let owner = &self.job.owner;
+        Ok(Fence::take(root, disk, owner, claim, &self.store.leases).await?)
+    }
+
+    /// Removes the temporary files that older claims of this job left for a disk.
+    pub(crate) async fn clean(&self, disk: &DiskId) -> Result<(), Stop> {
+        if self.job.claim <= 1 {
+            return Ok(());
+        }
+        let root = self.root().await?;
+        let (job, claim, disk) = (self.job.id.clone(), self.job.claim, disk.clone());
+        let cleaned: Result<(), PoolError> = blocking::act(move || {
+            (1..claim)
+                .try_for_each(|older| root.unlink(&Name::part(&job, older, &disk)).map(|_| ()))
+        })
+        .await;
+        Ok(cleaned?)
+    }
+
+    /// A disk's lock, and shared ones on all below it.
+    pub(crate) async fn locks_below(&self, id: &DiskId, mode: Mode) -> Result<LockSet, JobError> {
+        let mut locks = LockSet::from([(lock_name(id), mode)]);
+        if let Some(disk) = self.store.disks.get(id).await? {
+            for below in self.store.disks.below(&disk).await? {
+                locks.entry(lock_name(&below.id)).or_insert(Mode::Shared);
+            }
+        }
+        Ok(locks)
+    }
+}
+
+/// The name of a disk's lock between jobs.
+pub(crate) fn lock_name(id: &DiskId) -> String {
+    Object::from(id).to_string()
+}
+
+/// A disk's file.
+pub(crate) fn file_of(disk: &Disk) -> Name {
+    Name::disk(&disk.id, disk.record.format)
+}
+
+/// What an overlay calls its backing.
+pub(crate) fn backing_of(disk: &Disk) -> (String, ImageFormat) {
+    (file_of(disk).file().to_owned(), disk.record.format)
+}
+
+/// A disk's file, for a tool.
+pub(crate) fn image_of(root: &Root, disk: &Disk) -> Image {
+    Image {
+        path: root.path(&file_of(disk)),
+        format: disk.record.format,
+    }
+}
+
+/// What the catalogue says of a disk's virtual size.
+pub(crate) fn virtual_size(record: &DiskRecord) -> Result<u64, JobError> {
+    let unknown = || JobError::internal("the catalogue doesn't know the disk's size");
+    record.virtual_size.ok_or_else(unknown)
+}
+
+/// That a disk isn't larger than the pool allows.
+pub(crate) fn admit_size(size: u64, pool: &PoolRecord) -> Result<(), JobError> {
+    let limit = pool.size_max.map_or(DISK_BYTES_MAX, |max| max.bytes());
+    let limit = limit.min(DISK_BYTES_MAX);
+    if size <= limit {
+        return Ok(());
+    }
+    let text = "the disk would be larger than the pool allows";
+    Err(JobError::new(Code::ImageTooLarge, text)
+        .with("size", size)
+        .with("size_max", limit))
+}
+
+/// The options of a new qcow2: the job's, and where it says nothing the pool's.
+pub(crate) fn qcow2_options(
+    job: Option<&Qcow2Options>,
+    pool: &Qcow2Options,
+) -> Result<Qcow2Options, JobError> {
+    let job = job.cloned().unwrap_or_default();
+    let options = Qcow2Options {
+        cluster_size: job.cluster_size.or(pool.cluster_size),
+        extended_l2: job.extended_l2.or(pool.extended_l2),
+        lazy_refcounts: job.lazy_refcounts.or(pool.lazy_refcounts),
+        compat: job.compat.or(pool.compat),
+    };
+    options.check("qcow2")?;
+    Ok(options)
+}
+
+/// The end of a task whose tool failed, or was stopped.
+pub(crate) fn tool(error: ToolError) -> Stop {
+    match error.code() {
+        Some(_) => Stop::Failed(JobError::from(&error)),
+        None => Stop::Stopped,
+    }
+}
+
+impl From<PoolError> for Stop {
+    fn from(error: PoolError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<SpaceError> for Stop {
+    fn from(error: SpaceError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<FenceError> for Stop {
+    fn from(error: FenceError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// A step that was called before the one it builds on: a defect of ours.
+pub(crate) fn out_of_order() -> Stop {
+    Stop::Failed(JobError::internal("the steps of a task came out of order"))
+}

@@ -1,0 +1,177 @@
+//! `convert`: a copy of a disk in another format, all below it included.
+
+use crate::{
+    catalog::NewDisk,
+    disks::Disk,
+    draft::Draft,
+    gate::Expected,
+    pool::{Name, Root},
+    qemu_img::{Copy, Image, Info, command::bytes_max},
+    task::{Checked, Context, Pace, Steps, context, done, new_disk::tell},
+};
+use virtbus_bus::locks::LockSet;
+use virtbus_wire::{
+    JobError,
+    catalog::DiskRecord,
+    protocol::lock::Mode,
+    task::{
+        image::{Compat, Compress, ImageFormat, Qcow2Options},
+        storage as params,
+    },
+};
+use virtbus_worker::perform::{Done, Stop};
+
+pub(crate) struct Convert<'a> {
+    pub(crate) at: Context<'a>,
+    pub(crate) params: &'a params::Convert,
+}
+
+pub(crate) struct Plan {
+    root: Root,
+    qcow2: Qcow2Options,
+    /// The source and all below it.
+    chain: Vec<Disk>,
+    /// The source's virtual size, in bytes.
+    size: u64,
+    draft: Option<Draft>,
+    info: Option<Info>,
+    intent: Option<Disk>,
+}
+
+impl Convert<'_> {
+    /// Shared on the source and all below it, alone on the target.
+    pub(crate) async fn locks(&self) -> Result<LockSet, JobError> {
+        let mut locks = self.at.locks_below(&self.params.disk, Mode::Shared).await?;
+        locks.insert(context::lock_name(&self.params.to), Mode::Exclusive);
+        Ok(locks)
+    }
+
+    /// Removes the temporary files of older claims.
+    pub(crate) async fn clean(&self) -> Result<(), Stop> {
+        self.at.clean(&self.params.to).await
+    }
+
+    /// The command, as data.
+    fn copy(&self, plan: &Plan, source: Image, part: &Name, file_bytes_max: u64) -> Copy {
+        Copy {
+            source,
+            target: Image {
+                path: plan.root.path(part),
+                format: self.params.format,
+            },
+            compress: self.params.compress,
+            subformat: self.params.subformat,
+            qcow2: plan.qcow2.clone(),
+            cache: self.at.pool.config.cache,
+            bytes_max: file_bytes_max,
+        }
+    }
+
+    fn file(&self) -> Name {
+        Name::disk(&self.params.to, self.params.format)
+    }
+}
+
+fn result(record: &DiskRecord) -> Result<Done, Stop> {
+    done(&params::Converted {
+        virtual_size: record.virtual_size.unwrap_or_default(),
+        actual_size: record.actual_size.unwrap_or_default(),
+    })
+}
+
+impl Steps for Convert<'_> {
+    type Plan = Plan;
+
+    async fn check(&self) -> Result<Checked<Plan>, Stop> {
+        let pool = self.at.admit_pool(true).await?;
+        let root = self.at.root().await?;
+        let chain = self.at.readable_chain(&self.params.disk).await?;
+        self.at
+            .admit_new(&root, &self.params.to, &self.file())
+            .await?;
+        let qcow2 = match self.params.format {
+            ImageFormat::Qcow2 => context::qcow2_options(self.params.qcow2.as_ref(), &pool.qcow2)?,
+            ImageFormat::Raw
+            | ImageFormat::Vmdk
+            | ImageFormat::Vdi
+            | ImageFormat::Vhdx
+            | ImageFormat::Vpc => Qcow2Options::default(),
+        };
+        if self.params.compress == Compress::Zstd && qcow2.compat == Some(Compat::V2) {
+            return Err(JobError::invalid_params("compress", "zstd needs compat 1.1").into());
+        }
+        let size = context::virtual_size(&chain[0].record)?;
+        Ok(Checked::Plan(Plan {
+            root,
+            qcow2,
+            chain,
+            size,
+            draft: None,
+            info: None,
+            intent: None,
+        }))
+    }
+
+    async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
+        self.at.gate(&plan.root, &plan.chain).await?;
+        let tool = &self.at.store.tool;
+        let source = context::image_of(&plan.root, &plan.chain[0]);
+        let measured = tool.measure(&source, pace.stop).await;
+        let measure = measured.map_err(context::tool)?;
+        tell(pace, "convert", 0.0, plan.size);
+        let (root, to) = (&plan.root, &self.params.to);
+        let draft = self.at.draft(root, to, measure.required).await?;
+        let largest = bytes_max(measure.fully_allocated);
+        let copy = self.copy(plan, source, draft.part(), largest);
+        let rise = |percent| tell(pace, "convert", percent, plan.size);
+        let copied = tool.convert(&copy, pace.stop, rise).await;
+        copied.map_err(context::tool)?;
+        draft.sync().await?;
+        let expected = Expected {
+            format: self.params.format,
+            backing: None,
+        };
+        let (size, part) = (plan.size, draft.part());
+        let info = self
+            .at
+            .verify(root, part, expected, size, pace.stop)
+            .await?;
+        plan.info = Some(info);
+        plan.draft = Some(draft);
+        Ok(())
+    }
+
+    async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
+        let disk = NewDisk {
+            pool: self.at.pool.name.clone(),
+            format: self.params.format,
+            virtual_size: plan.size,
+            backing: None,
+        };
+        plan.intent = Some(self.at.intend_new(&self.params.to, disk).await?);
+        Ok(())
+    }
+
+    async fn effect(&self, plan: &mut Plan, _: &Pace<'_>) -> Result<(), Stop> {
+        match &mut plan.draft {
+            Some(draft) => Ok(draft.place(&self.file()).await?),
+            None => Err(context::out_of_order()),
+        }
+    }
+
+    async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
+        match (&plan.intent, &plan.info) {
+            (Some(intent), Some(info)) => result(&self.at.publish_new(intent, info).await?),
+            (_, _) => Err(context::out_of_order()),
+        }
+    }
+
+    async fn recover(&self) -> Result<Option<Done>, Stop> {
+        let found = self.at.recover_new(&self.params.to).await?;
+        found.map(|record| result(&record)).transpose()
+    }
+
+    async fn abandon(&self) -> Result<(), Stop> {
+        self.at.abandon_new(&self.params.to).await
+    }
+}

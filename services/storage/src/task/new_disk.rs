@@ -1,0 +1,186 @@
+//! A new disk's way into pool and catalogue: what `create_disk` and `convert` share.
+
+use crate::{
+    blocking, catalog,
+    catalog::NewDisk,
+    disks::{CatalogError, Disk},
+    draft::Draft,
+    gate::Expected,
+    pool::{Name, PoolError, Root},
+    qemu_img::{Image, Info},
+    space::SpaceError,
+    task::{Context, Pace, context, is_own, now},
+};
+use virtbus_wire::{
+    Code, DiskId, JobError,
+    catalog::{DiskRecord, DiskState},
+};
+use virtbus_worker::{perform::Stop, process};
+
+impl Context<'_> {
+    /// That neither catalogue nor pool has the disk.
+    pub(crate) async fn admit_new(
+        &self,
+        root: &Root,
+        id: &DiskId,
+        file: &Name,
+    ) -> Result<(), Stop> {
+        let there = self.store.disks.get(id).await?;
+        catalog::admit_new(id, there.as_ref().map(|disk| &disk.record), &self.job.id)?;
+        let (root, file) = (root.clone(), file.clone());
+        let facts: Result<_, PoolError> = blocking::look(move || root.facts(&file)).await;
+        if facts?.is_some() {
+            let text = "a file of that name is in the pool already";
+            return Err(JobError::new(Code::DiskExists, text)
+                .with("disk", id.as_str())
+                .into());
+        }
+        Ok(())
+    }
+
+    /// Sets room aside for a new file, and takes its temporary name.
+    pub(crate) async fn draft(&self, root: &Root, id: &DiskId, bytes: u64) -> Result<Draft, Stop> {
+        let part = Name::part(&self.job.id, self.job.claim, id);
+        let (space, spare) = (self.store.space.clone(), self.pool.config.free_min.bytes());
+        let (pool, root) = (self.pool.name.clone(), root.clone());
+        let draft: Result<Draft, SpaceError> = blocking::look(move || {
+            let room = space.reserve(&pool, &root, &part, bytes, spare)?;
+            Ok(Draft::new(root, part, room))
+        })
+        .await;
+        Ok(draft?)
+    }
+
+    /// That a tool made what it should, down to the disk.
+    pub(crate) async fn verify(
+        &self,
+        root: &Root,
+        file: &Name,
+        expected: Expected,
+        size: u64,
+        stop: &process::Stop,
+    ) -> Result<Info, Stop> {
+        let format = expected.format;
+        self.gate_file(root, file, expected).await?;
+        let path = root.path(file);
+        let image = Image { path, format };
+        let info = self
+            .store
+            .tool
+            .info(&image, stop)
+            .await
+            .map_err(context::tool)?;
+        if info.format != format.as_str() || info.virtual_size != size {
+            tracing::warn!(?info, size, "a tool made something else");
+            let text = "the result isn't what was asked for";
+            return Err(JobError::new(Code::ToolFailed, text).into());
+        }
+        Ok(info)
+    }
+
+    /// Writes the intent: the disk, and that it's on top of its backing.
+    pub(crate) async fn intend_new(&self, id: &DiskId, disk: NewDisk) -> Result<Disk, Stop> {
+        let disks = &self.store.disks;
+        let mut record = catalog::new(disk, &self.job.record, now());
+        let backing = record.backing.clone();
+        let intent = match disks.get(id).await? {
+            None => disks.create(id, record).await?,
+            Some(there) => {
+                catalog::admit_new(id, Some(&there.record), &self.job.id)?;
+                record.epoch = there.record.epoch + 1;
+                disks.update(&there, record).await?
+            }
+        };
+        // After the intent, which names the backing: whoever takes it back finds the way.
+        if let Some(backing) = backing {
+            disks.add_child(&backing, id).await?;
+        }
+        Ok(intent)
+    }
+
+    /// Writes the result on top of the intent.
+    pub(crate) async fn publish_new(&self, intent: &Disk, info: &Info) -> Result<DiskRecord, Stop> {
+        let record = catalog::made(&intent.record, info.virtual_size, info.actual_size, now());
+        match self.store.disks.update(intent, record).await {
+            Ok(disk) => Ok(disk.record),
+            // With the locks held only a newer claim of this job can have come between.
+            Err(CatalogError::Conflict(_)) => Err(Stop::Lost),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What an earlier claim did. If its file has its name and is what the intent says, the
+    /// catalogue is told.
+    pub(crate) async fn recover_new(&self, id: &DiskId) -> Result<Option<DiskRecord>, Stop> {
+        let Some(intent) = self.store.disks.get(id).await? else {
+            return Ok(None);
+        };
+        if !is_own(intent.record.owner_job.as_ref(), self.job) {
+            return Ok(None);
+        }
+        match intent.record.state {
+            DiskState::Creating => {}
+            DiskState::Deleted => return Ok(None),
+            DiskState::Ready
+            | DiskState::Uploading
+            | DiskState::Changing
+            | DiskState::Archiving
+            | DiskState::Archived
+            | DiskState::Trashed
+            | DiskState::Missing
+            | DiskState::Broken => return Ok(Some(intent.record)),
+        }
+        let (root, file) = (self.root().await?, context::file_of(&intent));
+        let (at, name) = (root.clone(), file.clone());
+        let facts: Result<_, PoolError> = blocking::look(move || at.facts(&name)).await;
+        if facts?.is_none() {
+            return Ok(None);
+        }
+        let below = self.store.disks.below(&intent).await?;
+        let expected = Expected {
+            format: intent.record.format,
+            backing: below.first().map(context::backing_of),
+        };
+        let size = context::virtual_size(&intent.record)?;
+        let never = process::Stop::new();
+        let info = self.verify(&root, &file, expected, size, &never).await?;
+        if let Some(backing) = &intent.record.backing {
+            self.store.disks.add_child(backing, id).await?;
+        }
+        self.publish_new(&intent, &info).await.map(Some)
+    }
+
+    /// Takes back the intent, and the temporary file of this claim.
+    pub(crate) async fn abandon_new(&self, id: &DiskId) -> Result<(), Stop> {
+        let Some(intent) = self.store.disks.get(id).await? else {
+            return Ok(());
+        };
+        let is_own = is_own(intent.record.owner_job.as_ref(), self.job);
+        if !is_own || intent.record.state != DiskState::Creating {
+            return Ok(());
+        }
+        if let Some(backing) = &intent.record.backing {
+            self.store.disks.drop_child(backing, id).await?;
+        }
+        Ok(self.store.disks.remove(&intent).await?)
+    }
+}
+
+/// Tells how far a copy came.
+pub(crate) fn tell(pace: &Pace<'_>, phase: &str, percent: f64, total_bytes: u64) {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of a number of bytes, for people"
+    )]
+    let done_bytes = (total_bytes as f64 * percent / 100.0) as u64;
+    (pace.progress)(virtbus_wire::state::Progress {
+        percent: Some(percent),
+        phase: Some(phase.to_owned()),
+        done_bytes: Some(done_bytes),
+        total_bytes: Some(total_bytes),
+        bytes_per_s: None,
+        eta_s: None,
+    });
+}

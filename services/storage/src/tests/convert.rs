@@ -1,0 +1,168 @@
+use super::site::{MIB, Site, Told, code, failed};
+use serde_json::json;
+use virtbus_wire::{
+    Code,
+    catalog::{DiskState, InUseBy, UseMode},
+};
+use virtbus_worker::{Stop, process};
+
+#[tokio::test]
+async fn every_format_holds_what_the_source_shows() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    for format in ["raw", "qcow2", "vmdk", "vdi", "vhdx", "vpc"] {
+        let (job, to) = (format!("j-{format}"), format!("to-{format}"));
+        let params = json!({ "disk": "d1", "to": to, "format": format });
+        let done = site.done(&job, "convert", params).await;
+        assert_eq!(done["virtual_size"], 4 * MIB, "{format}");
+        let record = site.record(&to).await;
+        assert_eq!(record.state, DiskState::Ready);
+        assert_eq!(record.actual_size, done["actual_size"].as_u64());
+        let file = format!("{to}.{format}");
+        assert!(
+            site.same(("d1.qcow2", "qcow2"), (&file, format)),
+            "{format}"
+        );
+    }
+    assert!(
+        site.files("disks")
+            .iter()
+            .all(|name| !name.starts_with('.'))
+    );
+}
+
+#[tokio::test]
+async fn compression_and_subformat_are_as_asked() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let params = json!({ "disk": "d1", "to": "d2", "format": "qcow2", "compress": "zstd" });
+    site.done("j1", "convert", params).await;
+    let info = site.info("d2.qcow2", "qcow2");
+    assert_eq!(info["format-specific"]["data"]["compression-type"], "zstd");
+    let params = json!({ "disk": "d1", "to": "d3", "format": "vmdk", "compress": "zlib" });
+    site.done("j2", "convert", params).await;
+    let info = site.info("d3.vmdk", "vmdk");
+    assert_eq!(
+        info["format-specific"]["data"]["create-type"],
+        "streamOptimized"
+    );
+    // What was made can be read again.
+    let params = json!({ "disk": "d3", "to": "d4", "format": "raw" });
+    site.done("j3", "convert", params).await;
+    assert!(site.same(("d1.qcow2", "qcow2"), ("d4.raw", "raw")));
+}
+
+#[tokio::test]
+async fn a_copy_of_an_overlay_stands_by_itself() {
+    let site = Site::with(|pool| pool.cache = crate::config::Cache::None).await;
+    site.filled_disk("d1").await;
+    site.done(
+        "j2",
+        "create_disk",
+        json!({ "disk": "d2", "backing": "d1" }),
+    )
+    .await;
+    site.write("d2.qcow2", "qcow2", "write -P 9 2M 1M");
+    let told = Told::default();
+    let params = json!({ "disk": "d2", "to": "d3", "format": "qcow2" });
+    let job = site.job("j3", "convert", params);
+    let note = |progress| told.note(&progress);
+    site.run_within(&job, &process::Stop::new(), &note)
+        .await
+        .unwrap();
+    let info = site.info("d3.qcow2", "qcow2");
+    assert!(info.get("backing-filename").is_none());
+    assert!(site.same(("d2.qcow2", "qcow2"), ("d3.qcow2", "qcow2")));
+    assert_eq!(site.record("d3").await.backing, None);
+    let percents = told.percents();
+    assert!(
+        percents.windows(2).all(|pair| pair[0] <= pair[1]),
+        "{percents:?}"
+    );
+    assert_eq!(percents.last(), Some(&100.0));
+}
+
+#[tokio::test]
+async fn what_can_not_be_is_refused_and_leaves_nothing() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    site.filled_disk("d2").await;
+    let of = |to: &str| {
+        site.job(
+            "j",
+            "convert",
+            json!({ "disk": "d1", "to": to, "format": "raw" }),
+        )
+    };
+    assert_eq!(code(&failed(site.run(&of("d2")).await)), Code::DiskExists);
+    let missing = json!({ "disk": "d9", "to": "d3", "format": "raw" });
+    assert_eq!(
+        code(&site.refused("j", "convert", missing).await),
+        Code::DiskNotFound
+    );
+    site.change("d1", |record| {
+        record.in_use_by = vec![InUseBy::Domain {
+            domain: "web1".parse().unwrap(),
+            hypervisor: "hv-1".parse().unwrap(),
+            mode: UseMode::Exclusive,
+        }];
+    })
+    .await;
+    let used = failed(site.run(&of("d3")).await);
+    assert_eq!(code(&used), Code::DiskInUse);
+    assert_eq!(used.detail["hypervisor"], "hv-1");
+    site.change("d1", |record| {
+        record.in_use_by.clear();
+        record.state = DiskState::Broken;
+    })
+    .await;
+    assert_eq!(
+        code(&failed(site.run(&of("d3")).await)),
+        Code::DiskWrongState
+    );
+    site.change("d1", |record| record.state = DiskState::Ready)
+        .await;
+    std::fs::remove_file(site.path("disks/d1.qcow2")).unwrap();
+    assert_eq!(
+        code(&failed(site.run(&of("d3")).await)),
+        Code::DiskWrongState
+    );
+    assert_eq!(site.files("disks"), ["d2.qcow2"]);
+    assert_eq!(site.disk("d3").await, None);
+}
+
+#[tokio::test]
+async fn a_cancelled_copy_leaves_no_file_and_no_record() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let stop = process::Stop::new();
+    let params = json!({ "disk": "d1", "to": "d2", "format": "raw" });
+    let job = site.job("j1", "convert", params);
+    // At the first sign of progress.
+    let cancel = |_| stop.stop();
+    let stopped = site.run_within(&job, &stop, &cancel).await;
+    assert_eq!(stopped, Err(Stop::Stopped));
+    assert_eq!(site.files("disks"), ["d1.qcow2"]);
+    assert_eq!(site.disk("d2").await, None);
+    assert_eq!(site.state("d1").await, Some(DiskState::Ready));
+}
+
+#[tokio::test]
+async fn room_is_measured_before_the_copy() {
+    let site = Site::with(|pool| pool.free_min = "1PiB".parse().unwrap()).await;
+    let record = json!({ "pool": "default", "format": "raw", "virtual_size": 4 * MIB,
+                         "state": "ready", "updated_at": "2026-11-21T16:30:00.000Z" });
+    let record = serde_json::from_value(record).unwrap();
+    site.store
+        .disks
+        .create(&"d1".parse().unwrap(), record)
+        .await
+        .unwrap();
+    std::fs::create_dir(site.path("disks")).unwrap();
+    std::fs::write(site.path("disks/d1.raw"), vec![1; 4 << 20]).unwrap();
+    let params = json!({ "disk": "d1", "to": "d2", "format": "qcow2" });
+    let refused = site.refused("j1", "convert", params).await;
+    assert_eq!(code(&refused), Code::PoolNoSpace);
+    assert!(refused.detail["needed_bytes"].as_u64().unwrap() >= 4 * MIB);
+    assert_eq!(site.files("disks"), ["d1.raw"]);
+}

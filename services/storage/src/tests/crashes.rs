@@ -1,0 +1,165 @@
+//! A worker that dies after any step, and the claim that comes after it.
+
+use super::site::{After, Site};
+use crate::task::{Checked, Known, Pace, Steps, known};
+use serde_json::{Value, json};
+use virtbus_wire::catalog::DiskState;
+use virtbus_worker::{Perform, process};
+
+/// The jobs whose workers die, each on disks of its own.
+fn jobs() -> [(&'static str, Value); 5] {
+    [
+        ("create_disk", json!({ "disk": "new", "backing": "d1" })),
+        (
+            "convert",
+            json!({ "disk": "d1", "to": "new", "format": "raw" }),
+        ),
+        ("resize", json!({ "disk": "d1", "size": "9MiB" })),
+        ("delete_disk", json!({ "disk": "d1", "mode": "unlink" })),
+        ("delete_disk", json!({ "disk": "d1" })),
+    ]
+}
+
+fn envelope(task: &str, params: &Value) -> Value {
+    json!({ "id": "j", "task": task, "params": params })
+}
+
+#[tokio::test]
+async fn the_next_claim_ends_as_the_first_would_have() {
+    for (task, params) in jobs() {
+        let whole = Site::start().await;
+        whole.filled_disk("d1").await;
+        let expected = whole.done("j", task, params.clone()).await;
+        for after in After::ALL {
+            let site = Site::start().await;
+            site.filled_disk("d1").await;
+            site.die(&site.claimed(envelope(task, &params), 1), after)
+                .await;
+            let done = site.run(&site.claimed(envelope(task, &params), 2)).await;
+            let done = done.unwrap_or_else(|stop| panic!("{task} {after:?}: {stop:?}"));
+            // What a dead claim removed can't be counted any more.
+            if !(task == "delete_disk" && after == After::Effect) {
+                assert_eq!(done, expected, "{task} {after:?}");
+            }
+            assert_eq!(
+                site.files("disks"),
+                whole.files("disks"),
+                "{task} {after:?}"
+            );
+            assert_eq!(
+                site.files("trash").len(),
+                whole.files("trash").len(),
+                "{task} {after:?}"
+            );
+            for disk in ["d1", "new"] {
+                assert_eq!(
+                    site.state(disk).await,
+                    whole.state(disk).await,
+                    "{task} {after:?}"
+                );
+            }
+            let children = |disk: Option<crate::disks::Disk>| disk.map(|disk| disk.record.children);
+            let (found, wanted) = (site.disk("d1").await, whole.disk("d1").await);
+            assert_eq!(children(found), children(wanted), "{task} {after:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_ends_without_its_effect_puts_everything_back() {
+    for (task, params) in jobs() {
+        for after in [After::Check, After::Work, After::Intend] {
+            let site = Site::start().await;
+            site.filled_disk("d1").await;
+            let before = site.record("d1").await;
+            site.die(&site.claimed(envelope(task, &params), 1), after)
+                .await;
+            let next = site.claimed(envelope(task, &params), 2);
+            site.store.clean(&next).await.unwrap();
+            assert_eq!(
+                site.store.recover(&next).await.unwrap(),
+                None,
+                "{task} {after:?}"
+            );
+            for _ in 0..2 {
+                site.store.abandon(&next).await.unwrap();
+            }
+            assert_eq!(site.files("disks"), ["d1.qcow2"], "{task} {after:?}");
+            assert_eq!(site.state("new").await, None, "{task} {after:?}");
+            let record = site.record("d1").await;
+            assert_eq!(record.state, DiskState::Ready, "{task} {after:?}");
+            assert_eq!(record.virtual_size, before.virtual_size, "{task} {after:?}");
+            assert_eq!(record.children, before.children, "{task} {after:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_failed_half_way_is_taken_back() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let job = site.claimed(envelope("delete_disk", &json!({ "disk": "d1" })), 1);
+    site.die(&job, After::Effect).await;
+    assert_eq!(site.files("disks"), Vec::<String>::new());
+    site.store.abandon(&job).await.unwrap();
+    assert_eq!(site.files("disks"), ["d1.qcow2"]);
+    assert_eq!(site.state("d1").await, Some(DiskState::Ready));
+}
+
+#[tokio::test]
+async fn a_tree_that_began_to_go_goes_as_a_whole() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    site.done(
+        "j2",
+        "create_disk",
+        json!({ "disk": "d2", "backing": "d1" }),
+    )
+    .await;
+    let params = json!({ "disk": "d1", "mode": "unlink", "tree": true });
+    let first = site.claimed(envelope("delete_disk", &params), 1);
+    site.die(&first, After::Intend).await;
+    // As if it had died between the two.
+    std::fs::create_dir_all(site.path("trash")).unwrap();
+    std::fs::rename(site.path("disks/d2.qcow2"), site.path("trash/disk.d2.j.1")).unwrap();
+    let next = site.claimed(envelope("delete_disk", &params), 2);
+    assert!(site.store.recover(&next).await.unwrap().is_some());
+    for disk in ["d1", "d2"] {
+        assert_eq!(site.state(disk).await, Some(DiskState::Deleted));
+    }
+    assert_eq!(site.files("disks"), Vec::<String>::new());
+    assert_eq!(site.files("trash"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_frozen_claim_that_wakes_up_has_no_effect() {
+    let site = Site::start().await;
+    let params = json!({ "disk": "new", "size": "4MiB" });
+    let first = site.claimed(envelope("create_disk", &params), 1);
+    let Known::CreateDisk(task) = known(&site.store, &first).unwrap() else {
+        panic!("another task");
+    };
+    let stop = process::Stop::new();
+    let pace = Pace {
+        stop: &stop,
+        lost: &stop,
+        progress: &|_| {},
+    };
+    let Checked::Plan(mut plan) = task.check().await.unwrap() else {
+        panic!("there's nothing to do");
+    };
+    task.work(&mut plan, &pace).await.unwrap();
+    task.intend(&mut plan).await.unwrap();
+    // Here it freezes; the next claim takes over and gets done.
+    let next = site.claimed(envelope("create_disk", &params), 2);
+    site.run(&next).await.unwrap();
+    site.write("new.qcow2", "qcow2", "write -P 5 0 1M");
+    let before = site.disk("new").await;
+    assert!(task.effect(&mut plan, &pace).await.is_err());
+    assert!(task.publish(&mut plan).await.is_err());
+    site.store.abandon(&first).await.unwrap();
+    drop(plan);
+    site.write("new.qcow2", "qcow2", "read -P 5 0 1M");
+    assert_eq!(site.disk("new").await, before);
+    assert_eq!(site.files("disks"), ["new.qcow2"]);
+}

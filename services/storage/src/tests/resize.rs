@@ -1,0 +1,184 @@
+use super::site::{MIB, Site, code, failed};
+use serde_json::json;
+use std::process::{Command, Stdio};
+use virtbus_testbed::until;
+use virtbus_wire::{
+    Code,
+    catalog::{DiskState, InUseBy, UseMode},
+    state::WaitReason,
+};
+use virtbus_worker::Stop;
+
+#[tokio::test]
+async fn a_disk_gets_the_size_and_keeps_its_content() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let done = site
+        .done("j1", "resize", json!({ "disk": "d1", "size": "9MiB" }))
+        .await;
+    assert_eq!(done["virtual_size"], 9 * MIB);
+    let record = site.record("d1").await;
+    assert_eq!(
+        (record.state, record.virtual_size),
+        (DiskState::Ready, Some(9 * MIB))
+    );
+    assert_eq!(record.epoch, 2);
+    site.write("d1.qcow2", "qcow2", "read -P 7 1M 1M");
+    assert_eq!(site.info("d1.qcow2", "qcow2")["virtual-size"], 9 * MIB);
+}
+
+#[tokio::test]
+async fn a_disk_that_has_the_size_is_left_alone() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let before = site.disk("d1").await;
+    let done = site
+        .done("j1", "resize", json!({ "disk": "d1", "size": "4MiB" }))
+        .await;
+    assert_eq!(done["virtual_size"], 4 * MIB);
+    assert_eq!(site.disk("d1").await, before);
+}
+
+#[tokio::test]
+async fn a_disk_becomes_smaller_only_on_request() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let refused = site
+        .refused("j1", "resize", json!({ "disk": "d1", "size": "3MiB" }))
+        .await;
+    assert_eq!(code(&refused), Code::JobInvalidParams);
+    assert_eq!(refused.detail["field"], "size");
+    let params = json!({ "disk": "d1", "size": "3MiB", "shrink": true });
+    assert_eq!(
+        site.done("j2", "resize", params).await["virtual_size"],
+        3 * MIB
+    );
+    assert_eq!(site.info("d1.qcow2", "qcow2")["virtual-size"], 3 * MIB);
+}
+
+#[tokio::test]
+async fn what_others_depend_on_or_use_is_left_alone() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    site.done(
+        "j2",
+        "create_disk",
+        json!({ "disk": "d2", "backing": "d1" }),
+    )
+    .await;
+    let params = json!({ "disk": "d1", "size": "9MiB" });
+    let frozen = site.refused("j3", "resize", params.clone()).await;
+    assert_eq!(code(&frozen), Code::DiskHasChildren);
+    assert_eq!(frozen.detail["children"], json!(["d2"]));
+    let params = json!({ "disk": "d2", "size": "9MiB" });
+    site.change("d2", |record| {
+        record.in_use_by = vec![InUseBy::Domain {
+            domain: "web1".parse().unwrap(),
+            hypervisor: "hv-1".parse().unwrap(),
+            mode: UseMode::Exclusive,
+        }];
+    })
+    .await;
+    let used = site.refused("j4", "resize", params.clone()).await;
+    assert_eq!(code(&used), Code::DiskInUse);
+    let patient = json!({ "id": "j5", "task": "resize", "params": params, "if_in_use": "wait" });
+    let waits = site.run(&site.claimed(patient, 1)).await;
+    assert!(
+        matches!(&waits, Err(Stop::Wait(WaitReason::Lock { resource, .. })) if resource == "disk.d2"),
+        "{waits:?}"
+    );
+    site.change("d2", |record| record.in_use_by.clear()).await;
+    site.done("j6", "resize", params).await;
+}
+
+#[tokio::test]
+async fn limits_and_absence_are_told() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    site.register(json!({ "pool": "default", "size_max": "16MiB" }))
+        .await;
+    let large = site
+        .refused("j1", "resize", json!({ "disk": "d1", "size": "17MiB" }))
+        .await;
+    assert_eq!(code(&large), Code::ImageTooLarge);
+    let missing = site
+        .refused("j2", "resize", json!({ "disk": "d9", "size": "1MiB" }))
+        .await;
+    assert_eq!(code(&missing), Code::DiskNotFound);
+    site.register(json!({ "pool": "default", "state": "disabled" }))
+        .await;
+    let disabled = site
+        .refused("j3", "resize", json!({ "disk": "d1", "size": "9MiB" }))
+        .await;
+    assert_eq!(code(&disabled), Code::PoolDisabled);
+}
+
+#[tokio::test]
+async fn an_image_that_another_program_has_open_is_busy_and_stays_as_it_was() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let path = site.path("disks/d1.qcow2");
+    let mut holder = Command::new("qemu-io")
+        .args(["-f", "qcow2", path.to_str().unwrap()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("qemu's lock on the image", async || {
+        let info = Command::new("qemu-img")
+            .args(["info", path.to_str().unwrap()])
+            .output();
+        if info.unwrap().status.success() {
+            Err("free")
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    let job = site.job("j1", "resize", json!({ "disk": "d1", "size": "9MiB" }));
+    let busy = failed(site.run(&job).await);
+    assert_eq!(code(&busy), Code::DiskBusy);
+    assert!(busy.retryable);
+    let record = site.record("d1").await;
+    assert_eq!(
+        (record.state, record.virtual_size),
+        (DiskState::Ready, Some(4 * MIB))
+    );
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    site.done("j2", "resize", json!({ "disk": "d1", "size": "9MiB" }))
+        .await;
+}
+
+#[tokio::test]
+async fn a_header_that_the_catalogue_does_not_know_reaches_no_tool() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let path = site.path("disks/d1.qcow2");
+    let path = path.to_str().unwrap();
+    let args = [
+        "rebase",
+        "-u",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        "/etc/passwd",
+        path,
+    ];
+    super::site::program("qemu-img", &args);
+    let refused = site
+        .refused("j1", "resize", json!({ "disk": "d1", "size": "9MiB" }))
+        .await;
+    assert_eq!(code(&refused), Code::ImageBackingFile);
+    let refused = site
+        .refused(
+            "j2",
+            "convert",
+            json!({ "disk": "d1", "to": "d2", "format": "raw" }),
+        )
+        .await;
+    assert_eq!(code(&refused), Code::ImageBackingFile);
+    assert_eq!(site.files("disks"), ["d1.qcow2"]);
+}
