@@ -47,6 +47,7 @@ pub async fn serve(daemon: Daemon<StorageConfig>) -> Result<(), Fatal> {
         versions: versions(&store).await,
         state_dir: daemon.common.state_dir.clone(),
         ready: daemon.ready.clone(),
+        metrics: daemon.metrics.clone(),
     };
     let served = virtbus_worker::serve(setup, store, daemon.stop.clone()).await;
     bus.close().await;
