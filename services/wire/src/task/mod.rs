@@ -87,6 +87,13 @@ macro_rules! tasks_of_class {
                 }
             }
 
+            fn is_systems_own(name: &str) -> bool {
+                match name {
+                    $(<$module::$task as Params>::NAME => <$module::$task as Params>::SYSTEM,)+
+                    _ => false,
+                }
+            }
+
             /// The name that stands in `task`.
             #[must_use]
             pub fn name(&self) -> &'static str {
@@ -205,6 +212,14 @@ impl Task {
     /// of it; `job.invalid_params`, naming the field, when the parameters can't be accepted or are
     /// more than [`PARAMS_BYTES_MAX`].
     pub fn decode(class: Class, name: &str, params: &Value) -> Result<Self, JobError> {
+        let is_systems_own = match class {
+            Class::Storage => StorageTask::is_systems_own(name),
+            Class::Hypervisor => HypervisorTask::is_systems_own(name),
+            Class::Core => CoreTask::is_systems_own(name),
+        };
+        if is_systems_own {
+            return Err(params::unknown_task(class.as_str(), name));
+        }
         let empty = Value::Object(Map::new());
         let params = if params.is_null() { &empty } else { params };
         if Self::names(class).contains(&name) {
@@ -217,11 +232,7 @@ impl Task {
                 return Err(JobError::invalid_params("params", message));
             }
         }
-        let task = Self::read(class, name, params)?;
-        if task.is_system() {
-            return Err(params::unknown_task(class.as_str(), name));
-        }
-        Ok(task)
+        Self::read(class, name, params)
     }
 
     /// Reads the task of a record: also one that only the system makes.
