@@ -8,7 +8,10 @@ use crate::{
     client::{Bus, REQUEST_TIMEOUT},
     error::BusError,
 };
-use async_nats::{HeaderMap, Message};
+use async_nats::{
+    HeaderMap, Message,
+    jetstream::{ErrorCode, stream::DeleteMessageErrorKind},
+};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::{Serialize, de::DeserializeOwned};
@@ -89,9 +92,43 @@ impl Bus {
     /// # Errors
     /// When the server doesn't answer.
     pub async fn message(&self, stream: &str, seq: u64) -> Result<Option<Stored>, BusError> {
-        let wanted = json!({"seq": seq, "batch": 1, "next_by_subj": ">"});
+        let found = self.first_message(stream, ">", seq).await?;
+        Ok(found.filter(|message| message.seq == seq))
+    }
+
+    /// The first message of `stream` on this subject, from sequence `from` on.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn first_message(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+    ) -> Result<Option<Stored>, BusError> {
+        let wanted = json!({"seq": from.max(1), "batch": 1, "next_by_subj": subject});
         let mut items = self.direct_get(stream, wanted).await?.items;
-        Ok(items.pop().filter(|message| message.seq == seq))
+        Ok(items.pop())
+    }
+
+    /// Deletes the message with this sequence. One that is gone already is fine.
+    ///
+    /// # Errors
+    /// When the server doesn't answer, or refuses.
+    pub async fn delete_message(&self, stream: &str, seq: u64) -> Result<(), BusError> {
+        let call = || format!("the deletion of message {seq} of {stream}");
+        let unreachable = |error: &dyn ToString| BusError::unreachable(call(), error.to_string());
+        let handle = self.jetstream().get_stream_no_info(stream).await;
+        let handle = handle.map_err(|error| unreachable(&error))?;
+        let Err(error) = handle.delete_message(seq).await else {
+            return Ok(());
+        };
+        match error.kind() {
+            DeleteMessageErrorKind::JetStream(error) if is_absent(&error) => Ok(()),
+            DeleteMessageErrorKind::JetStream(_)
+            | DeleteMessageErrorKind::Request
+            | DeleteMessageErrorKind::TimedOut => Err(unreachable(&error)),
+        }
     }
 
     async fn direct_get(&self, stream: &str, wanted: Value) -> Result<Page<Stored>, BusError> {
@@ -144,8 +181,8 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
         })
     }
 
-    /// All records as they are now, with their keys; those that can't be read are logged and left
-    /// out. Only for buckets that are small by nature: pools, hosts, workers, queues.
+    /// All records as they are now, with their keys. Keys that begin with `_` are of another kind;
+    /// records that can't be read are logged and left out. Only for buckets that are small by nature: pools, hosts, workers, queues.
     ///
     /// # Errors
     /// When the server doesn't answer.
@@ -155,6 +192,7 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
             let page = self.page(seq).await?;
             for Row { key, entry, .. } in page.items {
                 match entry {
+                    _ if key.starts_with('_') => {}
                     Ok(Some(entry)) => all.push((key, entry)),
                     Ok(None) => {}
                     Err(error) => tracing::error!(%error, "a record is left out"),
@@ -232,6 +270,15 @@ pub fn stored(message: Message) -> Option<Stored> {
         headers,
         payload: message.payload,
     })
+}
+
+/// Whether a deletion was refused since there is nothing to delete.
+fn is_absent(error: &async_nats::jetstream::Error) -> bool {
+    let code = error.error_code();
+    let failed = code == ErrorCode::STREAM_MESSAGE_DELETE_FAILED;
+    code == ErrorCode::NO_MESSAGE_FOUND
+        || code == ErrorCode::SEQUENCE_NOT_FOUND
+        || (failed && error.to_string().contains("no message"))
 }
 
 fn header(headers: &Option<HeaderMap>, name: &str) -> Option<String> {

@@ -68,6 +68,12 @@ impl Jobs {
         }
     }
 
+    /// The bucket itself, for lists.
+    #[must_use]
+    pub fn bucket(&self) -> &Bucket<Record> {
+        &self.records
+    }
+
     /// Reads a record from any replica.
     ///
     /// # Errors
