@@ -1,0 +1,132 @@
+//! Who and what is registered: pools, hosts, workers.
+
+use std::collections::BTreeSet;
+use virtbus_bus::{Bucket, Bus, BusError, lease, topology};
+use virtbus_wire::{
+    Label, PoolPair, Queue,
+    catalog::{HypervisorRecord, PoolRecord, QueueRecord, WorkerRecord},
+};
+
+/// The buckets of the catalogue that core reads and writes.
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    /// Registered pools, by name.
+    pub pools: Bucket<PoolRecord>,
+    /// Hosts, by id, written by their own services.
+    pub hypervisors: Bucket<HypervisorRecord>,
+    /// Leases of workers, by id.
+    pub workers: Bucket<WorkerRecord>,
+    /// Workers whose lease ran out in the last day.
+    pub lost: Bucket<WorkerRecord>,
+    /// Paused queues, by subject.
+    pub queues: Bucket<QueueRecord>,
+}
+
+impl Catalogue {
+    /// Through this connection.
+    #[must_use]
+    pub fn new(bus: &Bus) -> Self {
+        Self {
+            pools: Bucket::new(bus, "pools"),
+            hypervisors: Bucket::new(bus, "hypervisors"),
+            workers: Bucket::new(bus, lease::BUCKET),
+            lost: Bucket::new(bus, "workers_lost"),
+            queues: Bucket::new(bus, "queues"),
+        }
+    }
+
+    /// Whether somebody registered what a queue names. Read from the leader: a job must not fail
+    /// because a replica is late.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn knows(&self, queue: &Queue) -> Result<bool, BusError> {
+        match queue {
+            Queue::Core => Ok(true),
+            Queue::Storage(place, _) => {
+                for pool in place.pools() {
+                    if !self.has_pool(pool).await? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            Queue::Hypervisor(name, _) => {
+                let is_host = self.hypervisors.get_latest(name.as_str()).await?.is_some();
+                Ok(is_host || self.has_pool(name).await?)
+            }
+        }
+    }
+
+    async fn has_pool(&self, pool: &Label) -> Result<bool, BusError> {
+        Ok(self.pools.get_latest(pool.as_str()).await?.is_some())
+    }
+
+    /// All queues that need a consumer: those of pools and hosts, and of each pair of registered
+    /// pools that a worker has both of.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn queues(&self) -> Result<BTreeSet<Queue>, BusError> {
+        let pools = labels(self.pools.all().await?);
+        let hosts = labels(self.hypervisors.all().await?);
+        let workers = self.workers.all().await?;
+        let had: Vec<Vec<Label>> = workers
+            .into_iter()
+            .map(|(_, entry)| entry.value.pools)
+            .collect();
+        Ok(wanted(&pools, &hosts, &had))
+    }
+}
+
+fn labels<T>(records: Vec<(String, T)>) -> BTreeSet<Label> {
+    let names = records.into_iter().map(|(name, _)| name.parse());
+    names.filter_map(Result::ok).collect()
+}
+
+/// The queues of these pools and hosts, and of the pairs that these workers have.
+#[must_use]
+pub fn wanted(
+    pools: &BTreeSet<Label>,
+    hosts: &BTreeSet<Label>,
+    workers: &[Vec<Label>],
+) -> BTreeSet<Queue> {
+    let mut queues = BTreeSet::from([Queue::Core]);
+    queues.extend(pools.iter().flat_map(topology::queues_of_pool));
+    queues.extend(hosts.iter().flat_map(topology::queues_of_host));
+    for had in workers {
+        let known: Vec<&Label> = had.iter().filter(|pool| pools.contains(pool)).collect();
+        for (place, one) in known.iter().enumerate() {
+            for other in &known[place + 1..] {
+                let pair = PoolPair::new((*one).clone(), (*other).clone());
+                queues.extend(pair.iter().flat_map(topology::queues_of_pair));
+            }
+        }
+    }
+    queues
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_needs_both_pools_registered_and_one_worker_that_has_both() {
+        let set = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+        let list = |names: &[&str]| -> Vec<Label> {
+            names.iter().map(|name| name.parse().unwrap()).collect()
+        };
+        let pools: BTreeSet<Label> = set(&["a", "b", "c"]);
+        let hosts: BTreeSet<Label> = set(&["hv-1"]);
+        let workers = [list(&["b", "a"]), list(&["c", "unknown"])];
+        let queues: Vec<String> = wanted(&pools, &hosts, &workers)
+            .iter()
+            .map(Queue::subject)
+            .collect();
+        // core, 3 pools in 2 classes, 1 host, 1 pair; each in 3 priorities.
+        assert_eq!(queues.len(), 1 + 3 * 2 * 3 + 3 + 3);
+        assert!(queues.contains(&"storage.a_b.low".to_owned()));
+        assert!(queues.contains(&"hypervisor.hv-1.high".to_owned()));
+        assert!(!queues.iter().any(|queue| queue.contains("unknown")));
+    }
+}

@@ -1,0 +1,38 @@
+//! The settings that only this service has.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use virtbus_daemon::{Common, Problem, Settings};
+use virtbus_wire::span::Span;
+
+/// Settings of `virtbus-core`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CoreSettings {
+    /// What becomes of old records.
+    pub jobs: JobSettings,
+}
+
+/// What becomes of old records.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JobSettings {
+    /// How long the record of a final job stays.
+    pub keep: Span,
+}
+
+impl Default for JobSettings {
+    fn default() -> Self {
+        Self {
+            keep: Span::days(30),
+        }
+    }
+}
+
+impl Settings for CoreSettings {
+    fn check(&self, _: &Common) -> Vec<Problem> {
+        let too_short = self.jobs.keep.duration() < Duration::from_secs(60);
+        let problem = too_short.then(|| Problem::new("jobs.keep", "is less than a minute"));
+        problem.into_iter().collect()
+    }
+}

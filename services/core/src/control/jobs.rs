@@ -1,0 +1,144 @@
+//! `virtbus.jobs.get`, `list`, `cancel`.
+
+use super::Failed;
+use crate::service::Stores;
+use std::collections::VecDeque;
+use virtbus_bus::{WriteError, jobs::ChangeError};
+use virtbus_wire::{
+    Code, Event, JobError, JobState, Record, Timestamp,
+    control::{Cancel, CancelOutcome, Cancelled, JobList, ListJobs, OfJob},
+    row::Row,
+    state::{self, Phase},
+};
+
+/// Rows of a list, when nothing else is said.
+const LIMIT: usize = 100;
+/// How often a cancel that others come between is tried.
+const TRIES_MAX: u32 = 16;
+
+pub(super) async fn get(stores: &Stores, asked: OfJob) -> Result<Record, Failed> {
+    let found = stores.jobs.get_latest(&asked.id).await?;
+    found.map(|entry| entry.value).ok_or_else(|| {
+        let message = format!("no job has the id {}", asked.id);
+        let missing = JobError::new(Code::JobNotFound, message);
+        missing.with("job", asked.id.as_str()).into()
+    })
+}
+
+/// The newest jobs that match, those changed last first. The cursor is a revision: what follows
+/// is older.
+pub(super) async fn list(stores: &Stores, asked: ListJobs) -> Result<JobList, Failed> {
+    let limit = asked
+        .limit
+        .map_or(LIMIT, |limit| usize::try_from(limit.get()).unwrap_or(LIMIT));
+    let before: u64 = match &asked.cursor {
+        Some(text) => text
+            .parse()
+            .map_err(|_| JobError::invalid_params("cursor", "is not one of ours"))?,
+        None => u64::MAX,
+    };
+    let now = Timestamp::now();
+    let mut newest = VecDeque::new();
+    let mut are_more = false;
+    let mut from = Some(1);
+    while let Some(revision) = from.filter(|revision| *revision < before) {
+        let page = stores.jobs.bucket().page(revision).await?;
+        let older = page.items.into_iter().filter(|row| row.revision < before);
+        for row in older {
+            let Ok(Some(entry)) = row.entry else {
+                continue;
+            };
+            if !matches(&asked, &entry.value, entry.written_at, now) {
+                continue;
+            }
+            if newest.len() == limit {
+                newest.pop_back();
+                are_more = true;
+            }
+            newest.push_front(Row::new(&entry.value, entry.revision));
+        }
+        from = page.next;
+    }
+    let oldest = newest.back().map(|row: &Row| row.seq.to_string());
+    Ok(JobList {
+        cursor: oldest.filter(|_| are_more),
+        jobs: newest.into(),
+    })
+}
+
+fn matches(asked: &ListJobs, job: &Record, written_at: Timestamp, now: Timestamp) -> bool {
+    let code = match &job.state {
+        JobState::Failed(_, error) | JobState::Cancelled(_, Some(error)) => Some(error.code),
+        JobState::Queued | JobState::Waiting(_) | JobState::Cancelled(_, None) => None,
+        JobState::Running(_) | JobState::Cancelling(_) | JobState::Succeeded(..) => None,
+    };
+    let worker = match &job.state {
+        JobState::Running(hold) | JobState::Cancelling(hold) => Some(&hold.owner.worker),
+        JobState::Succeeded(ended, _)
+        | JobState::Failed(ended, _)
+        | JobState::Cancelled(ended, _) => ended.by.as_ref().map(|owner| &owner.worker),
+        JobState::Queued | JobState::Waiting(_) => None,
+    };
+    let object = asked.object.as_ref().map(ToString::to_string);
+    let has_label =
+        |(name, value): (&String, &String)| job.labels.get(name).is_some_and(|has| has == value);
+    (asked.state.is_empty() || asked.state.contains(&job.state.name()))
+        && asked.queue.as_ref().is_none_or(|queue| *queue == job.queue)
+        && asked.task.as_ref().is_none_or(|task| *task == job.task)
+        && (asked.user.is_none() || asked.user == job.user)
+        && (asked.tenant.is_none() || asked.tenant == job.tenant)
+        && object.is_none_or(|object| job.objects.contains(&object))
+        && asked.labels.iter().all(has_label)
+        && (asked.worker.is_none() || asked.worker.as_ref() == worker)
+        && (asked.code.is_none() || asked.code == code)
+        && asked.since.is_none_or(|since| written_at >= since.at(now))
+}
+
+/// Cancels a job: one that nobody runs ends at once, of the others the worker is told.
+pub(super) async fn cancel(stores: &Stores, asked: Cancel) -> Result<Cancelled, Failed> {
+    for _ in 0..TRIES_MAX {
+        let Some(entry) = stores.jobs.get_latest(&asked.id).await? else {
+            let outcome = CancelOutcome::Unknown;
+            return Ok(Cancelled { outcome });
+        };
+        let outcome = match expected(&entry.value, &asked) {
+            Ok(outcome) => outcome,
+            Err(outcome) => return Ok(Cancelled { outcome }),
+        };
+        let event = Event::Cancel(state::Cancel {
+            by: None,
+            at: Timestamp::now(),
+            force: asked.force,
+        });
+        match stores.jobs.change(&entry, event).await {
+            Ok(_) => return Ok(Cancelled { outcome }),
+            // Somebody came between: look again.
+            Err(ChangeError::Illegal(_) | ChangeError::Write(WriteError::Conflict(_))) => {}
+            Err(ChangeError::Write(error)) => return Err(error.into()),
+        }
+    }
+    Err(WriteError::Conflict(asked.id.to_string()).into())
+}
+
+/// What a cancel of a job in this state comes to; an error for one that changes nothing.
+fn expected(job: &Record, asked: &Cancel) -> Result<CancelOutcome, CancelOutcome> {
+    match &job.state {
+        JobState::Queued | JobState::Waiting(_) => Ok(CancelOutcome::Cancelled),
+        JobState::Running(_) | JobState::Cancelling(_) if asked.only_waiting => {
+            Err(CancelOutcome::AlreadyStarted)
+        }
+        JobState::Running(hold) if hold.phase >= Phase::Commit => Err(CancelOutcome::TooLate),
+        JobState::Running(_) => Ok(CancelOutcome::Cancelling),
+        JobState::Cancelling(_) => {
+            let was_forced = job.cancel.as_ref().is_some_and(|cancel| cancel.force);
+            if asked.force && !was_forced {
+                Ok(CancelOutcome::Cancelling)
+            } else {
+                Err(CancelOutcome::Cancelling)
+            }
+        }
+        JobState::Succeeded(..) | JobState::Failed(..) | JobState::Cancelled(..) => {
+            Err(CancelOutcome::AlreadyFinished)
+        }
+    }
+}

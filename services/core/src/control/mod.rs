@@ -1,0 +1,214 @@
+//! The requests `virtbus.>`: a NATS micro service named `virtbus`, shown by `nats micro ls`.
+//!
+//! Every core answers; the server gives each request to one of them.
+
+mod jobs;
+mod places;
+mod queues;
+
+use crate::service::Stores;
+use async_nats::{
+    HeaderMap,
+    service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, ServiceExt as _},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::SelectAll};
+use serde::Serialize;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, time};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use virtbus_bus::{BusError, WriteError};
+use virtbus_wire::{
+    Code, JobError,
+    control::{Operation, Refusal, status},
+};
+
+/// The name of the service.
+const NAME: &str = "virtbus";
+/// Requests answered at the same time; further ones wait in the connection's buffer.
+const AT_ONCE: usize = 64;
+/// How long one request may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// The wait before the service is announced again after a failure.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is answered here.
+const ANSWERED: [Operation; 9] = [
+    Operation::JobsGet,
+    Operation::JobsList,
+    Operation::JobsCancel,
+    Operation::QueuesList,
+    Operation::PoolsRegister,
+    Operation::PoolsGet,
+    Operation::PoolsList,
+    Operation::HypervisorsList,
+    Operation::WorkersList,
+];
+
+/// Why a request wasn't done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    /// The request is at fault, or what it asks for isn't there.
+    #[error(transparent)]
+    Refused(#[from] JobError),
+    /// The server gave no usable answer.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+impl From<WriteError> for Failed {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Conflict(key) => {
+                let message = format!("{key} was changed by somebody else at the same time");
+                Self::Refused(JobError::new(Code::Conflict, message))
+            }
+            WriteError::Bus(error) => Self::Bus(error),
+        }
+    }
+}
+
+/// Answers requests until `stop`; `state` is told whether it does.
+pub async fn run(
+    stores: &Stores,
+    version: &str,
+    stop: &CancellationToken,
+    state: impl Fn(Result<(), String>),
+) {
+    let tasks = TaskTracker::new();
+    while !stop.is_cancelled() {
+        match serve(stores, version, stop, &state, &tasks).await {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!(%error, "control requests can't be answered");
+                state(Err("control requests can't be answered".to_owned()));
+                tokio::select! {
+                    () = time::sleep(AGAIN) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn serve(
+    stores: &Stores,
+    version: &str,
+    stop: &CancellationToken,
+    state: impl Fn(Result<(), String>),
+    tasks: &TaskTracker,
+) -> Result<(), async_nats::Error> {
+    let client = stores.bus.client();
+    let builder = client
+        .service_builder()
+        .description("Jobs, queues and catalogue");
+    let service = builder.start(NAME, version).await?;
+    let mut requests = SelectAll::new();
+    for operation in ANSWERED {
+        let name = operation.subject().trim_start_matches("virtbus.");
+        let builder = service.endpoint_builder().name(name.replace('.', "_"));
+        let endpoint = builder.add(operation.subject()).await?;
+        requests.push(endpoint.map(move |request| (operation, request)));
+    }
+    client.flush().await?;
+    state(Ok(()));
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let (operation, request) = tokio::select! {
+            next = requests.next() => match next {
+                Some(next) => next,
+                None => return Err("the subscription ended".into()),
+            },
+            () = stop.cancelled() => break,
+        };
+        let slot = Arc::clone(&slots).acquire_owned().await?;
+        let stores = stores.clone();
+        tasks.spawn(async move {
+            respond(&stores, operation, &request).await;
+            drop(slot);
+        });
+    }
+    service.stop().await
+}
+
+async fn respond(stores: &Stores, operation: Operation, request: &Request) {
+    let answer = answer(stores, operation, &request.message.payload);
+    let late = || {
+        let message = "the request took too long; it may have had its effect";
+        Failed::Refused(JobError::internal(message))
+    };
+    let answer = time::timeout(DEADLINE, answer).await;
+    let (body, headers) = match answer.unwrap_or_else(|_| Err(late())) {
+        Ok(body) => (body, HeaderMap::new()),
+        Err(failed) => refusal(operation, failed),
+    };
+    // With nobody there to read the answer it's lost, as any answer is.
+    if let Err(error) = request.respond_with_headers(Ok(body), headers).await {
+        tracing::debug!(%operation, %error, "an answer was not sent");
+    }
+}
+
+fn refusal(operation: Operation, failed: Failed) -> (Bytes, HeaderMap) {
+    let error = match failed {
+        Failed::Refused(error) => {
+            tracing::debug!(%operation, %error, "refused");
+            error
+        }
+        Failed::Bus(error) => {
+            tracing::warn!(%operation, %error, "not answered");
+            JobError::internal("the messaging server gave no usable answer")
+        }
+    };
+    let mut headers = HeaderMap::new();
+    let line: String = error.message.chars().filter(|c| !c.is_control()).collect();
+    headers.insert(NATS_SERVICE_ERROR, line.as_str());
+    let code = status(error.code).to_string();
+    headers.insert(NATS_SERVICE_ERROR_CODE, code.as_str());
+    (encode(&Refusal { error }).unwrap_or_default(), headers)
+}
+
+async fn answer(stores: &Stores, operation: Operation, body: &[u8]) -> Result<Bytes, Failed> {
+    use virtbus_wire::control::decode;
+    match operation {
+        Operation::JobsGet => encode(&jobs::get(stores, decode(body)?).await?),
+        Operation::JobsList => encode(&jobs::list(stores, decode(body)?).await?),
+        Operation::JobsCancel => encode(&jobs::cancel(stores, decode(body)?).await?),
+        Operation::QueuesList => encode(&queues::list(stores).await?),
+        Operation::PoolsRegister => encode(&places::register(stores, decode(body)?).await?),
+        Operation::PoolsGet => encode(&places::get(stores, decode(body)?).await?),
+        Operation::PoolsList => encode(&places::list(stores).await?),
+        Operation::HypervisorsList => encode(&places::hypervisors(stores).await?),
+        Operation::WorkersList => encode(&places::workers(stores).await?),
+        Operation::JobsSubmit
+        | Operation::JobsWait
+        | Operation::JobsPriority
+        | Operation::JobsRetry
+        | Operation::JobsExplain
+        | Operation::QueuesPause
+        | Operation::QueuesResume
+        | Operation::QueuesPurge
+        | Operation::PoolsDeregister
+        | Operation::PoolsLookup
+        | Operation::DisksGet
+        | Operation::DisksList
+        | Operation::MediaGet
+        | Operation::MediaList
+        | Operation::DomainsGet
+        | Operation::DomainsList
+        | Operation::HypervisorsDrain
+        | Operation::HypervisorsUndrain
+        | Operation::HypervisorsFence
+        | Operation::WorkersDrain
+        | Operation::WorkersUndrain => {
+            // Not among those subscribed to.
+            Err(JobError::internal(format!("{operation} is not answered here")).into())
+        }
+    }
+}
+
+fn encode(answer: &impl Serialize) -> Result<Bytes, Failed> {
+    let unwritable = |error: serde_json::Error| JobError::internal(error.to_string());
+    Ok(serde_json::to_vec(answer).map_err(unwritable)?.into())
+}

@@ -1,0 +1,109 @@
+//! `virtbus.pools.*`, `virtbus.hypervisors.list`, `virtbus.workers.list`.
+
+use super::Failed;
+use crate::{consumers, service::Stores};
+use virtbus_bus::{BusError, topology};
+use virtbus_wire::{
+    Code, JobError, Label, Timestamp,
+    catalog::{PoolRecord, WorkerRecord},
+    control::{HypervisorList, HypervisorRow, PoolList, PoolName, WorkerList, WorkerRow},
+};
+
+/// How often a registration that others come between is tried.
+const TRIES_MAX: u32 = 8;
+
+/// Registers a pool, or changes it. When this answers, its consumers are there.
+pub(super) async fn register(stores: &Stores, pool: PoolRecord) -> Result<PoolRecord, Failed> {
+    let name = pool.pool.as_str();
+    if stores
+        .catalogue
+        .hypervisors
+        .get_latest(name)
+        .await?
+        .is_some()
+    {
+        let message = format!("{name} is the name of a hypervisor");
+        return Err(JobError::new(Code::Conflict, message).into());
+    }
+    let queues = topology::queues_of_pool(&pool.pool);
+    consumers::ensure(stores, &queues).await.map_err(|error| {
+        tracing::error!(%error, pool = name, "the consumers of a pool can't be made");
+        JobError::internal("the consumers of the pool can't be made")
+    })?;
+    for _ in 0..TRIES_MAX {
+        let slot = stores.catalogue.pools.slot(name).await?;
+        if slot.value.as_ref() == Some(&pool) {
+            return Ok(pool);
+        }
+        match stores
+            .catalogue
+            .pools
+            .update(name, &pool, slot.revision)
+            .await
+        {
+            Ok(_) => {
+                tracing::info!(pool = name, known = slot.value.is_some(), "pool registered");
+                return Ok(pool);
+            }
+            Err(virtbus_bus::WriteError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(virtbus_bus::WriteError::Conflict(name.to_owned()).into())
+}
+
+pub(super) async fn get(stores: &Stores, asked: PoolName) -> Result<PoolRecord, Failed> {
+    let found = stores
+        .catalogue
+        .pools
+        .get_latest(asked.pool.as_str())
+        .await?;
+    found.map(|entry| entry.value).ok_or_else(|| {
+        let message = format!("no pool is named {}", asked.pool);
+        let missing = JobError::new(Code::PoolNotFound, message);
+        missing.with("pool", asked.pool.as_str()).into()
+    })
+}
+
+pub(super) async fn list(stores: &Stores) -> Result<PoolList, BusError> {
+    let mut pools: Vec<PoolRecord> = values(stores.catalogue.pools.all().await?);
+    pools.sort_by(|one, other| one.pool.cmp(&other.pool));
+    Ok(PoolList { pools })
+}
+
+fn values<T>(records: Vec<(String, virtbus_bus::Entry<T>)>) -> Vec<T> {
+    records.into_iter().map(|(_, entry)| entry.value).collect()
+}
+
+pub(super) async fn hypervisors(stores: &Stores) -> Result<HypervisorList, BusError> {
+    let records = stores.catalogue.hypervisors.all().await?.into_iter();
+    let rows = records.filter_map(|(name, entry)| {
+        let hypervisor: Label = name.parse().ok()?;
+        let host = entry.value;
+        Some(HypervisorRow { hypervisor, host })
+    });
+    let mut hypervisors: Vec<HypervisorRow> = rows.collect();
+    hypervisors.sort_by(|one, other| one.hypervisor.cmp(&other.hypervisor));
+    Ok(HypervisorList { hypervisors })
+}
+
+pub(super) async fn workers(stores: &Stores) -> Result<WorkerList, BusError> {
+    let now = Timestamp::now();
+    let alive: Vec<WorkerRecord> = values(stores.catalogue.workers.all().await?);
+    let lost: Vec<WorkerRecord> = values(stores.catalogue.lost.all().await?);
+    let lost = lost.into_iter().filter(|beat| {
+        let is_back = alive.iter().any(|other| other.worker == beat.worker);
+        !is_back
+    });
+    let row = |lost: bool| {
+        move |beat: WorkerRecord| WorkerRow {
+            age_s: now.since(beat.at).as_secs(),
+            beat,
+            lost,
+        }
+    };
+    let lost: Vec<WorkerRow> = lost.map(row(true)).collect();
+    let mut workers: Vec<WorkerRow> = alive.into_iter().map(row(false)).chain(lost).collect();
+    workers.sort_by(|one, other| one.beat.worker.cmp(&other.beat.worker));
+    Ok(WorkerList { workers })
+}

@@ -1,0 +1,55 @@
+//! Messages whose deliveries ran out: the server says so in a stream.
+
+use super::look;
+use crate::{registrar::lying, service::Stores};
+use serde::Deserialize;
+use virtbus_bus::BusError;
+use virtbus_wire::Timestamp;
+
+/// The stream of the server's notices of messages at `max_deliver`.
+const ADVISORIES: &str = "ADVISORIES";
+
+/// A notice that a message's deliveries ran out.
+#[derive(Debug, Deserialize)]
+struct Advisory {
+    stream: String,
+    stream_seq: u64,
+}
+
+/// How far the notices were read. At start all are read again: seeing to one twice is harmless.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    read: u64,
+}
+
+impl Notices {
+    /// Sees to the messages of all new notices.
+    pub(super) async fn see_to_new(&mut self, stores: &Stores) -> Result<(), BusError> {
+        let mut from = Some(self.read + 1);
+        while let Some(seq) = from {
+            let page = stores.bus.browse(ADVISORIES, ">", seq).await?;
+            for stored in &page.items {
+                if let Ok(advisory) = serde_json::from_slice::<Advisory>(&stored.payload) {
+                    see_to(stores, &advisory).await?;
+                }
+                self.read = stored.seq;
+            }
+            from = page.next;
+        }
+        Ok(())
+    }
+}
+
+async fn see_to(stores: &Stores, advisory: &Advisory) -> Result<(), BusError> {
+    let Some(stored) = stores
+        .bus
+        .message(&advisory.stream, advisory.stream_seq)
+        .await?
+    else {
+        return Ok(());
+    };
+    match lying(&stored, Timestamp::now()) {
+        Some(lying) => look::see_to_exhausted(stores, lying).await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,340 @@
+//! What core keeps in mind of each job that isn't over: enough to know when to look at it.
+//!
+//! It is made from the bucket's rows and events, in any number and order: of each job the row
+//! with the largest revision counts. It decides nothing; whoever is due is read anew.
+
+use serde::Deserialize;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+};
+use virtbus_wire::{
+    BootId, JobId, StateName, Timestamp, WorkerId,
+    state::{Owner, WaitReason},
+};
+
+/// What matters of a record here; the rest isn't even decoded.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(super) struct Brief {
+    state: StateName,
+    queue: String,
+    generation: u64,
+    worker: Option<WorkerId>,
+    boot: Option<BootId>,
+    #[serde(default)]
+    after: Vec<BriefDependency>,
+    expires_at: Option<Timestamp>,
+    submitted_at: Timestamp,
+    waiting: Option<BriefWaiting>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct BriefDependency {
+    job: JobId,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct BriefWaiting {
+    #[serde(flatten)]
+    on: WaitReason,
+}
+
+/// A job that isn't over.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Note {
+    /// Of its record.
+    pub(super) revision: u64,
+    /// Which publication is the present one.
+    pub(super) generation: u64,
+    /// The subject it belongs to.
+    pub(super) queue: String,
+    /// When the server took the record.
+    pub(super) written_at: Timestamp,
+    /// When the job was published first.
+    pub(super) submitted_at: Timestamp,
+    /// The jobs it comes after.
+    pub(super) after: Vec<JobId>,
+    /// What it's doing.
+    pub(super) doing: Doing,
+    /// The last sweep that found its message.
+    pub(super) found_in: u64,
+}
+
+/// What a job that isn't over is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Doing {
+    /// It can be taken.
+    Queued,
+    /// A worker has it.
+    Held(Owner),
+    /// It waits for another job.
+    AfterJob,
+    /// It waits for a time.
+    UntilTime,
+    /// It waits for this lock.
+    ForLock(String),
+    /// It waits for something else.
+    Otherwise,
+}
+
+/// All jobs that aren't over, and when to look at which.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    notes: HashMap<JobId, Note>,
+    dependents: BTreeMap<JobId, BTreeSet<JobId>>,
+    for_lock: BTreeMap<String, BTreeSet<JobId>>,
+    times: BinaryHeap<Reverse<(Timestamp, JobId)>>,
+    /// The last revision that was read.
+    pub(super) revision: u64,
+}
+
+impl Index {
+    /// Takes in what is under a key now: none when the record is gone. Says who is to be looked
+    /// at because of it.
+    pub(super) fn learn(
+        &mut self,
+        job: &JobId,
+        revision: u64,
+        written_at: Timestamp,
+        brief: Option<Brief>,
+    ) -> Vec<JobId> {
+        self.revision = self.revision.max(revision);
+        if self
+            .notes
+            .get(job)
+            .is_some_and(|note| note.revision >= revision)
+        {
+            return Vec::new();
+        }
+        let found_in = self.forget(job);
+        let state = brief.as_ref().map(|brief| brief.state);
+        let Some(brief) = brief.filter(|brief| !brief.state.is_final()) else {
+            let waiting = self.dependents.get(job).into_iter().flatten();
+            return state.map_or_else(Vec::new, |_| waiting.cloned().collect());
+        };
+        let mut due = Vec::new();
+        let doing = self.index(job, &brief, &mut due);
+        let note = Note {
+            revision,
+            generation: brief.generation,
+            queue: brief.queue,
+            written_at,
+            submitted_at: brief.submitted_at,
+            after: brief.after.into_iter().map(|before| before.job).collect(),
+            doing,
+            found_in,
+        };
+        self.notes.insert(job.clone(), note);
+        due
+    }
+
+    /// Notes when a job is to be looked at, and says what it's doing.
+    fn index(&mut self, job: &JobId, brief: &Brief, due: &mut Vec<JobId>) -> Doing {
+        let may_expire = matches!(brief.state, StateName::Queued | StateName::Waiting);
+        if let Some(end) = brief.expires_at.filter(|_| may_expire) {
+            self.times.push(Reverse((end, job.clone())));
+        }
+        let owner = brief.worker.clone().zip(brief.boot);
+        let Some(waiting) = &brief.waiting else {
+            let held = matches!(brief.state, StateName::Running | StateName::Cancelling);
+            let owner = owner.filter(|_| held);
+            return owner.map_or(Doing::Queued, |(worker, boot)| {
+                Doing::Held(Owner { worker, boot })
+            });
+        };
+        match &waiting.on {
+            WaitReason::Dependency { .. } => {
+                for before in &brief.after {
+                    let dependents = self.dependents.entry(before.job.clone()).or_default();
+                    dependents.insert(job.clone());
+                }
+                // The other job may have ended between the look at it and this record.
+                due.push(job.clone());
+                Doing::AfterJob
+            }
+            WaitReason::Time { until, .. } => {
+                self.times.push(Reverse((*until, job.clone())));
+                Doing::UntilTime
+            }
+            WaitReason::Lock { resource, .. } => {
+                let waiters = self.for_lock.entry(resource.clone()).or_default();
+                waiters.insert(job.clone());
+                // The lock may have been released between the look at it and this record.
+                due.push(job.clone());
+                Doing::ForLock(resource.clone())
+            }
+            WaitReason::Transfer { expires_at, .. } => {
+                self.times.push(Reverse((*expires_at, job.clone())));
+                Doing::Otherwise
+            }
+            WaitReason::Capacity { .. } | WaitReason::Tenant { .. } => Doing::Otherwise,
+        }
+    }
+
+    /// Drops what is noted of a job, but not its times: those are looked at and found stale.
+    fn forget(&mut self, job: &JobId) -> u64 {
+        let Some(note) = self.notes.remove(job) else {
+            return 0;
+        };
+        for before in &note.after {
+            drop_from(&mut self.dependents, before, job);
+        }
+        if let Doing::ForLock(resource) = &note.doing {
+            drop_from(&mut self.for_lock, resource, job);
+        }
+        note.found_in
+    }
+
+    /// The jobs whose time has come.
+    pub(super) fn due(&mut self, now: Timestamp) -> Vec<JobId> {
+        let mut due = Vec::new();
+        while let Some(Reverse((time, _))) = self.times.peek() {
+            if *time > now {
+                break;
+            }
+            if let Some(Reverse((_, job))) = self.times.pop() {
+                due.push(job);
+            }
+        }
+        due
+    }
+
+    /// When the next time comes.
+    pub(super) fn next_time(&self) -> Option<Timestamp> {
+        self.times.peek().map(|Reverse((time, _))| *time)
+    }
+
+    /// One job's note.
+    pub(super) fn note(&self, job: &JobId) -> Option<&Note> {
+        self.notes.get(job)
+    }
+
+    /// Notes that this sweep found a message, and says whether it's the one that its job needs,
+    /// or a copy of it that a worker of the queue drops.
+    pub(super) fn found(
+        &mut self,
+        job: &JobId,
+        generation: u64,
+        subject: &str,
+        sweep: u64,
+    ) -> bool {
+        let Some(note) = self.notes.get_mut(job) else {
+            return false;
+        };
+        let is_present = note.generation == generation && note.queue == subject;
+        if is_present {
+            note.found_in = sweep;
+        }
+        is_present && matches!(note.doing, Doing::Queued | Doing::Held(_))
+    }
+
+    /// All notes.
+    pub(super) fn notes(&self) -> impl Iterator<Item = (&JobId, &Note)> {
+        self.notes.iter()
+    }
+}
+
+fn drop_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<JobId>>, key: &K, job: &JobId) {
+    if let Some(jobs) = map.get_mut(key) {
+        jobs.remove(job);
+        if jobs.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use virtbus_wire::{Envelope, Event, Queue, Record, envelope::Dependency};
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_795_000_000_000).after(Duration::from_secs(seconds))
+    }
+
+    fn id(name: &str) -> JobId {
+        name.parse().unwrap()
+    }
+
+    fn queued(name: &str) -> Record {
+        let queue: Queue = "storage.p.low".parse().unwrap();
+        Record::new(id(name), Envelope::bare("ping"), queue.into(), at(0))
+    }
+
+    fn brief(record: &Record) -> Option<Brief> {
+        Some(serde_json::from_slice(&serde_json::to_vec(record).unwrap()).unwrap())
+    }
+
+    fn waits(name: &str, on: WaitReason) -> Record {
+        queued(name).apply(Event::Wait(on), at(0)).unwrap()
+    }
+
+    #[test]
+    fn the_end_of_a_job_makes_those_due_that_come_after_it() {
+        let mut index = Index::default();
+        let on = WaitReason::Dependency {
+            job: id("a"),
+            state: None,
+        };
+        let mut record = queued("b");
+        record.after = vec![Dependency {
+            job: id("a"),
+            on: vec![StateName::Succeeded],
+        }];
+        let record = record.apply(Event::Wait(on), at(0)).unwrap();
+        assert_eq!(index.learn(&id("b"), 1, at(0), brief(&record)), [id("b")]);
+        assert!(
+            index
+                .learn(&id("a"), 2, at(0), brief(&queued("a")))
+                .is_empty()
+        );
+        let over = queued("a")
+            .apply(Event::Fail(virtbus_wire::JobError::internal("x")), at(1))
+            .unwrap();
+        assert_eq!(index.learn(&id("a"), 3, at(1), brief(&over)), [id("b")]);
+        assert_eq!(index.note(&id("a")), None);
+    }
+
+    #[test]
+    fn an_older_row_changes_nothing() {
+        let mut index = Index::default();
+        let on = WaitReason::Time {
+            until: at(9),
+            error: None,
+        };
+        index.learn(&id("a"), 5, at(5), brief(&waits("a", on)));
+        index.learn(&id("a"), 4, at(4), brief(&queued("a")));
+        assert_eq!(index.note(&id("a")).unwrap().doing, Doing::UntilTime);
+        assert_eq!(index.revision, 5);
+    }
+
+    #[test]
+    fn times_come_in_order() {
+        let mut index = Index::default();
+        for (name, until) in [("b", 20), ("a", 10), ("c", 30)] {
+            let until = at(until);
+            let on = WaitReason::Time { until, error: None };
+            index.learn(
+                &id(name),
+                until.as_millis().unsigned_abs(),
+                at(0),
+                brief(&waits(name, on)),
+            );
+        }
+        assert_eq!(index.next_time(), Some(at(10)));
+        assert_eq!(index.due(at(20)), [id("a"), id("b")]);
+        assert_eq!(index.next_time(), Some(at(30)));
+    }
+
+    #[test]
+    fn a_message_of_another_generation_or_queue_is_not_the_jobs() {
+        let mut index = Index::default();
+        index.learn(&id("a"), 1, at(0), brief(&queued("a")));
+        assert!(!index.found(&id("a"), 2, "storage.p.low", 7));
+        assert!(!index.found(&id("a"), 1, "storage.p.high", 7));
+        assert_eq!(index.note(&id("a")).unwrap().found_in, 0);
+        assert!(index.found(&id("a"), 1, "storage.p.low", 7));
+        assert_eq!(index.note(&id("a")).unwrap().found_in, 7);
+    }
+}

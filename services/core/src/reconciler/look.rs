@@ -1,0 +1,195 @@
+//! Looking at one job and doing what the rules say: read, decide, compare-and-set, publish.
+
+use crate::{
+    registrar::{self, Lying},
+    service::Stores,
+};
+use std::collections::BTreeMap;
+use virtbus_bus::{
+    Bucket, BusError, Entry, WriteError,
+    jobs::{ChangeError, PublishError},
+    lease::Leases,
+    locks,
+};
+use virtbus_wire::{
+    Code, Event, JobError, JobId, JobState, Record, StateName, Timestamp,
+    protocol::{
+        delivery::{Exhausted, exhausted},
+        lock::{Claimant, Holder, Lock, Take},
+        reconcile::{Seen, mend},
+    },
+    state::WaitReason,
+};
+
+/// What is known about a job besides its record.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    /// The revision for which it's known that its message lies nowhere.
+    pub(super) lost_at: Option<u64>,
+    /// Up to when all that was published has a record.
+    pub(super) registered: Option<Timestamp>,
+}
+
+/// Looks at a job and mends it if it needs that.
+pub(super) async fn look(stores: &Stores, job: &JobId, known: Known) -> Result<(), BusError> {
+    let Some(entry) = stores.jobs.get_latest(job).await? else {
+        return Ok(());
+    };
+    let states = registrar::states_before(stores, &entry.value).await?;
+    let Some(event) = decide(stores, &entry, known, &states).await? else {
+        return Ok(());
+    };
+    carry_out(stores, &entry, event).await.map(|_| ())
+}
+
+async fn decide(
+    stores: &Stores,
+    entry: &Entry<Record>,
+    known: Known,
+    states: &BTreeMap<JobId, StateName>,
+) -> Result<Option<Event>, BusError> {
+    let record = &entry.value;
+    let now = Timestamp::now();
+    let is_lost = known.lost_at == Some(entry.revision);
+    let owner_is_alive = match record.state.hold() {
+        Some(hold) if is_lost => Leases::new(&stores.bus).is_alive(&hold.owner).await?,
+        Some(_) | None => true,
+    };
+    let (lock_is_free, since) = match &record.state {
+        JobState::Waiting(waiting) => {
+            let free = match &waiting.on {
+                WaitReason::Lock { resource, .. } => {
+                    Some(claims_lock(stores, record, resource).await?)
+                }
+                WaitReason::Dependency { .. } | WaitReason::Time { .. } => None,
+                WaitReason::Capacity { .. } | WaitReason::Tenant { .. } => None,
+                WaitReason::Transfer { .. } => None,
+            };
+            (free, Some(waiting.since))
+        }
+        JobState::Queued | JobState::Running(_) | JobState::Cancelling(_) => (None, None),
+        JobState::Succeeded(..) | JobState::Failed(..) | JobState::Cancelled(..) => (None, None),
+    };
+    let seen = Seen {
+        age: now.since(entry.written_at),
+        has_message: is_lost.then_some(false),
+        lock_is_free,
+        all_registered: since
+            .zip(known.registered)
+            .is_some_and(|(since, registered)| registered > since),
+        owner_is_alive,
+        states,
+    };
+    Ok(mend(record, &seen, now))
+}
+
+/// Whether the lock a job waits for would be granted now; then its wake is noted there, so that
+/// others may pass it should it oversleep.
+async fn claims_lock(stores: &Stores, record: &Record, resource: &str) -> Result<bool, BusError> {
+    let locks: Bucket<Lock> = Bucket::new(&stores.bus, locks::BUCKET);
+    let slot = locks.slot(resource).await?;
+    let lock = slot.value.unwrap_or_default();
+    let Some(waiter) = lock.waiters.iter().find(|waiter| waiter.job == record.id) else {
+        // It isn't in line: it has to ask again to be.
+        return Ok(true);
+    };
+    let over = over(stores, &lock).await?;
+    let claimant = Claimant {
+        holder: Holder {
+            job: record.id.clone(),
+            claim: record.claim,
+            since: None,
+        },
+        ticket: Some(waiter.ticket),
+        mode: waiter.mode,
+    };
+    let now = Timestamp::now();
+    match lock.take(&claimant, now, |job| over.contains(job)) {
+        Take::Refused(_) => Ok(false),
+        Take::Taken(_) => {
+            let woken = lock.woken(std::slice::from_ref(&record.id), now);
+            match locks.update(resource, &woken, slot.revision).await {
+                Ok(_) => Ok(true),
+                // Somebody changed it: the next look sees how.
+                Err(WriteError::Conflict(_)) => Ok(false),
+                Err(WriteError::Bus(error)) => Err(error),
+            }
+        }
+    }
+}
+
+/// The jobs of a lock whose record is final or gone.
+async fn over(stores: &Stores, lock: &Lock) -> Result<Vec<JobId>, BusError> {
+    let mut over = Vec::new();
+    for job in lock.jobs() {
+        let found = stores.jobs.get_latest(job).await?;
+        if found.is_none_or(|entry| entry.value.state.name().is_final()) {
+            over.push(job.clone());
+        }
+    }
+    Ok(over)
+}
+
+/// Writes what an event makes of a job, and publishes it if it has a new generation. `None` when
+/// somebody else changed the job meanwhile.
+pub(super) async fn carry_out(
+    stores: &Stores,
+    entry: &Entry<Record>,
+    event: Event,
+) -> Result<Option<Entry<Record>>, BusError> {
+    let before = &entry.value;
+    let next = match stores.jobs.change(entry, event).await {
+        Ok(next) => next,
+        Err(ChangeError::Illegal(error)) => {
+            tracing::error!(job = %before.id, %error, "a rule asked for what can't be");
+            return Ok(None);
+        }
+        Err(ChangeError::Write(WriteError::Conflict(_))) => return Ok(None),
+        Err(ChangeError::Write(WriteError::Bus(error))) => return Err(error),
+    };
+    let (job, was, now) = (&before.id, before.state.name(), next.value.state.name());
+    let generation = next.value.generation;
+    tracing::info!(%job, %was, %now, generation, "mended");
+    if generation > before.generation {
+        match stores.jobs.publish(&next.value).await {
+            Ok(_) => {}
+            Err(PublishError::Full(queue)) => {
+                tracing::warn!(%job, queue, "the queue is full: published later");
+            }
+            Err(PublishError::Bus(error)) => return Err(error),
+        }
+    }
+    Ok(Some(next))
+}
+
+/// Sees to a message whose deliveries ran out: deliveries are not attempts.
+pub(super) async fn see_to_exhausted(stores: &Stores, lying: Lying<'_>) -> Result<(), BusError> {
+    let (stream, seq, id) = (lying.arrival.stream, lying.arrival.seq, lying.id().clone());
+    let generation = lying.generation();
+    let mut entry = stores.jobs.get_latest(&id).await?;
+    if entry.is_none() && generation == 1 {
+        registrar::register(stores, lying.clone()).await?;
+        entry = stores.jobs.get_latest(&id).await?;
+    }
+    let verdict = exhausted(entry.as_ref().map(|entry| &entry.value), generation);
+    match (verdict, entry) {
+        (Exhausted::Publish, Some(entry)) => {
+            let event = Event::Publish { round: true };
+            if carry_out(stores, &entry, event).await?.is_none() {
+                return Ok(());
+            }
+        }
+        (Exhausted::Fail, Some(entry)) => {
+            registrar::copy_to_dead_letters(stores, &lying, Code::Internal).await?;
+            let error = JobError::internal("no worker managed to claim the job");
+            if carry_out(stores, &entry, Event::Fail(error))
+                .await?
+                .is_none()
+            {
+                return Ok(());
+            }
+        }
+        (Exhausted::Delete, _) | (Exhausted::Publish | Exhausted::Fail, None) => {}
+    }
+    registrar::delete(stores, stream, seq).await
+}

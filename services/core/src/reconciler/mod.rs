@@ -1,0 +1,96 @@
+//! Waking who waited long enough, and mending what crashes and lost messages left.
+//!
+//! Events of the bucket `jobs` keep an [`index::Index`] of all jobs that aren't over; it says
+//! whom to look at and when. A sweep browses the streams and looks at whose message is missing,
+//! and at messages without a purpose. Every decision is one of the pure rules of
+//! `virtbus_wire::protocol::reconcile`, on records read anew, and every act a compare-and-set.
+
+mod exhausted;
+mod follow;
+mod index;
+mod look;
+mod sweep;
+
+use crate::service::Stores;
+use exhausted::Notices;
+use follow::Follower;
+use look::Known;
+use std::time::Duration;
+use sweep::Sweep;
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use virtbus_bus::BusError;
+use virtbus_wire::Timestamp;
+
+/// The least time between two sweeps.
+const SWEEP: Duration = Duration::from_secs(5);
+/// A sweep takes at most one part in this many of the time.
+const SWEEP_SHARE: u32 = 10;
+/// How often the notices of messages at `max_deliver` are read.
+const NOTICES: Duration = Duration::from_secs(1);
+/// The wait after a failure.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Reconciles until `stop`. `registered` is the time up to which all that was published has a
+/// record.
+pub async fn run(
+    stores: Stores,
+    registered: watch::Receiver<Option<Timestamp>>,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        let ended = tokio::select! {
+            ended = reconcile(&stores, &registered) => ended,
+            () = stop.cancelled() => return,
+        };
+        if let Err(error) = ended {
+            tracing::warn!(%error, "reconciling begins anew");
+        }
+        tokio::select! {
+            () = time::sleep(AGAIN) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Until something goes wrong. Dropping this at any point is safe: each act is whole by itself,
+/// or is done again by the next sweep.
+async fn reconcile(
+    stores: &Stores,
+    registered: &watch::Receiver<Option<Timestamp>>,
+) -> Result<(), BusError> {
+    let mut follower = Follower::start(stores).await?;
+    let mut sweep = Sweep::default();
+    let mut next_sweep = Instant::now();
+    let mut notices = Notices::default();
+    let mut next_notices = Instant::now();
+    loop {
+        for job in follower.take_due() {
+            let known = Known {
+                registered: *registered.borrow(),
+                ..Known::default()
+            };
+            look::look(stores, &job, known).await?;
+        }
+        let next_time = follower.index.next_time();
+        let wake = next_time.map_or(SWEEP, |time| time.since(Timestamp::now()).min(SWEEP));
+        tokio::select! {
+            taken = follower.next(stores) => taken?,
+            () = time::sleep(wake) => {}
+            () = time::sleep_until(next_sweep) => {
+                let began = Instant::now();
+                follower.catch_up(stores).await?;
+                let registered = *registered.borrow();
+                sweep.run(stores, &mut follower.index, registered).await?;
+                next_sweep = Instant::now() + SWEEP.max(began.elapsed() * SWEEP_SHARE);
+            }
+            () = time::sleep_until(next_notices) => {
+                notices.see_to_new(stores).await?;
+                next_notices = Instant::now() + NOTICES;
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! One look at everything: the streams, the leases, the locks.
+
+use super::{
+    index::{Doing, Index},
+    look::{self, Known},
+};
+use crate::{
+    registrar::{self, Lying, lying},
+    service::Stores,
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+use virtbus_bus::{Bucket, BusError, WriteError, browse::PAGE_MAX, locks};
+use virtbus_wire::{
+    BootId, Class, Event, JobId, Record, Timestamp, WorkerId,
+    protocol::{
+        lock::Lock,
+        reconcile::{AGE_MIN, Stray, cycle_error, cycles, stray, tidy},
+    },
+    state::Owner,
+};
+
+/// The state of the sweeps.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    number: u64,
+}
+
+impl Sweep {
+    /// Looks at everything once. The index is up to date already: records first, then streams.
+    pub(super) async fn run(
+        &mut self,
+        stores: &Stores,
+        index: &mut Index,
+        registered: Option<Timestamp>,
+    ) -> Result<(), BusError> {
+        self.number += 1;
+        let alive = alive(stores).await?;
+        let now = Timestamp::now();
+        let suspects: Vec<(JobId, u64)> = index
+            .notes()
+            .filter(|(_, note)| now.since(note.written_at) >= AGE_MIN)
+            .filter(|(_, note)| match &note.doing {
+                Doing::Queued => true,
+                Doing::Held(owner) => alive.get(&owner.worker) != Some(&owner.boot),
+                Doing::AfterJob | Doing::UntilTime => false,
+                Doing::ForLock(_) | Doing::Otherwise => false,
+            })
+            .map(|(job, note)| (job.clone(), note.revision))
+            .collect();
+        for class in Class::ALL {
+            self.browse(stores, index, class.stream(), &alive).await?;
+        }
+        for (job, revision) in suspects {
+            let note = index.note(&job);
+            let is_lost = |found_in: u64| found_in != self.number;
+            if note.is_some_and(|note| note.revision == revision && is_lost(note.found_in)) {
+                let lost_at = Some(revision);
+                look::look(
+                    stores,
+                    &job,
+                    Known {
+                        lost_at,
+                        registered,
+                    },
+                )
+                .await?;
+            }
+        }
+        waiting(stores, index, registered).await?;
+        all_locks(stores, index).await
+    }
+
+    /// Notes whose message lies in a stream, and deletes those without a purpose.
+    async fn browse(
+        &self,
+        stores: &Stores,
+        index: &mut Index,
+        stream: &str,
+        alive: &HashMap<WorkerId, BootId>,
+    ) -> Result<(), BusError> {
+        let mut from = Some(1);
+        while let Some(seq) = from {
+            let page = stores.bus.browse(stream, ">", seq).await?;
+            let now = Timestamp::now();
+            let mut odd = Vec::new();
+            for found in page.items.iter().filter_map(|stored| lying(stored, now)) {
+                let (job, subject) = (found.id(), found.arrival.subject);
+                let stands = index.found(job, found.generation(), subject, self.number);
+                if !stands && now.since(found.arrival.time) >= AGE_MIN {
+                    odd.push(found);
+                }
+            }
+            strays(stores, odd, alive).await?;
+            from = page.next;
+        }
+        Ok(())
+    }
+}
+
+/// The workers whose lease is there.
+async fn alive(stores: &Stores) -> Result<HashMap<WorkerId, BootId>, BusError> {
+    let workers = stores.catalogue.workers.all().await?;
+    let workers = workers.into_iter().map(|(_, entry)| entry.value);
+    Ok(workers.map(|worker| (worker.worker, worker.boot)).collect())
+}
+
+/// Messages that stand for no known job: registered, deleted or left.
+async fn strays(
+    stores: &Stores,
+    odd: Vec<Lying<'_>>,
+    alive: &HashMap<WorkerId, BootId>,
+) -> Result<(), BusError> {
+    for found in odd {
+        let entry = stores.jobs.get_latest(found.id()).await?;
+        let now = Timestamp::now();
+        let record = entry.as_ref().map(|entry| &entry.value);
+        let found = found.or_later(record);
+        let entry = match record {
+            Some(record) if record.id != *found.id() => stores.jobs.get_latest(found.id()).await?,
+            Some(_) | None => entry,
+        };
+        let seen = entry
+            .as_ref()
+            .map(|entry| (&entry.value, now.since(entry.written_at)));
+        let age = now.since(found.arrival.time);
+        let what = match found.message() {
+            Some(message) => {
+                let lives = |owner: &Owner| alive.get(&owner.worker) == Some(&owner.boot);
+                stray(seen, &message, age, lives)
+            }
+            // No worker will ever see it.
+            None => unserved(seen, age),
+        };
+        match what {
+            Stray::Keep => {}
+            Stray::Register => {
+                registrar::register(stores, found).await?;
+            }
+            Stray::Delete => {
+                let (stream, seq) = (found.arrival.stream, found.arrival.seq);
+                tracing::info!(job = %found.id(), stream, seq, "a message without purpose is deleted");
+                registrar::delete(stores, stream, seq).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of a message on a subject that is no queue.
+fn unserved(record: Option<(&Record, Duration)>, age: Duration) -> Stray {
+    match record {
+        None => Stray::Register,
+        Some((_, record_age)) if age.min(record_age) >= AGE_MIN => Stray::Delete,
+        Some(_) => Stray::Keep,
+    }
+}
+
+/// Jobs that wait, in case an event was lost; and circles of jobs that wait for each other.
+async fn waiting(
+    stores: &Stores,
+    index: &Index,
+    registered: Option<Timestamp>,
+) -> Result<(), BusError> {
+    let now = Timestamp::now();
+    let mut waits: BTreeMap<JobId, (Timestamp, Vec<JobId>)> = BTreeMap::new();
+    let mut old = Vec::new();
+    for (job, note) in index.notes() {
+        match &note.doing {
+            Doing::AfterJob => {
+                let open = note
+                    .after
+                    .iter()
+                    .filter(|before| index.note(before).is_some());
+                waits.insert(job.clone(), (note.submitted_at, open.cloned().collect()));
+            }
+            Doing::UntilTime | Doing::ForLock(_) | Doing::Otherwise => {}
+            Doing::Queued | Doing::Held(_) => continue,
+        }
+        if now.since(note.written_at) >= AGE_MIN {
+            old.push(job.clone());
+        }
+    }
+    for (youngest, circle) in cycles(&waits) {
+        if let Some(entry) = stores.jobs.get_latest(&youngest).await? {
+            let event = Event::Fail(cycle_error(&circle));
+            look::carry_out(stores, &entry, event).await?;
+        }
+    }
+    for job in old {
+        let lost_at = None;
+        look::look(
+            stores,
+            &job,
+            Known {
+                lost_at,
+                registered,
+            },
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Removes from every lock what can't be held or waited for any more, and wakes who is next.
+async fn all_locks(stores: &Stores, index: &Index) -> Result<(), BusError> {
+    let records: Bucket<Lock> = Bucket::new(&stores.bus, locks::BUCKET);
+    let now = Timestamp::now();
+    for (name, entry) in records.all().await? {
+        if now.since(entry.written_at) < AGE_MIN {
+            continue;
+        }
+        let jobs: Vec<&str> = entry.value.jobs().map(JobId::as_str).collect();
+        let mut states = HashMap::new();
+        for jobs in jobs.chunks(PAGE_MAX) {
+            for row in stores.jobs.bucket().of_keys(jobs).await? {
+                if let Some(found) = row.entry? {
+                    let record = found.value;
+                    states.insert(record.id, (record.state.name(), record.claim));
+                }
+            }
+        }
+        let tidied = tidy(&entry.value, |job| states.get(job).copied());
+        if tidied == entry.value {
+            continue;
+        }
+        let next = tidied.next_in_line();
+        let tidied = tidied.woken(&next, now);
+        let written = if tidied.is_unused() {
+            records.remove(&name, entry.revision).await
+        } else {
+            records
+                .update(&name, &tidied, entry.revision)
+                .await
+                .map(|_| ())
+        };
+        match written {
+            Ok(()) => tracing::info!(lock = name, "a lock was tidied"),
+            Err(WriteError::Conflict(_)) => continue,
+            Err(WriteError::Bus(error)) => return Err(error),
+        }
+        for job in next.iter().filter(|job| index.note(job).is_some()) {
+            look::look(stores, job, Known::default()).await?;
+        }
+    }
+    Ok(())
+}

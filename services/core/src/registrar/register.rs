@@ -1,0 +1,172 @@
+//! Making the record of a job that has none.
+
+use crate::{registrar::Lying, service::Stores};
+use std::collections::BTreeMap;
+use virtbus_bus::{BusError, WriteError, browse::PAGE_MAX, jobs::DeadLetter};
+use virtbus_wire::{
+    Code, Event, JobId, JobState, Record, StateName, Timestamp,
+    protocol::{
+        arrival::{Arrived, unknown_queue},
+        gate::{Gate, gate, looks_at_dependencies},
+    },
+};
+
+/// What came of a registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// The record is there, made by us or by somebody who was faster.
+    Known,
+    /// The job ended or waits, and its message is gone.
+    Settled,
+    /// A publication by the system: its record is another's to make.
+    NotOurs,
+}
+
+/// Makes the record of a message's job, unless somebody has. A job that can't run, or must wait,
+/// needs no message: it's deleted then.
+///
+/// # Errors
+/// When the server doesn't answer; doing it again goes on from there.
+pub async fn register(stores: &Stores, lying: Lying<'_>) -> Result<Registered, BusError> {
+    let id = lying.id().clone();
+    let found = stores.jobs.get_latest(&id).await?.map(|entry| entry.value);
+    let lying = lying.or_later(found.as_ref());
+    let found = match *lying.id() == id {
+        true => found,
+        // It got another name: what is under that one?
+        false => stores
+            .jobs
+            .get_latest(lying.id())
+            .await?
+            .map(|entry| entry.value),
+    };
+    let Arrived::Job { record, dlq, .. } = &lying.arrived else {
+        return Ok(Registered::NotOurs);
+    };
+    let record = match found {
+        Some(record) if lying.arrival.brought(&record) => record,
+        // Another message's job: the reconciler sees to this copy.
+        Some(_) => return Ok(Registered::Known),
+        None => {
+            let record = match record {
+                Ok(record) => settle(stores, record).await?,
+                Err(failed) => (**failed).clone(),
+            };
+            if *dlq {
+                copy_to_dead_letters(stores, &lying, Code::JobMalformed).await?;
+            }
+            match stores.jobs.create(&record).await {
+                Ok(_) => log(&record),
+                Err(WriteError::Conflict(_)) => return Ok(Registered::Known),
+                Err(WriteError::Bus(error)) => return Err(error),
+            }
+            record
+        }
+    };
+    let has_purpose = match record.state.name() {
+        StateName::Failed | StateName::Cancelled | StateName::Succeeded => false,
+        StateName::Waiting => false,
+        StateName::Queued | StateName::Running | StateName::Cancelling => true,
+    };
+    if has_purpose {
+        return Ok(Registered::Known);
+    }
+    delete(stores, lying.arrival.stream, lying.arrival.seq).await?;
+    Ok(Registered::Settled)
+}
+
+fn log(record: &Record) {
+    let (job, queue, state) = (&record.id, &record.queue, record.state.name());
+    match &record.state {
+        JobState::Failed(_, error) => tracing::info!(%job, %queue, %state, %error, "registered"),
+        JobState::Queued | JobState::Waiting(_) | JobState::Cancelled(..) => {
+            tracing::debug!(%job, %queue, %state, "registered");
+        }
+        JobState::Running(_) | JobState::Cancelling(_) | JobState::Succeeded(..) => {}
+    }
+}
+
+/// What a new job begins as: `queued`, or at once something else.
+async fn settle(stores: &Stores, record: &Record) -> Result<Record, BusError> {
+    let now = Timestamp::now();
+    let known = match record.queue.queue() {
+        Some(queue) => stores.catalogue.knows(queue).await?,
+        None => false,
+    };
+    let event = if known {
+        let states = states_before(stores, record).await?;
+        match gate(record, now, |job| states.get(job).copied()) {
+            Gate::Open => None,
+            Gate::Wait(on) => Some(Event::Wait(on)),
+            Gate::Fail(error) => Some(Event::Fail(error)),
+            Gate::Drop(error) => Some(Event::Drop(error)),
+        }
+    } else {
+        Some(Event::Fail(unknown_queue(&record.queue)))
+    };
+    // Each of these is legal for a queued job.
+    let settled = event.and_then(|event| record.apply(event, now).ok());
+    Ok(settled.unwrap_or_else(|| record.clone()))
+}
+
+/// The states of the jobs that one comes after, as far as that still matters.
+///
+/// # Errors
+/// When the server doesn't answer.
+pub async fn states_before(
+    stores: &Stores,
+    record: &Record,
+) -> Result<BTreeMap<JobId, StateName>, BusError> {
+    let mut states = BTreeMap::new();
+    if !looks_at_dependencies(record) {
+        return Ok(states);
+    }
+    let ids: Vec<&str> = record
+        .after
+        .iter()
+        .map(|before| before.job.as_str())
+        .collect();
+    for ids in ids.chunks(PAGE_MAX) {
+        for row in stores.jobs.bucket().of_keys(ids).await? {
+            if let Some(entry) = row.entry? {
+                states.insert(entry.value.id, entry.value.state.name());
+            }
+        }
+    }
+    Ok(states)
+}
+
+/// Copies a message to the dead letters.
+///
+/// # Errors
+/// When the server doesn't take it.
+pub async fn copy_to_dead_letters(
+    stores: &Stores,
+    lying: &Lying<'_>,
+    reason: Code,
+) -> Result<(), BusError> {
+    let letter = DeadLetter {
+        subject: lying.arrival.subject,
+        payload: lying.arrival.payload,
+        reason: reason.as_str(),
+        stream: lying.arrival.stream,
+        seq: lying.arrival.seq,
+    };
+    match stores.jobs.dead_letter(letter).await {
+        Ok(()) => Ok(()),
+        Err(virtbus_bus::jobs::PublishError::Bus(error)) => Err(error),
+        Err(virtbus_bus::jobs::PublishError::Full(subject)) => {
+            // Keeping every queue going is worth more than the copy.
+            tracing::error!(subject, "the dead letters take no more: a copy is lost");
+            Ok(())
+        }
+    }
+}
+
+/// Deletes a message by its sequence. One that is gone already is fine.
+///
+/// # Errors
+/// When the server doesn't answer.
+pub async fn delete(stores: &Stores, stream: &str, seq: u64) -> Result<(), BusError> {
+    stores.bus.delete_message(stream, seq).await
+}

@@ -1,0 +1,106 @@
+//! The parts put together.
+
+use crate::{
+    catalogue::Catalogue, config::CoreSettings, consumers, control, leader, lost, reconciler,
+    registrar,
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use virtbus_bus::{Bus, Jobs};
+use virtbus_daemon::{Daemon, Fatal, Service, health};
+use virtbus_wire::state::Owner;
+
+/// What the service is called.
+pub const SERVICE: Service = Service {
+    name: "virtbus-core",
+    short: "core",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
+/// The check that says whether control requests are answered.
+const CONTROL: &str = "control";
+
+/// What every part reads and writes through.
+#[derive(Debug, Clone)]
+pub struct Stores {
+    /// The connection.
+    pub bus: Bus,
+    /// The records of jobs.
+    pub jobs: Jobs,
+    /// Who and what is registered.
+    pub catalogue: Catalogue,
+}
+
+impl Stores {
+    /// Through this connection; final records stay for `keep`.
+    #[must_use]
+    pub fn new(bus: &Bus, keep: std::time::Duration) -> Self {
+        Self {
+            bus: bus.clone(),
+            jobs: Jobs::new(bus, keep),
+            catalogue: Catalogue::new(bus),
+        }
+    }
+}
+
+/// Runs the service until it's asked to stop.
+///
+/// # Errors
+/// When the messaging server can't be reached at start, or the HTTP address can't be had.
+pub async fn serve(daemon: Daemon<CoreSettings>) -> Result<(), Fatal> {
+    daemon.ready.set(CONTROL, Err("not started yet"));
+    let router = health::router(&daemon.ready, &daemon.metrics);
+    daemon.listen(router).await?;
+    let bus = daemon.connect().await?;
+    let stores = Stores::new(&bus, daemon.settings.jobs.keep.duration());
+    let owner = Owner {
+        worker: daemon.identity.worker.clone(),
+        boot: daemon.identity.boot,
+    };
+    let (leads, leading) = watch::channel(false);
+    let election = leader::run(bus.clone(), owner, leads, daemon.stop.clone());
+    daemon.parts.spawn("election", election);
+    let duties = duties(stores.clone(), leading, daemon.stop.clone());
+    daemon.parts.spawn("duties", duties);
+    let (ready, stop) = (daemon.ready.clone(), daemon.stop.clone());
+    daemon.parts.spawn("control", async move {
+        control::run(&stores, SERVICE.version, &stop, |state| {
+            ready.set(CONTROL, state);
+        })
+        .await;
+    });
+    daemon.stop.cancelled().await;
+    daemon.parts.ended().await;
+    bus.close().await;
+    Ok(())
+}
+
+/// What the leader does, for as long as it leads.
+async fn duties(stores: Stores, mut leading: watch::Receiver<bool>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            led = leading.wait_for(|leads| *leads) => if led.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+        let term = stop.child_token();
+        let tasks = TaskTracker::new();
+        let (caught_up, registered) = watch::channel(None);
+        tasks.spawn(registrar::run(stores.clone(), caught_up, term.clone()));
+        tasks.spawn(reconciler::run(stores.clone(), registered, term.clone()));
+        tasks.spawn(consumers::run(stores.clone(), term.clone()));
+        tasks.spawn(lost::run(stores.clone(), term.clone()));
+        tasks.close();
+        let until_it_ends = async {
+            tokio::select! {
+                // An election that is over leads no more.
+                _ = leading.wait_for(|leads| !*leads) => {}
+                () = stop.cancelled() => {}
+                // A part that panicked is not restarted in silence: all of them begin anew.
+                () = tasks.wait() => {}
+            }
+        };
+        until_it_ends.await;
+        term.cancel();
+        tasks.wait().await;
+    }
+}

@@ -1,0 +1,13 @@
+//! The core service, as a process, against a real nats-server.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy.toml lets tests unwrap, but doesn't see that their helpers here are tests"
+)]
+
+mod bad_input;
+mod control;
+mod election;
+mod mending;
+mod registering;
+mod stack;

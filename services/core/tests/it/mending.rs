@@ -1,0 +1,202 @@
+//! What crashes leave is mended.
+
+use crate::stack::{Stack, code, until};
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use futures_util::StreamExt as _;
+use serde_json::json;
+use std::time::Duration;
+use virtbus_bus::{Bucket, locks};
+use virtbus_wire::{
+    Event, StateName, Timestamp,
+    protocol::lock::{Holder, Lock, Mode, Waiter},
+    state::{Owner, WaitReason},
+};
+
+fn dead() -> Owner {
+    Owner {
+        worker: "st-dead".parse().unwrap(),
+        boot: virtbus_wire::BootId::from_u128(7),
+    }
+}
+
+#[tokio::test]
+async fn jobs_whose_message_vanished_are_published_again() {
+    let (stack, _core) = Stack::start().await;
+    let mut messages = Vec::new();
+    for id in ["waits", "runs"] {
+        let job = json!({"id": id, "task": "ping"}).to_string();
+        messages.push(stack.publish("storage.default.low", job).await);
+    }
+    stack.record("waits", StateName::Queued).await;
+    let entry = stack.record("runs", StateName::Queued).await;
+    let claim = Event::Claim {
+        owner: dead(),
+        seq: messages[1],
+        begin: true,
+    };
+    stack.jobs.change(&entry, claim).await.unwrap();
+    for seq in messages {
+        stack.bus.delete_message("STORAGE", seq).await.unwrap();
+        stack.bus.delete_message("STORAGE", seq).await.unwrap();
+    }
+    let lying = until("both messages", async || {
+        let lying = stack.lying("STORAGE").await;
+        if lying.len() == 2 {
+            Ok(lying)
+        } else {
+            Err(lying)
+        }
+    })
+    .await;
+    for (subject, generation, _) in lying {
+        assert_eq!(
+            (subject.as_str(), generation.as_deref()),
+            ("storage.default.low", Some("2"))
+        );
+    }
+    let waits = stack.record("waits", StateName::Queued).await.value;
+    let runs = stack.record("runs", StateName::Running).await.value;
+    assert_eq!((waits.generation, runs.generation), (2, 2));
+    assert_eq!(runs.state.hold().unwrap().owner, dead());
+}
+
+#[tokio::test]
+async fn a_message_of_a_job_that_is_over_is_deleted() {
+    let (stack, _core) = Stack::start().await;
+    stack
+        .publish("storage.default.low", r#"{"id":"a","task":"ping"}"#)
+        .await;
+    stack.record("a", StateName::Queued).await;
+    let cancel = json!({"id": "a"});
+    stack
+        .ask::<serde_json::Value>("virtbus.jobs.cancel", &cancel)
+        .await
+        .unwrap();
+    stack.empty("STORAGE").await;
+    stack.record("a", StateName::Cancelled).await;
+}
+
+#[tokio::test]
+async fn a_lock_of_a_job_that_is_over_is_freed_and_who_waits_for_it_wakes() {
+    let (stack, _core) = Stack::start().await;
+    let locks: Bucket<Lock> = Bucket::new(&stack.bus, locks::BUCKET);
+    let lock = Lock {
+        exclusive: Some(Holder {
+            job: "long-gone".parse().unwrap(),
+            claim: 1,
+            since: None,
+        }),
+        shared: Vec::new(),
+        waiters: vec![Waiter {
+            job: "waits".parse().unwrap(),
+            ticket: 5,
+            mode: Mode::Exclusive,
+            woken_at: None,
+        }],
+    };
+    locks.create("disk.d1", &lock).await.unwrap();
+    let seq = stack
+        .publish("storage.default.low", r#"{"id":"waits","task":"ping"}"#)
+        .await;
+    let entry = stack.record("waits", StateName::Queued).await;
+    let claim = Event::Claim {
+        owner: dead(),
+        seq,
+        begin: false,
+    };
+    let entry = stack.jobs.change(&entry, claim).await.unwrap();
+    let park = Event::Park {
+        on: WaitReason::Lock {
+            resource: "disk.d1".to_owned(),
+            holder: Some("job.long-gone".to_owned()),
+            since: None,
+        },
+        refund: false,
+        ticket: Some(5),
+    };
+    stack.jobs.change(&entry, park).await.unwrap();
+    // On that very change, long before the next sweep.
+    let woken = stack.record("waits", StateName::Queued).await;
+    assert_eq!(woken.value.generation, 2);
+    let lock = locks.get_latest("disk.d1").await.unwrap().unwrap().value;
+    assert!(lock.waiters[0].woken_at.is_some());
+    until("the holder is gone", async || {
+        let found = locks
+            .get_latest("disk.d1")
+            .await
+            .map_err(|error| error.to_string())?;
+        let freed = found
+            .as_ref()
+            .is_none_or(|entry| entry.value.exclusive.is_none());
+        if freed {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_at_max_deliver_is_published_again_and_not_for_ever() {
+    let (stack, _core) = Stack::start().await;
+    let stream = stack.bus.jetstream().get_stream("STORAGE").await.unwrap();
+    stream.delete_consumer("storage_default_low").await.unwrap();
+    let config = pull::Config {
+        durable_name: Some("storage_default_low".to_owned()),
+        filter_subject: "storage.default.low".to_owned(),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_millis(100),
+        max_deliver: 1,
+        ..pull::Config::default()
+    };
+    let consumer = stream.create_consumer(config).await.unwrap();
+    stack
+        .publish("storage.default.low", r#"{"id":"poison","task":"ping"}"#)
+        .await;
+    let mut taken = tokio::spawn(async move {
+        let mut messages = consumer.messages().await.unwrap();
+        // Taken and never acknowledged, as by a worker that dies of it.
+        while messages.next().await.is_some() {}
+    });
+    let failed = tokio::select! {
+        entry = stack.record("poison", StateName::Failed) => entry.value,
+        ended = &mut taken => panic!("{ended:?}"),
+    };
+    taken.abort();
+    assert_eq!((failed.rounds, failed.generation), (5, 6));
+    assert_eq!(code(&failed), "internal");
+    stack.empty("STORAGE").await;
+    let letters = stack.bus.browse("DLQ", ">", 1).await.unwrap().items;
+    assert_eq!(letters[0].header("Virtbus-Reason"), Some("internal"));
+}
+
+#[tokio::test]
+async fn jobs_that_wait_for_each_other_end() {
+    let (stack, _core) = Stack::start().await;
+    for (id, after) in [("a", "c"), ("b", "a"), ("c", "b")] {
+        let job = json!({"id": id, "task": "ping", "after": [after]}).to_string();
+        stack.publish("storage.default.low", job).await;
+        stack.record(id, StateName::Waiting).await;
+    }
+    let youngest = stack.record("c", StateName::Failed).await.value;
+    assert_eq!(code(&youngest), "job.invalid_params");
+    for id in ["a", "b"] {
+        let dropped = stack.record(id, StateName::Cancelled).await.value;
+        assert_eq!(code(&dropped), "job.dependency_unmet", "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_was_not_begun_in_time_expires() {
+    let (stack, _core) = Stack::start().await;
+    let end = Timestamp::now().after(Duration::from_secs(2));
+    let job = json!({"id": "a", "task": "ping", "expires_at": end}).to_string();
+    stack.publish("storage.default.low", job).await;
+    stack.record("a", StateName::Queued).await;
+    let expired = stack.record("a", StateName::Failed).await;
+    assert_eq!(code(&expired.value), "job.expired");
+    let late = expired.written_at.since(end);
+    assert!(late < Duration::from_secs(1), "{late:?}");
+    stack.empty("STORAGE").await;
+}
