@@ -1,6 +1,7 @@
 //! The service's own settings.
 
 use crate::libvirt::Uri;
+use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use virtbus_daemon::{Common, Problem, Settings};
 use virtbus_wire::Label;
@@ -26,6 +27,9 @@ pub(crate) struct HypervisorConfig {
 pub(crate) struct Libvirt {
     /// Its address: `qemu:///system`, `qemu:///session`, `test:///default`.
     pub(crate) uri: Uri,
+    /// Where the file is whose lock says that one process serves the daemon: one place for all
+    /// services of the host. `/run/lock` by default.
+    pub(crate) lock_dir: Option<Utf8PathBuf>,
 }
 
 impl Settings for HypervisorConfig {

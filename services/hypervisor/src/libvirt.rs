@@ -8,13 +8,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 use virt::{connect::Connect, error::clear_error_callback};
 use virtbus_wire::{Code, JobError};
 
 /// How long one call may take. The first one to a session daemon starts it, which probes for
 /// several seconds what the host can do.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// Calls that may be on their way at once, those given up included: each keeps a thread.
+const CALLS_MAX: usize = 8;
 
 /// The address of a libvirt daemon: text without NUL, at which the binding would panic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +37,13 @@ impl FromStr for Uri {
             return Err("must be an address such as qemu:///system");
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl Uri {
+    /// Whether the daemon is a part of this process: libvirt's trial driver.
+    pub(crate) fn is_private(&self) -> bool {
+        self.0.starts_with("test:")
     }
 }
 
@@ -104,6 +113,7 @@ impl From<LibvirtError> for JobError {
 pub(crate) struct Host {
     uri: Uri,
     connection: Arc<Mutex<Option<Connect>>>,
+    calls: Arc<Semaphore>,
 }
 
 impl Host {
@@ -113,6 +123,7 @@ impl Host {
         Self {
             uri: uri.clone(),
             connection: Arc::default(),
+            calls: Arc::new(Semaphore::new(CALLS_MAX)),
         }
     }
 
@@ -135,10 +146,15 @@ impl Host {
         &self,
         ask: impl FnOnce(&Connect) -> Result<T, virt::error::Error> + Send + 'static,
     ) -> Result<T, LibvirtError> {
+        let free = Arc::clone(&self.calls).acquire_owned();
+        let Ok(Ok(slot)) = tokio::time::timeout(CALL_LIMIT, free).await else {
+            return Err(LibvirtError::Silent);
+        };
         let host = self.clone();
         let called = spawn_blocking(move || {
-            let connection = host.connected()?;
-            Ok(ask(&connection)?)
+            let answer = host.connected().and_then(|open| Ok(ask(&open)?));
+            drop(slot);
+            answer
         });
         match tokio::time::timeout(CALL_LIMIT, called).await {
             Ok(Ok(answer)) => answer,

@@ -3,6 +3,7 @@
 //! So far it registers its host and answers `ping`; the tasks for domains fail with
 //! `domain.unsupported`.
 
+mod alone;
 mod config;
 mod libvirt;
 mod perform;

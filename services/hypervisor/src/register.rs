@@ -5,7 +5,7 @@ use virtbus_bus::{Bucket, Bus, BusError, WriteError};
 use virtbus_daemon::Identity;
 use virtbus_wire::{
     Label, Timestamp,
-    catalog::{HypervisorRecord, HypervisorState},
+    catalog::{HypervisorRecord, HypervisorState, PoolRecord},
 };
 
 /// The bucket's name.
@@ -13,20 +13,38 @@ const BUCKET: &str = "hypervisors";
 /// How often a record that others change at the same time is written.
 const WRITES_MAX: u32 = 8;
 
-/// Writes what the host is, and keeps what a person said of it: drained stays drained.
+/// Why a host wasn't registered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RegisterError {
+    /// Pools and hosts share one namespace: their queues have the same subjects.
+    #[error("a pool is named {0}")]
+    PoolsName(Label),
+    /// The server gave no usable answer.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// Writes what the host is, and keeps what a person said of it: drained stays drained. Fenced
+/// doesn't: it's on again, whoever said that it was off.
 pub(crate) async fn register(
     bus: &Bus,
     hypervisor: &Label,
     pool: &Label,
     identity: &Identity,
     node: &Node,
-) -> Result<(), BusError> {
+) -> Result<(), RegisterError> {
+    let pools: Bucket<PoolRecord> = Bucket::new(bus, "pools");
+    if pools.get_latest(hypervisor.as_str()).await?.is_some() {
+        return Err(RegisterError::PoolsName(hypervisor.clone()));
+    }
     let records: Bucket<HypervisorRecord> = Bucket::new(bus, BUCKET);
     for _ in 0..WRITES_MAX {
         let slot = records.slot(hypervisor.as_str()).await?;
         let (state, reason) = match &slot.value {
-            Some(known) => (known.state, known.reason.clone()),
-            None => (HypervisorState::default(), None),
+            Some(known) if known.state == HypervisorState::Draining => {
+                (known.state, known.reason.clone())
+            }
+            Some(_) | None => (HypervisorState::Up, None),
         };
         let record = HypervisorRecord {
             pool: pool.clone(),
@@ -45,11 +63,12 @@ pub(crate) async fn register(
         {
             Ok(_) => return Ok(()),
             Err(WriteError::Conflict(_)) => {}
-            Err(WriteError::Bus(error)) => return Err(error),
+            Err(WriteError::Bus(error)) => return Err(error.into()),
         }
     }
-    Err(BusError::Unreachable {
+    let unreachable = BusError::Unreachable {
         call: format!("the registration of {hypervisor}"),
         reason: "others changed it all the time".to_owned(),
-    })
+    };
+    Err(unreachable.into())
 }

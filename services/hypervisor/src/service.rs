@@ -1,14 +1,13 @@
 //! The service's life: one process per libvirt daemon, registered, taking jobs until told to stop.
 
 use crate::{
-    config::HypervisorConfig,
-    libvirt::{Host, Node, Uri},
+    alone::{Alone, AloneError},
+    config::{HypervisorConfig, Libvirt},
+    libvirt::{Host, Node},
     perform::Domains,
     register::register,
 };
-use camino::Utf8Path;
-use rustix::fs::{FlockOperation, flock};
-use std::{collections::BTreeMap, fs::File, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 use virtbus_bus::{
     Bus,
     topology::{queues_of_host, queues_of_pool},
@@ -32,7 +31,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Runs the service until it's asked to stop.
 pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal> {
     let settings = daemon.settings.clone();
-    let _alone = alone(daemon.common.state_dir.as_deref(), &settings.libvirt.uri)?;
+    let _alone = alone(&settings.libvirt)?;
     let host = Host::new(&settings.libvirt.uri);
     let node = host
         .node()
@@ -85,25 +84,17 @@ fn queues(pool: &Label, hypervisor: &Label) -> Vec<Queue> {
     pools.chain(queues_of_host(hypervisor)).collect()
 }
 
-/// Two processes on one daemon would not see each other's calls: the second is refused.
-fn alone(state_dir: Option<&Utf8Path>, uri: &Uri) -> Result<Option<File>, Fatal> {
-    let Some(dir) = state_dir else {
+/// Two processes on one daemon would not see each other's calls: the second is refused. The trial
+/// driver is a part of each process, so nobody else can be on it.
+fn alone(settings: &Libvirt) -> Result<Option<Alone>, Fatal> {
+    if settings.uri.is_private() {
         return Ok(None);
-    };
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    let name: String = uri.to_string().chars().map(plain).collect();
-    let unusable = |error: std::io::Error| Fatal::config("state_dir", error);
-    std::fs::create_dir_all(dir).map_err(unusable)?;
-    let path = dir.join(format!("libvirt-{name}.lock"));
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path);
-    let file = file.map_err(unusable)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| Fatal::config("libvirt.uri", format!("another process serves {uri}")))?;
-    Ok(Some(file))
+    }
+    match Alone::take(settings.lock_dir.as_deref(), &settings.uri.to_string()) {
+        Ok(alone) => Ok(Some(alone)),
+        Err(error @ AloneError::Taken) => Err(Fatal::config("libvirt.uri", error)),
+        Err(error @ AloneError::File(_)) => Err(Fatal::config("libvirt.lock_dir", error)),
+    }
 }
 
 /// Registers the host, as soon as the server takes it; false when told to stop before.

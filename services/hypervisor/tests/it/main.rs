@@ -1,0 +1,98 @@
+//! The hypervisor service, as a process, against a real nats-server and libvirt's trial driver.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy.toml lets tests unwrap, but doesn't see that their helpers here are tests"
+)]
+
+mod process;
+
+use process::{Service, Site};
+use virtbus_testbed::until;
+use virtbus_wire::{JobState, Queue, StateName, catalog::HypervisorState};
+
+const TRIAL: &str = "test:///default";
+
+#[tokio::test]
+async fn it_registers_its_host_and_answers_pings_of_host_and_pool() {
+    let site = Site::start().await;
+    let mut service = Service::start(&site, &[("LIBVIRT__URI", TRIAL)]);
+    let host = until("the host's record", async || site.host("hv-test").await).await;
+    assert_eq!(
+        (host.pool.as_str(), host.state),
+        ("default", HypervisorState::Up)
+    );
+    assert!(
+        host.cpus.unwrap() > 0 && host.memory.unwrap() > 1 << 30,
+        "{host:?}"
+    );
+    site.make_host_consumers("hv-test").await;
+    for subject in ["hypervisor.default.low", "hypervisor.hv-test.high"] {
+        let id = site.publish(subject, r#"{"task":"ping"}"#).await;
+        let record = site.ended(&id).await;
+        let JobState::Succeeded(_, result) = &record.state else {
+            panic!("{:?}", record.state);
+        };
+        assert!(result["checks"][0].as_str().unwrap().starts_with("libvirt"));
+        assert_eq!(result["worker"], "hv-worker");
+    }
+    let id = site.publish(
+        "hypervisor.hv-test.low",
+        r#"{"task":"ping","params":{"fail":true}}"#,
+    );
+    let id = id.await;
+    assert_eq!(
+        site.code_of_wait(&id).await,
+        "tool.failed",
+        "it is tried again later"
+    );
+    until("readiness", async || service.ready().await).await;
+    let worker = site.worker("hv-worker").await.unwrap();
+    assert!(worker.versions.contains_key("libvirt"), "{worker:?}");
+    assert!(
+        worker
+            .queues
+            .contains(&"hypervisor.hv-test.high".parse::<Queue>().unwrap())
+    );
+    assert_eq!(service.stop().await, Some(0));
+    assert!(
+        site.worker("hv-worker").await.is_none(),
+        "its lease is given back"
+    );
+}
+
+#[tokio::test]
+async fn what_this_host_cannot_do_is_said_so() {
+    let site = Site::start().await;
+    let _service = Service::start(&site, &[("LIBVIRT__URI", TRIAL)]);
+    let payload = r#"{"task":"resume_domain","params":{"domain":"web1"}}"#;
+    let id = site.publish("hypervisor.default.default", payload).await;
+    let record = site.ended(&id).await;
+    assert_eq!(record.state.name(), StateName::Failed);
+    let JobState::Failed(_, error) = &record.state else {
+        panic!("{:?}", record.state);
+    };
+    assert_eq!(error.code.as_str(), "domain.unsupported");
+}
+
+#[tokio::test]
+async fn without_libvirt_it_ends_with_69() {
+    let site = Site::start().await;
+    let gone = "qemu+unix:///session?socket=/nonexistent/libvirt-sock";
+    let mut service = Service::start(&site, &[("LIBVIRT__URI", gone)]);
+    assert_eq!(service.ended().await, Some(69));
+}
+
+#[tokio::test]
+async fn a_host_may_not_carry_a_pools_name() {
+    let site = Site::start().await;
+    let settings = [("LIBVIRT__URI", TRIAL), ("HYPERVISOR", "other")];
+    let mut service = Service::start(&site, &settings);
+    let said = until("a failing check", async || match service.ready().await {
+        Err(said) if said.contains("a pool is named other") => Ok(said),
+        other => Err(other),
+    })
+    .await;
+    assert!(said.contains("registered"), "{said}");
+    assert!(site.host("other").await.is_err());
+}

@@ -1,0 +1,206 @@
+//! A nats-server with a registered pool, and the service beside it.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use virtbus_bus::{
+    Bucket, Bus, ConnectConfig, Jobs,
+    jobs::KEEP,
+    topology::{self, Mode, Wanted},
+};
+use virtbus_testbed::{Server, until};
+use virtbus_wire::{
+    JobId, JobState, Label, Record,
+    catalog::{HypervisorRecord, PoolRecord, WorkerRecord},
+    state::WaitReason,
+};
+
+/// A server with streams, buckets and the pool `default`.
+pub(crate) struct Site {
+    bus: Bus,
+    jobs: Jobs,
+    server: Server,
+}
+
+impl Site {
+    pub(crate) async fn start() -> Self {
+        let server = Server::dev().await;
+        let config = ConnectConfig {
+            url: server.url.clone(),
+            ..ConnectConfig::default()
+        };
+        let bus = until("a connection", async || Bus::connect(&config, "test").await).await;
+        let pool: Label = "default".parse().unwrap();
+        let wanted = Wanted {
+            queues: topology::queues_of_pool(&pool),
+            ..Wanted::default()
+        };
+        let applied = topology::apply(bus.jetstream(), &wanted, Mode::Apply).await;
+        applied.unwrap();
+        for pool in ["default", "other"] {
+            let record = format!(r#"{{"pool":"{pool}"}}"#);
+            let record: PoolRecord = serde_json::from_str(&record).unwrap();
+            let pools = Bucket::new(&bus, "pools");
+            pools.put(pool, &record).await.unwrap();
+        }
+        let jobs = Jobs::new(&bus, KEEP);
+        Self { bus, jobs, server }
+    }
+
+    /// What core does when a host registers.
+    pub(crate) async fn make_host_consumers(&self, host: &str) {
+        let queues = topology::queues_of_host(&host.parse().unwrap());
+        let made = topology::ensure_consumers(self.bus.jetstream(), &queues).await;
+        assert_eq!(made.unwrap().len(), queues.len());
+    }
+
+    pub(crate) async fn host(&self, name: &str) -> Result<HypervisorRecord, String> {
+        let found = Bucket::new(&self.bus, "hypervisors").get_latest(name).await;
+        let found = found.map_err(|error| error.to_string())?;
+        found
+            .map(|entry| entry.value)
+            .ok_or("no such host".to_owned())
+    }
+
+    pub(crate) async fn worker(&self, name: &str) -> Option<WorkerRecord> {
+        let found = Bucket::new(&self.bus, "workers").get_latest(name).await;
+        found.unwrap().map(|entry| entry.value)
+    }
+
+    pub(crate) async fn publish(&self, subject: &str, payload: &'static str) -> JobId {
+        let sent = self
+            .bus
+            .jetstream()
+            .publish(subject.to_owned(), payload.into())
+            .await;
+        let seq = sent.unwrap().await.unwrap().sequence;
+        format!("hypervisor-{seq}").parse().unwrap()
+    }
+
+    pub(crate) async fn ended(&self, id: &JobId) -> Record {
+        until(&format!("the end of {id}"), async || {
+            match self.record(id).await? {
+                record if record.state.name().is_final() => Ok(record),
+                record => Err(format!("{record:?}")),
+            }
+        })
+        .await
+    }
+
+    /// The code of the error that a job will be tried again after.
+    pub(crate) async fn code_of_wait(&self, id: &JobId) -> String {
+        until(&format!("a retry of {id}"), async || {
+            let record = self.record(id).await?;
+            if let JobState::Waiting(waiting) = &record.state
+                && let WaitReason::Time {
+                    error: Some(error), ..
+                } = &waiting.on
+            {
+                return Ok(error.code.to_string());
+            }
+            Err(format!("{record:?}"))
+        })
+        .await
+    }
+
+    async fn record(&self, id: &JobId) -> Result<Record, String> {
+        let found = self
+            .jobs
+            .get_latest(id)
+            .await
+            .map_err(|error| error.to_string())?;
+        found.map(|entry| entry.value).ok_or("no record".to_owned())
+    }
+}
+
+/// The service's process; it ends with the test, and its log is shown if the test fails.
+pub(crate) struct Service {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Service {
+    pub(crate) fn start(site: &Site, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_virtbus-hypervisor"));
+        command
+            .env("VIRTBUS__NATS__URL", &site.server.url)
+            .env("VIRTBUS__WORKER__ID", "hv-worker")
+            .env("VIRTBUS__STATE_DIR", folder.path())
+            .env("VIRTBUS__HYPERVISOR", "hv-test");
+        for (key, value) in settings {
+            command.env(format!("VIRTBUS__{key}"), value);
+        }
+        let command = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let child = command.spawn().unwrap();
+        Self { child, folder }
+    }
+
+    fn log(&self) -> String {
+        let path: PathBuf = self.folder.path().join("log");
+        fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// `/readyz`: an error with its body when it isn't 200.
+    pub(crate) async fn ready(&mut self) -> Result<(), String> {
+        let log = self.log();
+        let at = log
+            .split("\"address\":\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next());
+        let at = at.ok_or("no address yet")?;
+        let said = get(at).await.map_err(|error| error.to_string())?;
+        if said.starts_with("HTTP/1.1 200") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    }
+
+    /// SIGTERM, and the exit code.
+    pub(crate) async fn stop(&mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        self.ended().await
+    }
+
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        let child = &mut self.child;
+        until("the end of the service", async || {
+            let status = child.try_wait().unwrap();
+            status.map(|status| status.code()).ok_or("it runs")
+        })
+        .await
+    }
+}
+
+async fn get(address: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = "GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the service's log:\n{}", self.log());
+        }
+        // Neither can fail in a way that matters to a test that is over.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
