@@ -73,6 +73,14 @@ pub fn taken(record: &DiskRecord, job: &JobId, now: Timestamp) -> DiskRecord {
     }
 }
 
+/// Whether a record still is what an intent made of it.
+#[must_use]
+pub fn is_same_intent(record: &DiskRecord, intent: &DiskRecord) -> bool {
+    record.state == intent.state
+        && record.owner_job == intent.owner_job
+        && record.epoch == intent.epoch
+}
+
 /// The result of making or changing a disk; sizes in bytes, as measured.
 #[must_use]
 pub fn made(record: &DiskRecord, virtual_size: u64, actual: u64, now: Timestamp) -> DiskRecord {
@@ -95,6 +103,16 @@ pub fn given_back(record: &DiskRecord, now: Timestamp) -> DiskRecord {
         } else {
             record.state
         },
+        updated_at: now,
+        ..record.clone()
+    }
+}
+
+/// A disk whose bytes are no longer what they were.
+#[must_use]
+pub fn broken(record: &DiskRecord, now: Timestamp) -> DiskRecord {
+    DiskRecord {
+        state: DiskState::Broken,
         updated_at: now,
         ..record.clone()
     }

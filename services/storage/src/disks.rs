@@ -178,6 +178,32 @@ impl Disks {
         self.update(disk, record).await
     }
 
+    /// Writes the result on top of an intent, also if something else of the record was written
+    /// meanwhile. None = the intent isn't the newest any more, so a newer claim has the disk.
+    ///
+    /// # Errors
+    /// When the server doesn't answer, or others write all the time.
+    pub async fn finish(
+        &self,
+        intent: &Disk,
+        step: impl Fn(&DiskRecord) -> DiskRecord,
+    ) -> Result<Option<Disk>, CatalogError> {
+        let mut latest = intent.clone();
+        for _ in 0..WRITES_MAX {
+            match self.update(&latest, step(&latest.record)).await {
+                Err(CatalogError::Conflict(_)) => {}
+                other => return other.map(Some),
+            }
+            match self.get(&intent.id).await? {
+                Some(disk) if catalog::is_same_intent(&disk.record, &intent.record) => {
+                    latest = disk;
+                }
+                Some(_) | None => return Ok(None),
+            }
+        }
+        Err(CatalogError::Conflict(intent.id.clone()))
+    }
+
     /// Puts a disk on top of another one. Idempotent.
     ///
     /// # Errors

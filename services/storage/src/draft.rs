@@ -42,13 +42,22 @@ impl Draft {
         blocking::act(move || root.sync(&part)).await
     }
 
-    /// Gives the file its name, if nobody has it.
+    /// Gives the file its name, if nobody has it. After an error it doesn't have that name.
     ///
     /// # Errors
     /// [`PoolError::Taken`], or when the system refuses: as when a newer claim removed the file.
     pub(crate) async fn place(&mut self, target: &Name) -> Result<(), PoolError> {
         let (root, part, target) = (self.root.clone(), self.part.clone(), target.clone());
-        blocking::act(move || root.rename_new(&part, &target)).await?;
+        let placed: Result<(), PoolError> = blocking::act(move || {
+            root.rename_unsynced(&part, &target)?;
+            let synced = root.sync_names(&part, &target);
+            if synced.is_err() {
+                root.unlink(&target)?;
+            }
+            synced
+        })
+        .await;
+        placed?;
         self.is_placed = true;
         Ok(())
     }

@@ -121,6 +121,14 @@ impl Root {
     /// [`PoolError::Taken`], or when the system refuses.
     pub fn rename_new(&self, from: &Name, to: &Name) -> Result<(), PoolError> {
         self.rename_unsynced(from, to)?;
+        self.sync_names(from, to)
+    }
+
+    /// Brings a rename to the disk.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn sync_names(&self, from: &Name, to: &Name) -> Result<(), PoolError> {
         let target = self.folder(to.folder())?;
         fsync(&target).map_err(refused("sync the folder of", to))?;
         if from.folder() != to.folder() {

@@ -153,10 +153,8 @@ impl Steps for Convert<'_> {
     }
 
     async fn effect(&self, plan: &mut Plan, _: &Pace<'_>) -> Result<(), Stop> {
-        match &mut plan.draft {
-            Some(draft) => Ok(draft.place(&self.file()).await?),
-            None => Err(context::out_of_order()),
-        }
+        let (draft, intent) = (plan.draft.as_mut(), plan.intent.as_ref());
+        self.at.place(draft, intent, &self.file()).await
     }
 
     async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {

@@ -7,7 +7,7 @@
 use crate::{
     blocking, catalog,
     catalog::Purpose,
-    disks::{CatalogError, Disk},
+    disks::Disk,
     fence::Fence,
     pool::{Folder, Name, PoolError, Root},
     task::{Checked, Context, Pace, Steps, context, done, is_own, new_disk::tell, now},
@@ -16,8 +16,8 @@ use std::collections::BTreeSet;
 use tokio::sync::mpsc::{Sender, channel};
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
-    Code, DiskId, JobError, JobId,
-    catalog::{DiskState, UseMode},
+    Code, DiskId, JobError, JobId, Timestamp,
+    catalog::{DiskRecord, DiskState, UseMode},
     protocol::lock::Mode,
     task::storage::{self as params, DeleteMode},
 };
@@ -88,22 +88,43 @@ impl DeleteDisk<'_> {
     /// What is written of a disk that is gone.
     async fn bury(&self, disk: &Disk, freed: u64, with: &BTreeSet<&DiskId>) -> Result<(), Stop> {
         let disks = &self.at.store.disks;
-        let record = match self.params.mode {
-            DeleteMode::Trash => catalog::trashed(&disk.record, now()),
-            DeleteMode::Unlink | DeleteMode::Wipe => {
-                // Before the tombstone, which doesn't know the backing any more.
-                if let Some(backing) = disk.record.backing.as_ref().filter(|id| !with.contains(id))
-                {
-                    disks.drop_child(backing, &disk.id).await?;
-                }
-                catalog::deleted(&disk.record, freed, now())
+        let is_trashed = self.params.mode == DeleteMode::Trash;
+        let backing = disk.record.backing.as_ref();
+        // Before the tombstone, which doesn't know the backing any more.
+        if let Some(backing) = backing.filter(|id| !is_trashed && !with.contains(id)) {
+            disks.drop_child(backing, &disk.id).await?;
+        }
+        let gone = |record: &DiskRecord| match self.params.mode {
+            DeleteMode::Trash => catalog::trashed(record, now()),
+            DeleteMode::Unlink | DeleteMode::Wipe => catalog::deleted(record, freed, now()),
+        };
+        let finished = disks.finish(disk, gone).await?;
+        finished.map(|_| ()).ok_or(Stop::Lost)
+    }
+
+    /// Puts one disk back as far as its file can be.
+    async fn put_back(&self, root: &Root, disk: &Disk) -> Result<(), Stop> {
+        let _fence = self.at.fence(root, &disk.id).await?;
+        let (at, job, file) = (root.clone(), self.at.job.id.clone(), context::file_of(disk));
+        let id = disk.id.clone();
+        let found: Result<Found, PoolError> =
+            blocking::act(move || restore(&at, &id, &job, &file)).await;
+        let step: fn(&DiskRecord, Timestamp) -> DiskRecord = match (found?, self.params.mode) {
+            (Found::InPlace, _) | (Found::Nowhere, DeleteMode::Trash) => catalog::given_back,
+            // Nobody knows how far the overwriting came.
+            (Found::InTrash, DeleteMode::Wipe) => catalog::broken,
+            (Found::InTrash, DeleteMode::Trash | DeleteMode::Unlink) => catalog::given_back,
+            // It can't be undone any more, so it's done.
+            (Found::Nowhere, DeleteMode::Unlink | DeleteMode::Wipe) => {
+                return self.bury(disk, 0, &BTreeSet::new()).await;
             }
         };
-        match disks.update(disk, record).await {
-            Ok(_) => Ok(()),
-            Err(CatalogError::Conflict(_)) => Err(Stop::Lost),
-            Err(error) => Err(error.into()),
-        }
+        let finished = self
+            .at
+            .store
+            .disks
+            .finish(disk, |record| step(record, now()));
+        finished.await?.map(|_| ()).ok_or(Stop::Lost)
     }
 
     /// Whether an earlier claim of this job moved any of these files to the trash.
@@ -250,26 +271,30 @@ impl Steps for DeleteDisk<'_> {
         let Some(disk) = self.at.store.disks.get(&self.params.disk).await? else {
             return Ok(());
         };
-        let mut disks = self.at.store.disks.above(&disk).await?;
-        disks.push(disk);
-        disks.retain(|disk| is_own(disk.record.owner_job.as_ref(), self.at.job));
-        let root = self.at.root().await?;
-        for disk in disks {
-            if disk.record.state != DiskState::Changing {
-                continue;
+        let mut ids: Vec<DiskId> = Vec::new();
+        for disk in self
+            .at
+            .store
+            .disks
+            .above(&disk)
+            .await?
+            .iter()
+            .chain([&disk])
+        {
+            let is_own = is_own(disk.record.owner_job.as_ref(), self.at.job);
+            if is_own && disk.record.state == DiskState::Changing {
+                ids.push(disk.id.clone());
             }
-            let _fence = self.at.fence(&root, &disk.id).await?;
-            let (at, job, file) = (
-                root.clone(),
-                self.at.job.id.clone(),
-                context::file_of(&disk),
-            );
-            let id = disk.id.clone();
-            let restored: Result<(), PoolError> =
-                blocking::act(move || restore(&at, &id, &job, &file)).await;
-            restored?;
-            let record = catalog::given_back(&disk.record, now());
-            self.at.store.disks.update(&disk, record).await?;
+        }
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let root = self.at.root().await?;
+        for id in ids {
+            // Read anew: the one before may have been its child.
+            if let Some(disk) = self.at.store.disks.get(&id).await? {
+                self.put_back(&root, &disk).await?;
+            }
         }
         Ok(())
     }
@@ -337,14 +362,22 @@ fn in_trash(root: &Root, disk: &DiskId) -> Result<Vec<Name>, PoolError> {
     Ok(names)
 }
 
+/// Where a file was that is to be in its place.
+enum Found {
+    InPlace,
+    InTrash,
+    Nowhere,
+}
+
 /// Brings a file back that this job had moved to the trash.
-fn restore(root: &Root, disk: &DiskId, job: &JobId, file: &Name) -> Result<(), PoolError> {
+fn restore(root: &Root, disk: &DiskId, job: &JobId, file: &Name) -> Result<Found, PoolError> {
     if root.facts(file)?.is_some() {
-        return Ok(());
+        return Ok(Found::InPlace);
     }
     let names = in_trash(root, disk)?;
-    let own = names
-        .iter()
-        .find(|name| name.as_trash().is_some_and(|(_, by, _)| by == *job));
-    own.map_or(Ok(()), |name| root.rename_new(name, file))
+    let is_own = |name: &&Name| name.as_trash().is_some_and(|(_, by, _)| by == *job);
+    match names.iter().find(is_own) {
+        Some(name) => root.rename_new(name, file).map(|()| Found::InTrash),
+        None => Ok(Found::Nowhere),
+    }
 }

@@ -3,7 +3,7 @@
 use crate::{
     blocking, catalog,
     catalog::NewDisk,
-    disks::{CatalogError, Disk},
+    disks::Disk,
     draft::Draft,
     gate::Expected,
     pool::{Name, PoolError, Root},
@@ -98,15 +98,30 @@ impl Context<'_> {
         Ok(intent)
     }
 
+    /// Gives a new file its name. If the name was taken since the check, the intent goes at once:
+    /// the file must not be thought this job's.
+    pub(crate) async fn place(
+        &self,
+        draft: Option<&mut Draft>,
+        intent: Option<&Disk>,
+        file: &Name,
+    ) -> Result<(), Stop> {
+        let (Some(draft), Some(intent)) = (draft, intent) else {
+            return Err(context::out_of_order());
+        };
+        let placed = draft.place(file).await;
+        if let Err(PoolError::Taken { .. }) = &placed {
+            self.withdraw(intent).await?;
+        }
+        Ok(placed?)
+    }
+
     /// Writes the result on top of the intent.
     pub(crate) async fn publish_new(&self, intent: &Disk, info: &Info) -> Result<DiskRecord, Stop> {
-        let record = catalog::made(&intent.record, info.virtual_size, info.actual_size, now());
-        match self.store.disks.update(intent, record).await {
-            Ok(disk) => Ok(disk.record),
-            // With the locks held only a newer claim of this job can have come between.
-            Err(CatalogError::Conflict(_)) => Err(Stop::Lost),
-            Err(error) => Err(error.into()),
-        }
+        let made =
+            |record: &DiskRecord| catalog::made(record, info.virtual_size, info.actual_size, now());
+        let finished = self.store.disks.finish(intent, made).await?;
+        Ok(finished.ok_or(Stop::Lost)?.record)
     }
 
     /// What an earlier claim did. If its file has its name and is what the intent says, the
@@ -150,7 +165,7 @@ impl Context<'_> {
         self.publish_new(&intent, &info).await.map(Some)
     }
 
-    /// Takes back the intent, and the temporary file of this claim.
+    /// Takes back an intent that had no effect, or whose effect nobody was told of.
     pub(crate) async fn abandon_new(&self, id: &DiskId) -> Result<(), Stop> {
         let Some(intent) = self.store.disks.get(id).await? else {
             return Ok(());
@@ -159,10 +174,22 @@ impl Context<'_> {
         if !is_own || intent.record.state != DiskState::Creating {
             return Ok(());
         }
+        let (root, file) = (self.root().await?, context::file_of(&intent));
+        let aside = Name::trash(id, &self.job.id, self.job.claim);
+        let moved: Result<(), PoolError> = blocking::act(move || match root.facts(&file)? {
+            Some(_) => root.rename_new(&file, &aside),
+            None => Ok(()),
+        })
+        .await;
+        moved?;
+        self.withdraw(&intent).await
+    }
+
+    async fn withdraw(&self, intent: &Disk) -> Result<(), Stop> {
         if let Some(backing) = &intent.record.backing {
-            self.store.disks.drop_child(backing, id).await?;
+            self.store.disks.drop_child(backing, &intent.id).await?;
         }
-        Ok(self.store.disks.remove(&intent).await?)
+        Ok(self.store.disks.remove(intent).await?)
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     blocking,
     catalog::{self, Purpose},
-    disks::{CatalogError, Disk},
+    disks::Disk,
     fence::Fence,
     pool::{PoolError, Root},
     qemu_img::{Image, Info, Resize as Command},
@@ -12,7 +12,7 @@ use crate::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, JobError,
-    catalog::{DiskState, UseMode},
+    catalog::{DiskRecord, DiskState, UseMode},
     protocol::lock::Mode,
     task::storage as params,
 };
@@ -76,11 +76,11 @@ impl Resize<'_> {
     }
 
     async fn write(&self, intent: &Disk, info: &Info) -> Result<Done, Stop> {
-        let record = catalog::made(&intent.record, info.virtual_size, info.actual_size, now());
-        match self.at.store.disks.update(intent, record).await {
-            Ok(disk) => self.result(disk.record.virtual_size.unwrap_or_default()),
-            Err(CatalogError::Conflict(_)) => Err(Stop::Lost),
-            Err(error) => Err(error.into()),
+        let made =
+            |record: &DiskRecord| catalog::made(record, info.virtual_size, info.actual_size, now());
+        match self.at.store.disks.finish(intent, made).await? {
+            Some(_) => self.result(info.virtual_size),
+            None => Err(Stop::Lost),
         }
     }
 

@@ -95,15 +95,97 @@ async fn a_job_that_ends_without_its_effect_puts_everything_back() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_failed_half_way_is_taken_back() {
+async fn an_effect_that_could_not_be_written_down_is_taken_back_or_told() {
+    for (task, params) in jobs() {
+        let site = Site::start().await;
+        site.filled_disk("d1").await;
+        let job = site.claimed(envelope(task, &params), 1);
+        site.die(&job, After::Effect).await;
+        for _ in 0..2 {
+            site.store.abandon(&job).await.unwrap();
+        }
+        assert_eq!(site.state("new").await, None, "{task}");
+        let record = site.record("d1").await;
+        assert_eq!(record.children, [], "{task}");
+        if params["mode"] == "unlink" {
+            assert_eq!(record.state, DiskState::Deleted);
+            assert_eq!(site.files("disks"), Vec::<String>::new());
+            continue;
+        }
+        assert_eq!(record.state, DiskState::Ready, "{task}");
+        assert_eq!(site.files("disks"), ["d1.qcow2"], "{task}");
+        let size = site.info("d1.qcow2", "qcow2")["virtual-size"].as_u64();
+        assert_eq!(record.virtual_size, size, "{task}");
+        // The next attempt finds nothing in its way.
+        site.run(&site.claimed(envelope(task, &params), 2))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_was_being_overwritten_is_broken() {
     let site = Site::start().await;
     site.filled_disk("d1").await;
-    let job = site.claimed(envelope("delete_disk", &json!({ "disk": "d1" })), 1);
-    site.die(&job, After::Effect).await;
-    assert_eq!(site.files("disks"), Vec::<String>::new());
+    let params = json!({ "disk": "d1", "mode": "wipe" });
+    let job = site.claimed(envelope("delete_disk", &params), 1);
+    site.die(&job, After::Intend).await;
+    std::fs::create_dir_all(site.path("trash")).unwrap();
+    std::fs::rename(site.path("disks/d1.qcow2"), site.path("trash/disk.d1.j.1")).unwrap();
     site.store.abandon(&job).await.unwrap();
+    assert_eq!(site.state("d1").await, Some(DiskState::Broken));
     assert_eq!(site.files("disks"), ["d1.qcow2"]);
-    assert_eq!(site.state("d1").await, Some(DiskState::Ready));
+}
+
+#[tokio::test]
+async fn a_file_that_came_between_is_not_taken_for_ones_own() {
+    let site = Site::start().await;
+    let params = json!({ "disk": "new", "size": "4MiB" });
+    let job = site.claimed(envelope("create_disk", &params), 1);
+    let Known::CreateDisk(task) = known(&site.store, &job).unwrap() else {
+        panic!("another task");
+    };
+    let stop = process::Stop::new();
+    let pace = Pace {
+        stop: &stop,
+        lost: &stop,
+        progress: &|_| {},
+    };
+    let Checked::Plan(mut plan) = task.check().await.unwrap() else {
+        panic!("there's nothing to do");
+    };
+    task.work(&mut plan, &pace).await.unwrap();
+    task.intend(&mut plan).await.unwrap();
+    std::fs::write(site.path("disks/new.qcow2"), "mine").unwrap();
+    assert!(task.effect(&mut plan, &pace).await.is_err());
+    drop(plan);
+    site.store.abandon(&job).await.unwrap();
+    assert_eq!(
+        std::fs::read(site.path("disks/new.qcow2")).unwrap(),
+        b"mine"
+    );
+    assert_eq!(site.state("new").await, None);
+}
+
+#[tokio::test]
+async fn a_result_is_written_over_what_others_wrote_but_not_over_a_newer_claim() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let before = site.disk("d1").await.unwrap();
+    let disks = &site.store.disks;
+    let intent = disks.take(&before, &"j".parse().unwrap()).await.unwrap();
+    site.change("d1", |record| record.last_used_at = Some(record.updated_at))
+        .await;
+    let back = |record: &virtbus_wire::catalog::DiskRecord| {
+        crate::catalog::given_back(record, record.updated_at)
+    };
+    let written = disks.finish(&intent, back).await.unwrap().unwrap();
+    assert_eq!(written.record.state, DiskState::Ready);
+    assert!(written.record.last_used_at.is_some());
+    let older = disks.take(&written, &"j".parse().unwrap()).await.unwrap();
+    let newer = disks.take(&older, &"j".parse().unwrap()).await.unwrap();
+    assert_eq!(disks.finish(&older, back).await.unwrap(), None);
+    assert_eq!(site.disk("d1").await, Some(newer));
 }
 
 #[tokio::test]
