@@ -127,7 +127,7 @@ fn settings(compose: &str, service: &str) -> Vec<(String, String)> {
             && inside
             && key.starts_with("VIRTBUS__")
         {
-            found.push((key.to_owned(), value.to_owned()));
+            found.push((key.to_owned(), value.trim_matches('"').to_owned()));
         }
     }
     found
