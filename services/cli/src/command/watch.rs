@@ -1,0 +1,55 @@
+//! `virtbus watch`: jobs until they are over, also those that are.
+
+use crate::{
+    exit::{Exit, Failure},
+    inputs, jobs,
+    output::Output,
+    screen::Screen,
+    watch::{self, Followed, Limits},
+};
+use std::time::Duration;
+use virtbus_bus::Bus;
+
+/// How long a job may stay without a record: core registers what was published within a second.
+const APPEARS_IN: Duration = Duration::from_secs(3);
+
+/// Follow jobs until all are over; Ctrl-C leaves them alone
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The jobs: ids, at least 8 characters of a beginning or end, or `last`
+    #[arg(required = true)]
+    ids: Vec<String>,
+    /// Say only how they ended, by the exit code
+    #[arg(short, long)]
+    quiet: bool,
+    /// Give up after so long (exit code 7); the jobs go on
+    #[arg(long, value_name = "TIME", value_parser = inputs::duration)]
+    wait_timeout: Option<Duration>,
+}
+
+pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
+    if args.ids.len() > watch::JOBS_MAX {
+        let most = watch::JOBS_MAX;
+        return Err(Failure::usage(format!("at most {most} jobs at once")));
+    }
+    let mut ids = Vec::new();
+    for text in &args.ids {
+        let id = jobs::find_id(bus, text).await?;
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    let limits = Limits {
+        appears_in: Some(APPEARS_IN),
+        over_in: args.wait_timeout,
+    };
+    let mut screen = if args.quiet {
+        Screen::silent(output)
+    } else {
+        Screen::new(output)
+    };
+    match watch::follow(bus, &ids, limits, &mut screen).await? {
+        Followed::Over(records) => Ok(watch::exit_of(&records)),
+        Followed::Detached => Ok(Exit::Interrupted),
+    }
+}
