@@ -1,0 +1,165 @@
+//! What the bus costs: latency, throughput and bytes, each beside the same done bare, in the same
+//! run on the same server.
+//!
+//! `./dev bench [latency|throughput|convert]... [--record]`; without a name all three. `--record`
+//! also writes the tables into BENCH.md. The programs are taken from the folder this one lies in.
+//! Everything is started here, in a folder below `target/`, and is gone afterwards.
+
+mod bare;
+mod convert;
+mod error;
+mod events;
+mod latency;
+mod machine;
+mod report;
+mod site;
+mod stats;
+mod throughput;
+
+use error::{Failure, failure};
+use report::Report;
+use site::Site;
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The longest a part may take: a hang ends as a failure.
+const PART_LIMIT: Duration = Duration::from_secs(180);
+
+const USAGE: &str = "usage: bench [latency|throughput|convert]... [--record]";
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Latency,
+    Throughput,
+    Convert,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Latency, Self::Throughput, Self::Convert];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::Throughput => "throughput",
+            Self::Convert => "convert",
+        }
+    }
+
+    async fn measure(self, site: &mut Site) -> Result<Report, Failure> {
+        let measured = async {
+            match self {
+                Self::Latency => latency::run(site).await,
+                Self::Throughput => throughput::run(site).await,
+                Self::Convert => convert::run(site).await,
+            }
+        };
+        tokio::time::timeout(PART_LIMIT, measured)
+            .await
+            .map_err(|_| failure(format!("not done after {PART_LIMIT:?}")))?
+    }
+}
+
+/// What was asked for.
+struct Options {
+    parts: Vec<Part>,
+    record: bool,
+}
+
+impl Options {
+    fn read(arguments: impl Iterator<Item = String>) -> Result<Self, Failure> {
+        let mut options = Self {
+            parts: Vec::new(),
+            record: false,
+        };
+        for argument in arguments {
+            let part = Part::ALL.into_iter().find(|part| part.name() == argument);
+            match part {
+                Some(part) => options.parts.push(part),
+                None if argument == "--record" => options.record = true,
+                None => return Err(failure(format!("unknown argument {argument:?}\n{USAGE}"))),
+            }
+        }
+        if options.parts.is_empty() {
+            options.parts = Part::ALL.to_vec();
+        }
+        Ok(options)
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Options::read(std::env::args().skip(1)) {
+        Ok(options) => run(options).await,
+        Err(failure) => Err(failure),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: Options) -> Result<(), Failure> {
+    let mut machine = None;
+    for part in options.parts {
+        eprintln!("bench: {} …", part.name());
+        let (described, report) = part_on_its_own_site(part).await?;
+        if machine.is_none() {
+            println!("{described}\n");
+            machine = Some(described);
+        }
+        println!("{report}\n");
+        if options.record {
+            report::record(&results(), part.name(), &report.to_string())?;
+        }
+    }
+    if let (Some(machine), true) = (machine, options.record) {
+        report::record(&results(), "machine", &machine.to_string())?;
+    }
+    Ok(())
+}
+
+/// Starts all, measures, and ends all, whether it went well, badly, or was interrupted.
+async fn part_on_its_own_site(part: Part) -> Result<(Report, Report), Failure> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut site = Site::start().await?;
+    let measured = async {
+        let machine = machine::describe(&site).await?;
+        Ok((machine, part.measure(&mut site).await?))
+    };
+    let measured = tokio::select! {
+        measured = measured => measured,
+        _ = interrupt.recv() => Err(failure("interrupted")),
+        _ = terminate.recv() => Err(failure("told to stop")),
+    };
+    let ended = site.end(measured.is_err()).await;
+    let measured = measured?;
+    ended?;
+    Ok(measured)
+}
+
+/// The file that keeps the figures.
+fn results() -> PathBuf {
+    virtbus_testbed::server::nats_folder().join("../BENCH.md")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Options, Failure> {
+        Options::read(arguments.iter().map(|text| (*text).to_owned()))
+    }
+
+    #[test]
+    fn without_a_name_all_parts_are_measured() {
+        assert_eq!(read(&[]).unwrap().parts, Part::ALL);
+        let one = read(&["--record", "convert"]).unwrap();
+        assert_eq!((one.parts, one.record), (vec![Part::Convert], true));
+        assert!(read(&["--recrod"]).is_err());
+    }
+}

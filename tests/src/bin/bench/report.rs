@@ -1,0 +1,112 @@
+//! Tables that read well on a terminal and in Markdown.
+
+use crate::error::{Failure, failure};
+use std::{fmt, fs, path::Path};
+
+/// What one part found.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    blocks: Vec<String>,
+}
+
+impl Report {
+    pub(crate) fn text(&mut self, text: impl Into<String>) {
+        self.blocks.push(text.into());
+    }
+
+    pub(crate) fn table(&mut self, table: &Table) {
+        self.blocks.push(table.to_string());
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.blocks.join("\n\n"))
+    }
+}
+
+/// Rows of cells under a head.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(head: &[&str]) -> Self {
+        let head = head.iter().map(|cell| (*cell).to_owned()).collect();
+        Self { rows: vec![head] }
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let columns = self.rows[0].len();
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        (0..columns).map(width).collect()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widths = self.widths();
+        for (number, row) in self.rows.iter().enumerate() {
+            let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
+            let pad = |(cell, width): (&String, &usize)| format!("{cell:<width$}");
+            if number > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{}", line(row.iter().zip(&widths).map(pad).collect()))?;
+            if number == 0 {
+                let rules = widths.iter().map(|width| "-".repeat(width + 2));
+                write!(f, "\n|{}|", rules.collect::<Vec<_>>().join("|"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts `text` between the marks of `name` in a file.
+///
+/// # Errors
+/// When the file can't be read or written, or lacks the marks.
+pub(crate) fn record(path: &Path, name: &str, text: &str) -> Result<(), Failure> {
+    let old = fs::read_to_string(path)?;
+    let new = replace(&old, name, text)
+        .ok_or_else(|| failure(format!("{} has no marks of {name}", path.display())))?;
+    Ok(fs::write(path, new)?)
+}
+
+fn replace(old: &str, name: &str, text: &str) -> Option<String> {
+    let (begin, end) = (
+        format!("<!-- begin {name} -->\n"),
+        format!("<!-- end {name} -->"),
+    );
+    let (before, rest) = old.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}{text}\n{end}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new(&["a", "b"]);
+        table.row(vec!["1–2".to_owned(), "x".to_owned()]);
+        assert_eq!(table.to_string(), "| a   | b |\n|-----|---|\n| 1–2 | x |");
+    }
+
+    #[test]
+    fn only_what_is_between_the_marks_is_replaced() {
+        let old = "x\n<!-- begin a -->\nold\n<!-- end a -->\ny\n";
+        let new = "x\n<!-- begin a -->\nnew\n<!-- end a -->\ny\n";
+        assert_eq!(replace(old, "a", "new").as_deref(), Some(new));
+        assert_eq!(replace(old, "b", "new"), None);
+    }
+}
