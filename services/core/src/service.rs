@@ -6,7 +6,7 @@ use crate::{
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use virtbus_bus::{Bus, Jobs};
+use virtbus_bus::{Bus, BusError, Jobs};
 use virtbus_daemon::{Daemon, Fatal, Service, health};
 use virtbus_wire::state::Owner;
 
@@ -40,6 +40,21 @@ impl Stores {
             jobs: Jobs::new(bus, keep),
             catalogue: Catalogue::new(bus),
         }
+    }
+}
+
+/// Goes on where a record can't be read: one of them must not keep the others waiting.
+///
+/// # Errors
+/// Any other error.
+pub(crate) fn skip_corrupt<T>(outcome: Result<T, BusError>) -> Result<Option<T>, BusError> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ BusError::Corrupt { .. }) => {
+            tracing::error!(%error, "left as it is");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

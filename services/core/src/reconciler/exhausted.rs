@@ -1,7 +1,10 @@
 //! Messages whose deliveries ran out: the server says so in a stream.
 
 use super::look;
-use crate::{registrar::lying, service::Stores};
+use crate::{
+    registrar::lying,
+    service::{Stores, skip_corrupt},
+};
 use serde::Deserialize;
 use virtbus_bus::BusError;
 use virtbus_wire::Timestamp;
@@ -30,7 +33,7 @@ impl Notices {
             let page = stores.bus.browse(ADVISORIES, ">", seq).await?;
             for stored in &page.items {
                 if let Ok(advisory) = serde_json::from_slice::<Advisory>(&stored.payload) {
-                    see_to(stores, &advisory).await?;
+                    skip_corrupt(see_to(stores, &advisory).await)?;
                 }
                 self.read = stored.seq;
             }

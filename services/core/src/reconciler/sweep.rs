@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     registrar::{self, Lying, lying},
-    service::Stores,
+    service::{Stores, skip_corrupt},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -114,36 +114,45 @@ async fn strays(
     alive: &HashMap<WorkerId, BootId>,
 ) -> Result<(), BusError> {
     for found in odd {
-        let entry = stores.jobs.get_latest(found.id()).await?;
-        let now = Timestamp::now();
-        let record = entry.as_ref().map(|entry| &entry.value);
-        let found = found.or_later(record);
-        let entry = match record {
-            Some(record) if record.id != *found.id() => stores.jobs.get_latest(found.id()).await?,
-            Some(_) | None => entry,
-        };
-        let seen = entry
-            .as_ref()
-            .map(|entry| (&entry.value, now.since(entry.written_at)));
-        let age = now.since(found.arrival.time);
-        let what = match found.message() {
-            Some(message) => {
-                let lives = |owner: &Owner| alive.get(&owner.worker) == Some(&owner.boot);
-                stray(seen, &message, age, lives)
-            }
-            // No worker will ever see it.
-            None => unserved(seen, age),
-        };
-        match what {
-            Stray::Keep => {}
-            Stray::Register => {
-                registrar::register(stores, found).await?;
-            }
-            Stray::Delete => {
-                let (stream, seq) = (found.arrival.stream, found.arrival.seq);
-                tracing::info!(job = %found.id(), stream, seq, "a message without purpose is deleted");
-                registrar::delete(stores, stream, seq).await?;
-            }
+        skip_corrupt(see_to_stray(stores, found, alive).await)?;
+    }
+    Ok(())
+}
+
+async fn see_to_stray(
+    stores: &Stores,
+    found: Lying<'_>,
+    alive: &HashMap<WorkerId, BootId>,
+) -> Result<(), BusError> {
+    let entry = stores.jobs.get_latest(found.id()).await?;
+    let now = Timestamp::now();
+    let record = entry.as_ref().map(|entry| &entry.value);
+    let found = found.or_later(record);
+    let entry = match record {
+        Some(record) if record.id != *found.id() => stores.jobs.get_latest(found.id()).await?,
+        Some(_) | None => entry,
+    };
+    let seen = entry
+        .as_ref()
+        .map(|entry| (&entry.value, now.since(entry.written_at)));
+    let age = now.since(found.arrival.time);
+    let what = match found.message() {
+        Some(message) => {
+            let lives = |owner: &Owner| alive.get(&owner.worker) == Some(&owner.boot);
+            stray(seen, &message, age, lives)
+        }
+        // No worker will ever see it.
+        None => unserved(seen, age),
+    };
+    match what {
+        Stray::Keep => {}
+        Stray::Register => {
+            registrar::register(stores, found).await?;
+        }
+        Stray::Delete => {
+            let (stream, seq) = (found.arrival.stream, found.arrival.seq);
+            tracing::info!(job = %found.id(), stream, seq, "a message without purpose is deleted");
+            registrar::delete(stores, stream, seq).await?;
         }
     }
     Ok(())
@@ -184,7 +193,8 @@ async fn waiting(
         }
     }
     for (youngest, circle) in cycles(&waits) {
-        if let Some(entry) = stores.jobs.get_latest(&youngest).await? {
+        let youngest = skip_corrupt(stores.jobs.get_latest(&youngest).await)?;
+        if let Some(Some(entry)) = youngest {
             let event = Event::Fail(cycle_error(&circle));
             look::carry_out(stores, &entry, event).await?;
         }
@@ -212,29 +222,16 @@ async fn all_locks(stores: &Stores, index: &Index) -> Result<(), BusError> {
         if now.since(entry.written_at) < AGE_MIN {
             continue;
         }
-        let jobs: Vec<&str> = entry.value.jobs().map(JobId::as_str).collect();
-        let mut states = HashMap::new();
-        for jobs in jobs.chunks(PAGE_MAX) {
-            for row in stores.jobs.bucket().of_keys(jobs).await? {
-                if let Some(found) = row.entry? {
-                    let record = found.value;
-                    states.insert(record.id, (record.state.name(), record.claim));
-                }
-            }
-        }
-        let tidied = tidy(&entry.value, |job| states.get(job).copied());
-        if tidied == entry.value {
+        let Some(Some(tidied)) = skip_corrupt(tidied(stores, &entry.value).await)? else {
             continue;
-        }
+        };
         let next = tidied.next_in_line();
         let tidied = tidied.woken(&next, now);
         let written = if tidied.is_unused() {
             records.remove(&name, entry.revision).await
         } else {
-            records
-                .update(&name, &tidied, entry.revision)
-                .await
-                .map(|_| ())
+            let written = records.update(&name, &tidied, entry.revision).await;
+            written.map(|_| ())
         };
         match written {
             Ok(()) => tracing::info!(lock = name, "a lock was tidied"),
@@ -246,4 +243,33 @@ async fn all_locks(stores: &Stores, index: &Index) -> Result<(), BusError> {
         }
     }
     Ok(())
+}
+
+/// The lock as it should be, if it isn't. A record that can't be read is an error: its job may
+/// well hold the lock.
+async fn tidied(stores: &Stores, lock: &Lock) -> Result<Option<Lock>, BusError> {
+    let jobs: Vec<&JobId> = lock.jobs().collect();
+    let mut states = HashMap::new();
+    for jobs in jobs.chunks(PAGE_MAX) {
+        let keys: Vec<&str> = jobs.iter().map(|job| job.as_str()).collect();
+        for row in stores.jobs.bucket().of_keys(&keys).await? {
+            if let Some(found) = row.entry? {
+                let record = found.value;
+                states.insert(record.id, (record.state.name(), record.claim));
+            }
+        }
+    }
+    if tidy(lock, |job| states.get(job).copied()) == *lock {
+        return Ok(None);
+    }
+    // A replica may be late: only the leader's word takes a lock away.
+    for job in jobs {
+        let found = stores.jobs.get_latest(job).await?.map(|entry| entry.value);
+        match found {
+            Some(record) => states.insert(job.clone(), (record.state.name(), record.claim)),
+            None => states.remove(job),
+        };
+    }
+    let tidied = tidy(lock, |job| states.get(job).copied());
+    Ok((tidied != *lock).then_some(tidied))
 }

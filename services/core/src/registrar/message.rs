@@ -49,6 +49,15 @@ impl Lying<'_> {
         }
     }
 
+    /// The queue of a job that could run.
+    #[must_use]
+    pub fn queue(&self) -> Option<&Queue> {
+        match &self.arrived {
+            Arrived::Job { record, .. } => record.as_ref().ok()?.queue.queue(),
+            Arrived::System { .. } => None,
+        }
+    }
+
     /// Which publication it is.
     #[must_use]
     pub fn generation(&self) -> u64 {
@@ -102,6 +111,11 @@ impl KnownJobs {
             }
         }
         Ok(Self(records))
+    }
+
+    /// Whether there is a record of this id, whoever's.
+    pub(crate) fn holds(&self, id: &JobId) -> bool {
+        self.0.contains_key(id)
     }
 
     /// Whether nothing is to be registered for this message.

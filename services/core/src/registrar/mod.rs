@@ -10,9 +10,10 @@ mod register;
 pub use message::{Lying, lying};
 pub use register::{Registered, copy_to_dead_letters, delete, register, states_before};
 
-use crate::service::Stores;
+use crate::service::{Stores, skip_corrupt};
 use futures_util::future::try_join_all;
 use message::KnownJobs;
+use register::register_new;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// How long a message may lie before its record is made here: a worker that is free is faster.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Records made at the same time.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 64;
 
 /// Reads the streams until `stop`. `caught_up` gets the time up to which all that was published
 /// has a record.
@@ -107,14 +108,31 @@ async fn register_all(stores: &Stores, messages: &[&Stored]) -> Result<(), BusEr
     let ids: Vec<&JobId> = found.iter().map(Lying::id).collect();
     let known = KnownJobs::read(stores, &ids).await?;
     let mut missing = Vec::new();
+    let mut served = BTreeMap::new();
     for lying in found {
-        if !known.have(&lying) {
-            missing.push(lying);
+        if known.have(&lying) {
+            continue;
         }
+        if let Some(queue) = lying.queue()
+            && !served.contains_key(queue)
+        {
+            served.insert(queue.clone(), stores.catalogue.knows(queue).await?);
+        }
+        missing.push(lying);
     }
     while !missing.is_empty() {
         let rest = missing.split_off(missing.len().min(AT_ONCE));
-        try_join_all(missing.into_iter().map(|lying| register(stores, lying))).await?;
+        let served = &served;
+        let known = &known;
+        let made = missing.into_iter().map(|lying| async move {
+            let made = if known.holds(lying.id()) {
+                register(stores, lying).await
+            } else {
+                register_new(stores, lying, served).await
+            };
+            skip_corrupt(made)
+        });
+        try_join_all(made).await?;
         missing = rest;
     }
     Ok(())

@@ -1,10 +1,13 @@
 //! Making the record of a job that has none.
 
-use crate::{registrar::Lying, service::Stores};
+use crate::{
+    registrar::Lying,
+    service::{Stores, skip_corrupt},
+};
 use std::collections::BTreeMap;
 use virtbus_bus::{BusError, WriteError, browse::PAGE_MAX, jobs::DeadLetter};
 use virtbus_wire::{
-    Code, Event, JobId, JobState, Record, StateName, Timestamp,
+    Code, Event, JobId, JobState, Queue, Record, StateName, Timestamp,
     protocol::{
         arrival::{Arrived, unknown_queue},
         gate::{Gate, gate, looks_at_dependencies},
@@ -43,36 +46,73 @@ pub async fn register(stores: &Stores, lying: Lying<'_>) -> Result<Registered, B
     let Arrived::Job { record, dlq, .. } = &lying.arrived else {
         return Ok(Registered::NotOurs);
     };
-    let record = match found {
-        Some(record) if lying.arrival.brought(&record) => record,
+    match found {
+        Some(known) if lying.arrival.brought(&known) => finish(stores, &lying, &known).await,
         // Another message's job: the reconciler sees to this copy.
-        Some(_) => return Ok(Registered::Known),
+        Some(_) => Ok(Registered::Known),
         None => {
-            let record = match record {
-                Ok(record) => settle(stores, record).await?,
-                Err(failed) => (**failed).clone(),
+            let served = match record.as_ref().map(|record| record.queue.queue()) {
+                Ok(Some(queue)) => stores.catalogue.knows(queue).await?,
+                Ok(None) | Err(_) => false,
             };
-            if *dlq {
-                copy_to_dead_letters(stores, &lying, Code::JobMalformed).await?;
-            }
-            match stores.jobs.create(&record).await {
-                Ok(_) => log(&record),
-                Err(WriteError::Conflict(_)) => return Ok(Registered::Known),
-                Err(WriteError::Bus(error)) => return Err(error),
-            }
-            record
+            make(stores, &lying, record, *dlq, served).await
         }
-    };
-    let has_purpose = match record.state.name() {
-        StateName::Failed | StateName::Cancelled | StateName::Succeeded => false,
-        StateName::Waiting => false,
-        StateName::Queued | StateName::Running | StateName::Cancelling => true,
-    };
-    if has_purpose {
-        return Ok(Registered::Known);
     }
-    delete(stores, lying.arrival.stream, lying.arrival.seq).await?;
-    Ok(Registered::Settled)
+}
+
+/// As [`register`], for a message whose job has no record as far as a replica knows. `served`
+/// says which queues somebody registered.
+///
+/// # Errors
+/// As [`register`].
+pub(crate) async fn register_new(
+    stores: &Stores,
+    lying: Lying<'_>,
+    served: &BTreeMap<Queue, bool>,
+) -> Result<Registered, BusError> {
+    let Arrived::Job { record, dlq, .. } = &lying.arrived else {
+        return Ok(Registered::NotOurs);
+    };
+    let queue = record.as_ref().ok().and_then(|record| record.queue.queue());
+    let served = queue.and_then(|queue| served.get(queue)).copied();
+    make(stores, &lying, record, *dlq, served.unwrap_or(false)).await
+}
+
+async fn make(
+    stores: &Stores,
+    lying: &Lying<'_>,
+    record: &Result<Box<Record>, Box<Record>>,
+    dlq: bool,
+    served: bool,
+) -> Result<Registered, BusError> {
+    let record = match record {
+        Ok(record) => settle(stores, record, served).await?,
+        Err(failed) => (**failed).clone(),
+    };
+    if dlq {
+        copy_to_dead_letters(stores, lying, Code::JobMalformed).await?;
+    }
+    match stores.jobs.create(&record).await {
+        Ok(_) => log(&record),
+        Err(WriteError::Conflict(_)) => return Ok(Registered::Known),
+        Err(WriteError::Bus(error)) => return Err(error),
+    }
+    finish(stores, lying, &record).await
+}
+
+/// Deletes the message of a job that needs none.
+async fn finish(
+    stores: &Stores,
+    lying: &Lying<'_>,
+    record: &Record,
+) -> Result<Registered, BusError> {
+    match record.state.name() {
+        StateName::Queued | StateName::Running | StateName::Cancelling => Ok(Registered::Known),
+        StateName::Failed | StateName::Cancelled | StateName::Succeeded | StateName::Waiting => {
+            delete(stores, lying.arrival.stream, lying.arrival.seq).await?;
+            Ok(Registered::Settled)
+        }
+    }
 }
 
 fn log(record: &Record) {
@@ -87,13 +127,9 @@ fn log(record: &Record) {
 }
 
 /// What a new job begins as: `queued`, or at once something else.
-async fn settle(stores: &Stores, record: &Record) -> Result<Record, BusError> {
+async fn settle(stores: &Stores, record: &Record, served: bool) -> Result<Record, BusError> {
     let now = Timestamp::now();
-    let known = match record.queue.queue() {
-        Some(queue) => stores.catalogue.knows(queue).await?,
-        None => false,
-    };
-    let event = if known {
+    let event = if served {
         let states = states_before(stores, record).await?;
         match gate(record, now, |job| states.get(job).copied()) {
             Gate::Open => None,
@@ -128,7 +164,7 @@ pub async fn states_before(
         .collect();
     for ids in ids.chunks(PAGE_MAX) {
         for row in stores.jobs.bucket().of_keys(ids).await? {
-            if let Some(entry) = row.entry? {
+            if let Some(Some(entry)) = skip_corrupt(row.entry)? {
                 states.insert(entry.value.id, entry.value.state.name());
             }
         }
