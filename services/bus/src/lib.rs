@@ -5,6 +5,7 @@
 
 pub mod browse;
 pub mod bucket;
+pub mod changes;
 pub mod client;
 pub mod deliveries;
 pub mod delivery;
@@ -17,6 +18,7 @@ pub mod topology;
 
 pub use browse::{Page, Row, Stored};
 pub use bucket::{Bucket, Entry, Slot};
+pub use changes::{BucketState, Change, Changes, ProgressEvents};
 pub use client::{Bus, ConnectConfig, ConnectError, Health};
 pub use deliveries::Deliveries;
 pub use delivery::Delivery;

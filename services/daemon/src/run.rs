@@ -12,6 +12,7 @@ use crate::{
 use axum::Router;
 use camino::{Utf8Path, Utf8PathBuf};
 use futures_util::FutureExt as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     future::Future, io::Write as _, net::SocketAddr, panic::AssertUnwindSafe, process::ExitCode,
     time::Duration,
@@ -248,6 +249,7 @@ where
     S: Future<Output = Result<(), Fatal>>,
 {
     log::start(&loaded.common.log)?;
+    raise_open_files();
     let _pid_file = loaded
         .common
         .pid_file
@@ -263,6 +265,19 @@ where
     // Tasks that are left are dropped here, and with them the tools they run.
     runtime.shutdown_timeout(THREADS_GRACE);
     ended
+}
+
+/// Lets the process have as many open files and connections as the system allows it: the usual
+/// soft limit is a compatibility measure for programs that we are not.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = ?limit.current, "few files can be open at once");
+    }
 }
 
 async fn live<T, F, S>(service: Service, loaded: Loaded<T>, serve: F) -> Result<(), Fatal>
