@@ -76,11 +76,13 @@ impl Perform for Store {
 /// All steps of a task, tied to its run.
 async fn steps<S: Steps>(steps: &S, run: &Run) -> Result<Done, Stop> {
     let progress = |progress: Progress| run.progress(progress);
+    let keep = |held: Box<dyn Send>| run.keep(held);
     let lost = process::Stop::new();
     let pace = Pace {
         stop: run.stop().tools(),
         lost: &lost,
         progress: &progress,
+        keep: &keep,
     };
     let kill = async {
         run.stop().lost().await;

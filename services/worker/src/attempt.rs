@@ -2,7 +2,7 @@
 
 use crate::{
     keeper::{KeepError, Keeper},
-    perform::{Assignment, Done, Perform, Run, Stop},
+    perform::{Assignment, Done, Kept, Perform, Run, Stop},
     stop::{StopSignal, Why},
     worker::Worker,
 };
@@ -54,6 +54,7 @@ pub(crate) struct Attempt<P> {
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) stop: StopSignal,
     pub(crate) progress: watch::Sender<Option<virtbus_wire::state::Progress>>,
+    kept: Kept,
     revision: u64,
 }
 
@@ -77,6 +78,7 @@ impl<P: Perform> Attempt<P> {
             task,
             record,
         };
+        let kept = Kept::default();
         let progress = watch::Sender::new(None);
         Self {
             worker: Arc::clone(worker),
@@ -84,6 +86,7 @@ impl<P: Perform> Attempt<P> {
             keeper,
             stop,
             progress,
+            kept,
             revision,
         }
     }
@@ -191,6 +194,7 @@ impl<P: Perform> Attempt<P> {
             keeper: Arc::clone(&self.keeper),
             stop: self.stop.clone(),
             progress: self.progress.clone(),
+            kept: self.kept.clone(),
         };
         match self.worker.perform.run(&self.job, &run).await {
             Ok(done) => Ending::Done(done),
@@ -250,6 +254,7 @@ impl<P: Perform> Attempt<P> {
             Err(KeepError::Lost | KeepError::Illegal) => return Ok(None),
             Err(KeepError::Bus(error)) => return Err(error),
         };
+        self.kept.drop_all();
         let released = self.worker.locks.release(held.keys(), &self.holder()).await;
         if let Err(error) = released {
             tracing::warn!(job = %self.job.id, %error, "locks will be released by the reconciler");

@@ -2,7 +2,11 @@
 
 use crate::{keeper::Keeper, stop::StopSignal};
 use serde_json::{Map, Value};
-use std::{future::Future, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+};
 use tokio::sync::watch;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
@@ -82,9 +86,41 @@ pub struct Run {
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) stop: StopSignal,
     pub(crate) progress: watch::Sender<Option<Progress>>,
+    pub(crate) kept: Kept,
+}
+
+/// What is held until a job's ending is written.
+#[derive(Clone, Default)]
+pub(crate) struct Kept(Arc<Mutex<Vec<Box<dyn Send>>>>);
+
+impl Kept {
+    /// Lets everything go.
+    pub(crate) fn drop_all(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).len();
+        write!(f, "Kept({kept})")
+    }
 }
 
 impl Run {
+    /// Keeps something, such as the OS lock on a disk, until the job's final record is written:
+    /// it's dropped between that and the release of the job's locks.
+    pub fn keep(&self, held: impl Send + 'static) {
+        self.kept
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(held));
+    }
+
     /// Tells how far the work came. Cheap: it's sent on at most a few times a second.
     pub fn progress(&self, progress: Progress) {
         self.progress.send_replace(Some(progress));

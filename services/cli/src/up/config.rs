@@ -14,6 +14,9 @@ use virtbus_bus::topology::{ACCOUNTS_CONF, Role, keys_conf};
 
 /// The one pool.
 pub(crate) const POOL: &str = "default";
+/// Seconds that running jobs get to finish at the stop, well within what the stop itself gets:
+/// a job that is killed instead of handed back is missed only when its lease is out.
+const DRAIN_S: u64 = 5;
 /// The first line of every file.
 const HEAD: &str = "# Written by `virtbus up`; changes are lost at its next start.";
 
@@ -133,6 +136,10 @@ impl Layout {
         let port = self.port(name);
         lines.push(format!("\n[http]\nlisten = \"127.0.0.1:{port}\""));
         lines.push("\n[log]\nformat = \"text\"".to_owned());
+        if name.takes_jobs() {
+            // A trial is stopped by a person who waits for it.
+            lines.push(format!("\n[work]\ndrain_s = {DRAIN_S}"));
+        }
         match name {
             Name::Storage => {
                 let root = quoted(&self.pool_root());

@@ -71,6 +71,14 @@ impl Name {
         }
     }
 
+    /// Whether it takes jobs, and has a loop to set up.
+    fn takes_jobs(self) -> bool {
+        match self {
+            Self::Nats | Self::Core => false,
+            Self::Storage | Self::Hypervisor | Self::Feedback => true,
+        }
+    }
+
     /// With whose key it connects.
     fn role(self) -> Option<Role> {
         match self {

@@ -10,6 +10,7 @@ use std::{
 };
 use virtbus_wire::{
     BootId, JobId, StateName, Timestamp, WorkerId,
+    protocol::reconcile::CAPACITY_PAUSE,
     state::{Owner, WaitReason},
 };
 
@@ -37,6 +38,7 @@ struct BriefDependency {
 struct BriefWaiting {
     #[serde(flatten)]
     on: WaitReason,
+    since: Timestamp,
 }
 
 /// A job that isn't over.
@@ -167,7 +169,12 @@ impl Index {
                 self.times.push(Reverse((*expires_at, job.clone())));
                 Doing::Otherwise
             }
-            WaitReason::Capacity { .. } | WaitReason::Tenant { .. } => Doing::Otherwise,
+            WaitReason::Capacity { .. } => {
+                let again = waiting.since.after(CAPACITY_PAUSE);
+                self.times.push(Reverse((again, job.clone())));
+                Doing::Otherwise
+            }
+            WaitReason::Tenant { .. } => Doing::Otherwise,
         }
     }
 

@@ -261,6 +261,7 @@ impl Steps for DeleteDisk<'_> {
             stop: &never,
             lost: &never,
             progress: &|_| {},
+            keep: &drop,
         };
         self.intend(&mut plan).await?;
         self.effect(&mut plan, &pace).await?;

@@ -43,6 +43,8 @@ pub(crate) struct Pace<'a> {
     pub(crate) lost: &'a process::Stop,
     /// Takes what is to be told of the progress.
     pub(crate) progress: &'a (dyn Fn(Progress) + Send + Sync),
+    /// Takes what must be held until the job's final record is written: the locks on files.
+    pub(crate) keep: &'a (dyn Fn(Box<dyn Send>) + Send + Sync),
 }
 
 /// What a check says.
@@ -56,7 +58,7 @@ pub(crate) enum Checked<P> {
 /// The steps of a task that changes disks.
 pub(crate) trait Steps: Sync {
     /// What is to be done, and what was done of it so far. Dropping it gives back what it holds.
-    type Plan: Send + Sync;
+    type Plan: Send + Sync + 'static;
 
     /// Reads the catalogue, and refuses what can't be.
     fn check(&self) -> impl Future<Output = Result<Checked<Self::Plan>, Stop>> + Send;
@@ -102,7 +104,9 @@ pub(crate) async fn drive<S: Steps>(
     steps.intend(&mut plan).await?;
     commit.await?;
     steps.effect(&mut plan, pace).await?;
-    steps.publish(&mut plan).await
+    let done = steps.publish(&mut plan).await?;
+    (pace.keep)(Box::new(plan));
+    Ok(done)
 }
 
 /// What an earlier claim and this one have in common.

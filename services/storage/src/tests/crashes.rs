@@ -150,6 +150,7 @@ async fn a_file_that_came_between_is_not_taken_for_ones_own() {
         stop: &stop,
         lost: &stop,
         progress: &|_| {},
+        keep: &drop,
     };
     let Checked::Plan(mut plan) = task.check().await.unwrap() else {
         panic!("there's nothing to do");
@@ -226,6 +227,7 @@ async fn a_frozen_claim_that_wakes_up_has_no_effect() {
         stop: &stop,
         lost: &stop,
         progress: &|_| {},
+        keep: &drop,
     };
     let Checked::Plan(mut plan) = task.check().await.unwrap() else {
         panic!("there's nothing to do");

@@ -188,6 +188,7 @@ impl Site {
             stop,
             lost: &lost,
             progress,
+            keep: &drop,
         };
         let commit = async {
             if stop.is_asked() {
@@ -246,6 +247,7 @@ impl Site {
             stop: &stop,
             lost: &stop,
             progress: &|_| {},
+            keep: &drop,
         };
         let Checked::Plan(mut plan) = task.check().await.unwrap() else {
             panic!("there's nothing to do");

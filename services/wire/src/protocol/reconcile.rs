@@ -27,6 +27,10 @@ pub const AGE_MIN: Duration = Duration::from_secs(10);
 /// How long a job that nobody has seen is waited for.
 pub const DEPENDENCY_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a job that waits for room is left alone before it may ask again: nobody says when a
+/// slot becomes free.
+pub const CAPACITY_PAUSE: Duration = Duration::from_secs(10);
+
 /// What was read about one job besides its record.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
@@ -104,7 +108,8 @@ fn mend_waiting(
             return Some(Event::Fail(JobError::new(Code::TransferExpired, message)));
         }
         WaitReason::Transfer { .. } => false,
-        WaitReason::Capacity { .. } | WaitReason::Tenant { .. } => false,
+        WaitReason::Capacity { .. } => now.since(since) >= CAPACITY_PAUSE,
+        WaitReason::Tenant { .. } => false,
     };
     is_over.then_some(Event::Publish { round: false })
 }

@@ -96,6 +96,14 @@ fn a_time_that_has_come_wakes_and_one_that_has_not_does_not() {
 }
 
 #[test]
+fn a_job_that_waits_for_room_asks_again_after_a_while() {
+    let needs = [("slot".to_owned(), "long".into())].into_iter().collect();
+    let record = after(&queued(), [Event::Wait(WaitReason::Capacity { needs })]);
+    assert_eq!(mended(&record, |_| {}, at(11)), None);
+    assert_eq!(mended(&record, |_| {}, at(12)), PUBLISH);
+}
+
+#[test]
 fn a_lock_that_would_be_granted_wakes() {
     let record = parked(WaitReason::Lock {
         resource: "disk.d1".to_owned(),
