@@ -121,13 +121,17 @@ took=$(((${EPOCHREALTIME/[.,]/} - began) / 100000))
 nats=$(field nats) http=$(field http) token=$(field token)
 line "ready after $((took / 10)).$((took % 10)) s, NATS at $nats"
 
-title 'Create a disk of 512 MiB with nothing but a plain publish'
+title 'Create a disk of 1 GiB with nothing but a plain publish'
 publish storage.default.high \
-    '{"id":"demo-create","task":"create_disk","params":{"disk":"web1","size":"512MiB","format":"raw","preallocation":"full"}}'
+    '{"id":"demo-create","task":"create_disk","params":{"disk":"web1","size":"1GiB","format":"raw"}}'
 outcome demo-create
 
+title 'Put 900 MiB of data on it, as a guest would, so that there is something to convert'
+dd if=/dev/urandom of="$(field pool_root)/disks/web1.raw" bs=1M count=900 conv=notrunc status=none
+line "written to disks/web1.raw in the pool's folder"
+
 title 'Make it larger'
-submit resize -p disk=web1 -p size=1GiB
+submit resize -p disk=web1 -p size=2GiB
 
 title 'Convert it to qcow2, at low priority'
 submit convert -p disk=web1 -p to=web2 -p format=qcow2

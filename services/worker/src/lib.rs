@@ -11,6 +11,7 @@ mod keeper;
 mod metrics;
 pub mod perform;
 pub mod process;
+mod rate;
 pub mod serve;
 pub mod slots;
 mod stop;

@@ -4,6 +4,7 @@ use crate::{
     attempt::{Attempt, Ending},
     keeper::KeepError,
     perform::Perform,
+    rate::Rate,
     stop::Why,
 };
 use futures_util::StreamExt;
@@ -124,12 +125,14 @@ impl<P: Perform> Attempt<P> {
     async fn tell_progress(&self) {
         let mut progress = self.progress.subscribe();
         let mut written: Option<Instant> = None;
+        let (mut rate, began) = (Rate::default(), Instant::now());
         loop {
             if progress.changed().await.is_err() {
                 return;
             }
             let latest = progress.borrow_and_update().clone();
             let Some(latest) = latest else { continue };
+            let latest = rate.fill(latest, began.elapsed());
             self.publish(&latest).await;
             if written.is_none_or(|at| at.elapsed() >= WRITTEN_EVERY) {
                 written = Some(Instant::now());
