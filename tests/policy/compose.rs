@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Output};
 
-/// The programs of `virtbus up`, and what it does itself: set up the streams, register the pool.
+/// The programs of `virtbus up`, and what it does itself: set up the streams, register the pool,
+/// make the key of tokens.
 const SERVICES: &[&str] = &[
     "core",
     "feedback",
     "hypervisor",
+    "key",
     "nats",
     "register",
     "setup",
@@ -61,7 +63,9 @@ fn compose_runs_what_up_runs() {
         String::from_utf8_lossy(&output.stderr)
     );
     let names = String::from_utf8_lossy(&output.stdout);
-    let found: BTreeSet<&str> = names.lines().collect();
+    let mut found: BTreeSet<&str> = names.lines().collect();
+    // Behind a profile, which older versions list all the same.
+    found.remove("token");
     assert_eq!(found, SERVICES.iter().copied().collect());
 }
 
