@@ -1,6 +1,6 @@
 //! Waking who waited long enough, and mending what crashes and lost messages left.
 //!
-//! Events of the bucket `jobs` keep an [`index::Index`] of all jobs that aren't over; it says
+//! Events of the bucket `jobs` keep an `index::Index` of all jobs that aren't over; it says
 //! whom to look at and when. A sweep browses the streams and looks at whose message is missing,
 //! and at messages without a purpose. Every decision is one of the pure rules of
 //! `virtbus_wire::protocol::reconcile`, on records read anew, and every act a compare-and-set.
