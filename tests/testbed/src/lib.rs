@@ -8,4 +8,4 @@ pub mod server;
 pub mod watch;
 
 pub use server::Server;
-pub use watch::until;
+pub use watch::{until, within};

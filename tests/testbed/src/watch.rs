@@ -10,18 +10,27 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Asks until the answer is `Ok`; fails the test with the last `Err`.
-pub async fn until<T, E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn until<T, E: Debug>(what: &str, ask: impl AsyncFnMut() -> Result<T, E>) -> T {
+    within(PATIENCE, what, ask).await
+}
+
+/// The same with another bound, for what takes its time by design.
+pub async fn within<T, E: Debug>(
+    limit: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let deadline = Instant::now() + limit;
     let mut last = None;
     loop {
         match timeout_at(deadline, ask()).await {
             Ok(Ok(value)) => return value,
             Ok(Err(error)) => last = Some(error),
-            Err(_elapsed) => panic!("{what}: not within {PATIENCE:?}; last seen: {last:?}"),
+            Err(_elapsed) => panic!("{what}: not within {limit:?}; last seen: {last:?}"),
         }
         assert!(
             Instant::now() < deadline,
-            "{what}: not within {PATIENCE:?}; last seen: {last:?}"
+            "{what}: not within {limit:?}; last seen: {last:?}"
         );
         sleep(PAUSE).await;
     }
