@@ -1,0 +1,185 @@
+//! The storage service dies in the middle of a convert.
+
+use serde_json::{Value, json};
+use virtbus_testbed::until;
+use virtbus_tests::disk::{self, MIB};
+use virtbus_tests::process::{self, Signal};
+use virtbus_tests::{Bus, Events, Service, Stack, is_final, state_of};
+
+const HIGH: &str = "storage.default.high";
+const LOW: &str = "storage.default.low";
+/// Enough to be in the middle of it for seconds: it's compressed, and can't be.
+const SOURCE_MIB: u64 = 192;
+
+/// A stack with a disk that takes long to convert.
+async fn with_source() -> (Stack, Bus) {
+    let stack = Stack::start().await;
+    let bus = stack.bus().await;
+    let params = json!({"disk": "source", "size": SOURCE_MIB * MIB, "format": "raw"});
+    bus.succeed(HIGH, "create_disk", params).await;
+    disk::fill(
+        &disk::path(&stack.ready.pool_root, "source", "raw"),
+        SOURCE_MIB,
+    );
+    (stack, bus)
+}
+
+/// Publishes the convert and returns in the middle of it.
+async fn in_the_middle(stack: &Stack, bus: &Bus) {
+    let params = json!({"disk": "source", "to": "copy", "format": "qcow2", "compress": "zlib"});
+    let job = json!({"id": "convert", "task": "convert", "params": params});
+    bus.publish(LOW, &job).await;
+    let root = &stack.ready.pool_root;
+    until("the tool has written something", async || {
+        let parts = disk::leftovers(root);
+        let written = parts
+            .iter()
+            .map(|name| root.join(name).metadata().map_or(0, |m| m.len()));
+        if written.sum::<u64>() > MIB {
+            Ok(())
+        } else {
+            Err(parts)
+        }
+    })
+    .await;
+    let record = bus.record("convert").await.unwrap();
+    assert_eq!(
+        state_of(&record),
+        "running",
+        "it's in the middle: {record:#}"
+    );
+    assert_eq!(record["claim"], 1);
+}
+
+/// The job ended once, by a later claim, and left nothing but its destination.
+async fn ended_once(stack: &Stack, bus: &Bus, events: &Events) -> Value {
+    let record = bus.end_after_take_over("convert").await;
+    assert_eq!(state_of(&record), "succeeded", "{record:#}");
+    let root = &stack.ready.pool_root;
+    let (source, copy) = (
+        disk::path(root, "source", "raw"),
+        disk::path(root, "copy", "qcow2"),
+    );
+    assert!(disk::same(&source, &copy), "the copy is whole");
+    let known = bus.disk("copy").await.unwrap();
+    assert_eq!(
+        (&known["state"], &known["virtual_size"]),
+        (&json!("ready"), &json!(SOURCE_MIB * MIB))
+    );
+    // What runs behind it shows that nothing of it comes after its end.
+    bus.ping(LOW).await;
+    let ends = events
+        .of("convert")
+        .iter()
+        .filter(|change| change.is_final())
+        .count();
+    assert_eq!(ends, 1, "one final state");
+    let disks: Vec<String> = disk::files(root)
+        .into_iter()
+        .filter(|name| name.starts_with("disks/"))
+        .collect();
+    assert_eq!(
+        disks,
+        ["disks/copy.qcow2", "disks/source.raw"],
+        "one destination, no left-over"
+    );
+    let tools = process::tools(root);
+    assert!(tools.is_empty(), "no orphan: {tools:#?}");
+    assert!(is_final(&bus.record("convert").await.unwrap()));
+    record
+}
+
+#[tokio::test]
+async fn a_convert_whose_worker_is_killed_is_finished_when_it_comes_back() {
+    let (stack, bus) = with_source().await;
+    let events = bus.events().await;
+    in_the_middle(&stack, &bus).await;
+    stack.kill(Service::Storage).await;
+    stack.start_again(Service::Storage);
+    let record = ended_once(&stack, &bus, &events).await;
+    assert!(record["claim"].as_u64() > Some(1), "{record:#}");
+    assert_eq!(
+        (&record["attempt"], &record["tries_left"]),
+        (&json!(2), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn a_convert_whose_worker_is_killed_is_finished_by_another_worker() {
+    let (stack, bus) = with_source().await;
+    let events = bus.events().await;
+    in_the_middle(&stack, &bus).await;
+    stack.kill(Service::Storage).await;
+    let second = [
+        ("VIRTBUS__WORKER__ID", "storage-second"),
+        ("VIRTBUS__HTTP__LISTEN", "127.0.0.1:0"),
+    ];
+    stack.start_besides(Service::Storage, &second);
+    let record = ended_once(&stack, &bus, &events).await;
+    assert_eq!(record["worker"], "storage-second", "{record:#}");
+}
+
+#[tokio::test]
+async fn a_convert_whose_worker_freezes_has_one_effect() {
+    let (stack, bus) = with_source().await;
+    let events = bus.events().await;
+    in_the_middle(&stack, &bus).await;
+    stack.freeze(Service::Storage);
+    let second = [
+        ("VIRTBUS__WORKER__ID", "storage-second"),
+        ("VIRTBUS__HTTP__LISTEN", "127.0.0.1:0"),
+    ];
+    stack.start_besides(Service::Storage, &second);
+    let record = bus.end_after_take_over("convert").await;
+    assert_eq!(record["worker"], "storage-second", "{record:#}");
+    stack.thaw(Service::Storage);
+    // Awake again it finds that it lost the job, and stays of use.
+    let root = &stack.ready.pool_root;
+    let no_tools = async || {
+        let tools = process::tools(root);
+        if tools.is_empty() { Ok(()) } else { Err(tools) }
+    };
+    until("its tool is gone", no_tools).await;
+    let record = ended_once(&stack, &bus, &events).await;
+    assert_eq!(record["worker"], "storage-second", "{record:#}");
+}
+
+#[tokio::test]
+async fn a_convert_whose_worker_is_stopped_is_handed_back() {
+    let (stack, bus) = with_source().await;
+    let events = bus.events().await;
+    // It shall not wait for the convert's end.
+    stack.stop(Service::Storage).await;
+    stack.start_again_with(Service::Storage, &[("VIRTBUS__WORK__DRAIN_S", "0")]);
+    in_the_middle(&stack, &bus).await;
+    let pid = stack.pid(Service::Storage);
+    process::signal(pid, Signal::TERM);
+    let gone = async || {
+        if process::is_alive(pid) {
+            Err(pid)
+        } else {
+            Ok(())
+        }
+    };
+    until("the service has stopped", gone).await;
+    assert_eq!(stack.exit_code(pid), Some(0), "stopped on request");
+    let root = &stack.ready.pool_root;
+    assert_eq!(disk::leftovers(root), Vec::<String>::new(), "cleaned up");
+    let tools = process::tools(root);
+    assert!(tools.is_empty(), "{tools:#?}");
+    let record = bus.record("convert").await.unwrap();
+    assert!(
+        ["waiting", "queued"].contains(&state_of(&record)),
+        "{record:#}"
+    );
+    assert_eq!(
+        record["tries_left"], 3,
+        "its try was given back: {record:#}"
+    );
+    assert_eq!(bus.disk("copy").await, None, "no intent stays");
+
+    stack.start_again(Service::Storage);
+    let record = ended_once(&stack, &bus, &events).await;
+    assert_eq!(record["tries_left"], 2, "{record:#}");
+    assert!(events.states("convert").contains(&"waiting".to_owned()));
+}

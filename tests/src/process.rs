@@ -1,0 +1,66 @@
+//! Processes as `/proc` shows them, and signals.
+
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+use std::fs;
+use std::path::Path;
+
+/// Sends a signal. One that is gone already is left in peace.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).expect("a process id");
+    match kill_process(pid, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => panic!("signal {signal:?} to {pid:?}: {error}"),
+    }
+}
+
+/// Whether it runs. One that ended and wasn't waited for doesn't.
+pub fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything; the state is the letter behind it.
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// A process that was found, with its command line in one piece.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Its id.
+    pub pid: u32,
+    /// Its words, joined by blanks.
+    pub line: String,
+}
+
+/// Every other process that names a folder on its command line, or works in it.
+pub fn of_folder(folder: &Path) -> Vec<Found> {
+    let text = folder.to_str().unwrap();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let others = pids.filter(|pid| *pid != std::process::id() && is_alive(*pid));
+    others
+        .map(|pid| (pid, line(pid)))
+        .filter(|(pid, line)| line.contains(text) || works_in(*pid, folder))
+        .map(|(pid, line)| Found { pid, line })
+        .collect()
+}
+
+/// The qemu-img processes of a pool.
+pub fn tools(pool_root: &Path) -> Vec<Found> {
+    let mut found = of_folder(pool_root);
+    found.retain(|process| process.line.contains("qemu-img"));
+    found
+}
+
+fn line(pid: u32) -> String {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&words)
+        .replace('\0', " ")
+        .trim()
+        .to_owned()
+}
+
+fn works_in(pid: u32, folder: &Path) -> bool {
+    fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(folder))
+}
