@@ -26,7 +26,7 @@ use view::View;
 use virtbus_bus::Bus;
 use virtbus_daemon::{Daemon, Fatal, Service};
 use virtbus_wire::Queue;
-use virtbus_worker::{ServeError, Setup};
+use virtbus_worker::Setup;
 
 const SERVICE: Service = Service {
     name: env!("CARGO_BIN_NAME"),
@@ -75,7 +75,7 @@ async fn serve(daemon: Daemon<Config>) -> Result<(), Fatal> {
         tracing::warn!(left = app.sessions.len(), "not all websockets have ended");
     }
     bus.close().await;
-    worked.map_err(fatal)
+    worked.map_err(Fatal::from)
 }
 
 fn setup(daemon: &Daemon<Config>, bus: &Bus) -> Setup {
@@ -90,16 +90,5 @@ fn setup(daemon: &Daemon<Config>, bus: &Bus) -> Setup {
         state_dir: daemon.common.state_dir.clone(),
         ready: daemon.ready.clone(),
         metrics: daemon.metrics.clone(),
-    }
-}
-
-fn fatal(error: ServeError) -> Fatal {
-    match error {
-        ServeError::Slots(error) => Fatal::config("work", error),
-        ServeError::LockFile(error) => Fatal::config("state_dir", error),
-        error @ (ServeError::Running(_) | ServeError::Replaced(_)) => {
-            Fatal::config("worker.id", error)
-        }
-        ServeError::Bus(error) => Fatal::Unreachable(error.to_string()),
     }
 }

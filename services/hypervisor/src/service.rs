@@ -14,7 +14,7 @@ use virtbus_bus::{
 };
 use virtbus_daemon::{Daemon, Fatal, Service, health};
 use virtbus_wire::{Class, Label, Queue};
-use virtbus_worker::{ServeError, Setup};
+use virtbus_worker::Setup;
 
 /// Who this is.
 pub(crate) const SERVICE: Service = Service {
@@ -62,18 +62,7 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
     };
     let served = virtbus_worker::serve(setup, Domains { host }, daemon.stop.clone()).await;
     bus.close().await;
-    served.map_err(fatal)
-}
-
-fn fatal(error: ServeError) -> Fatal {
-    match error {
-        ServeError::Slots(error) => Fatal::config("work", error),
-        ServeError::LockFile(error) => Fatal::config("state_dir", error),
-        error @ (ServeError::Running(_) | ServeError::Replaced(_)) => {
-            Fatal::config("worker.id", error)
-        }
-        ServeError::Bus(error) => Fatal::Unreachable(error.to_string()),
-    }
+    served.map_err(Fatal::from)
 }
 
 /// The queues of the pool, and the host's own.

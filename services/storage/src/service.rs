@@ -6,7 +6,7 @@ use tokio::{task::spawn_blocking, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{Jobs, jobs::KEEP};
 use virtbus_daemon::{Daemon, Fatal, Readiness, Service, health};
-use virtbus_worker::{ServeError, Setup, process::Stop};
+use virtbus_worker::{Setup, process::Stop};
 
 /// Who this is.
 pub const SERVICE: Service = Service {
@@ -51,18 +51,7 @@ pub async fn serve(daemon: Daemon<StorageConfig>) -> Result<(), Fatal> {
     };
     let served = virtbus_worker::serve(setup, store, daemon.stop.clone()).await;
     bus.close().await;
-    served.map_err(fatal)
-}
-
-fn fatal(error: ServeError) -> Fatal {
-    match error {
-        ServeError::Slots(error) => Fatal::config("work", error),
-        ServeError::LockFile(error) => Fatal::config("state_dir", error),
-        error @ (ServeError::Running(_) | ServeError::Replaced(_)) => {
-            Fatal::config("worker.id", error)
-        }
-        ServeError::Bus(error) => Fatal::Unreachable(error.to_string()),
-    }
+    served.map_err(Fatal::from)
 }
 
 /// Versions of this service and of its tool.

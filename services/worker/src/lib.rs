@@ -4,6 +4,7 @@
 //! A service brings a [`Perform`]: what its tasks lock, do, clean up and put back. It never sees
 //! a message, a record's revision or an acknowledgement.
 
+mod answer;
 mod attempt;
 mod claim;
 mod config;
@@ -18,6 +19,7 @@ mod stop;
 mod supervise;
 mod worker;
 
+pub use answer::{done, pong};
 pub use config::WorkConfig;
 pub use perform::{Assignment, Done, Perform, Run, Stop};
 pub use serve::{Setup, serve};

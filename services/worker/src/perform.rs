@@ -21,29 +21,42 @@ pub type Done = Map<String, Value>;
 /// A service's work. The loop calls, for each claim, in this order: [`clean`](Self::clean) and
 /// [`recover`](Self::recover) if there were older claims, [`locks`](Self::locks),
 /// [`run`](Self::run), and [`abandon`](Self::abandon) when the job ends or parks without effect.
-/// Each may be called again by a later claim, on another host: all of them are idempotent.
+/// Each may be called again by a later claim, on another host: all of them are idempotent. What
+/// takes nothing and leaves nothing needs only [`run`](Self::run).
 pub trait Perform: Send + Sync + 'static {
     /// Whose queues these tasks come from.
     fn class(&self) -> Class;
 
     /// The locks the task takes beside the publisher's own, as the catalogue says now. Asked once
     /// more when they are held; if the answer differs, they are given back and taken anew.
-    fn locks(&self, job: &Assignment) -> impl Future<Output = Result<LockSet, JobError>> + Send;
+    fn locks(&self, job: &Assignment) -> impl Future<Output = Result<LockSet, JobError>> + Send {
+        let _ = job;
+        async { Ok(LockSet::new()) }
+    }
 
     /// Removes what older claims of this job left behind, before anything else.
-    fn clean(&self, job: &Assignment) -> impl Future<Output = Result<(), JobError>> + Send;
+    fn clean(&self, job: &Assignment) -> impl Future<Output = Result<(), JobError>> + Send {
+        let _ = job;
+        async { Ok(()) }
+    }
 
     /// The result, if an earlier claim's effect is there, whole.
     fn recover(
         &self,
         job: &Assignment,
-    ) -> impl Future<Output = Result<Option<Done>, JobError>> + Send;
+    ) -> impl Future<Output = Result<Option<Done>, JobError>> + Send {
+        let _ = job;
+        async { Ok(None) }
+    }
 
     /// The work and its effect, in the order of the protocol. [`Run::commit`] is the fence.
     fn run(&self, job: &Assignment, run: &Run) -> impl Future<Output = Result<Done, Stop>> + Send;
 
     /// Puts back what was begun, such as a disk's former state, since there will be no effect.
-    fn abandon(&self, job: &Assignment) -> impl Future<Output = Result<(), JobError>> + Send;
+    fn abandon(&self, job: &Assignment) -> impl Future<Output = Result<(), JobError>> + Send {
+        let _ = job;
+        async { Ok(()) }
+    }
 }
 
 /// A job as it was claimed.

@@ -21,6 +21,7 @@ use virtbus_bus::{
     lease::{Leases, Trust},
     locks::{LockSet, Locks},
 };
+use virtbus_daemon::Fatal;
 use virtbus_wire::{
     Envelope, Event, JobError, Record,
     protocol::lock::{Holder, Mode},
@@ -208,4 +209,17 @@ pub enum ServeError {
     /// The messaging connection is closed for good.
     #[error(transparent)]
     Bus(#[from] BusError),
+}
+
+impl From<ServeError> for Fatal {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Slots(error) => Self::config("work", error),
+            ServeError::LockFile(error) => Self::config("state_dir", error),
+            error @ (ServeError::Running(_) | ServeError::Replaced(_)) => {
+                Self::config("worker.id", error)
+            }
+            ServeError::Bus(error) => Self::Unreachable(error.to_string()),
+        }
+    }
 }

@@ -114,15 +114,7 @@ pub(crate) fn is_own(owner: Option<&JobId>, job: &Assignment) -> bool {
     owner == Some(&job.id)
 }
 
-/// A typed result as a record holds it.
-pub(crate) fn done(result: &impl serde::Serialize) -> Result<Done, Stop> {
-    match serde_json::to_value(result) {
-        Ok(serde_json::Value::Object(done)) => Ok(done),
-        Ok(_) | Err(_) => Err(Stop::Failed(JobError::internal(
-            "a result that is no object",
-        ))),
-    }
-}
+pub(crate) use virtbus_worker::done;
 
 pub(crate) fn now() -> Timestamp {
     Timestamp::now()

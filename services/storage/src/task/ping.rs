@@ -4,11 +4,9 @@ use crate::{
     blocking,
     pool::{Name, Pool, PoolError},
     store::Store,
-    task::done,
 };
-use std::time::Duration;
 use virtbus_wire::{Code, DiskId, JobError, task::storage as params};
-use virtbus_worker::{Assignment, Done, Stop, StopSignal};
+use virtbus_worker::{Assignment, Done, Stop, StopSignal, pong};
 
 /// The names a ping's file has, one after the other, in place of a disk's id.
 const FILES: [&str; 2] = ["ping", "pong"];
@@ -28,22 +26,7 @@ impl Ping<'_> {
             self.look_at(pool).await?;
             checks.push(format!("pool {}", pool.name));
         }
-        if let Some(wait) = &self.params.sleep_ms {
-            let slept = tokio::time::sleep(Duration::from_millis(wait.get()));
-            tokio::select! {
-                () = slept => {}
-                () = stop.asked() => return Err(Stop::Stopped),
-            }
-        }
-        if self.params.fail {
-            let error = JobError::new(Code::ToolFailed, "the ping was asked to fail");
-            return Err(Stop::Failed(error));
-        }
-        done(&params::Pong {
-            worker: self.job.owner.worker.clone(),
-            boot: self.job.owner.boot,
-            checks,
-        })
+        pong(self.params, self.job, stop, checks).await
     }
 
     /// Removes the files of older claims.
