@@ -154,15 +154,7 @@ async fn a_convert_whose_worker_is_stopped_is_handed_back() {
     in_the_middle(&stack, &bus).await;
     let pid = stack.pid(Service::Storage);
     process::signal(pid, Signal::TERM);
-    let gone = async || {
-        if process::is_alive(pid) {
-            Err(pid)
-        } else {
-            Ok(())
-        }
-    };
-    until("the service has stopped", gone).await;
-    assert_eq!(stack.exit_code(pid), Some(0), "stopped on request");
+    assert_eq!(stack.exit_code(pid).await, Some(0), "stopped on request");
     let root = &stack.ready.pool_root;
     assert_eq!(disk::leftovers(root), Vec::<String>::new(), "cleaned up");
     let tools = process::tools(root);

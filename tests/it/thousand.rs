@@ -25,9 +25,7 @@ async fn a_thousand_jobs_end_exactly_once_each_although_their_worker_is_killed_t
     stack.kill(Service::Storage).await;
     publish(&bus).await;
 
-    let state_dir = stack.folder().join("state");
-    let settings = [("VIRTBUS__STATE_DIR", state_dir.to_str().unwrap())];
-    stack.start_again_with(Service::Storage, &settings);
+    stack.start_again(Service::Storage);
     let mut kills: BTreeSet<usize> = BTreeSet::new();
     // The last ones are left alone, or a kill might find nothing to kill.
     while kills.len() < KILLS {
@@ -36,7 +34,7 @@ async fn a_thousand_jobs_end_exactly_once_each_although_their_worker_is_killed_t
     for ends in &kills {
         some_ended(&events, *ends).await;
         stack.kill(Service::Storage).await;
-        stack.start_again_with(Service::Storage, &settings);
+        stack.start_again(Service::Storage);
     }
     some_ended(&events, JOBS).await;
 

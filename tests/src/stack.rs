@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -23,6 +23,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The end of each log that a failing test shows, in bytes.
 const LOG_TAIL: usize = 12 << 10;
+
+/// What stands in a log when a service met a bug of its own.
+const PANIC: &str = "panicked at";
 
 /// Ends what a test process that is gone left behind: TERM to the stack, then its folder goes.
 const WARDEN: &str = r#"
@@ -90,6 +93,8 @@ impl Stack {
         let mut command = Command::new(virtbus());
         command.arg("up").arg("--dir").arg(folder.join("up"));
         command.arg("--ready-file").arg(&ready_file);
+        // Stacks run side by side, and a libvirt daemon has one service.
+        command.args(["--hypervisor-uri", "test:///default"]);
         if options.secure {
             command.arg("--secure");
         }
@@ -150,7 +155,7 @@ impl Stack {
     }
 
     fn again(&self) -> MutexGuard<'_, Again> {
-        self.again.lock().unwrap()
+        self.again.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// SIGKILL; returns when it's gone.
@@ -222,15 +227,18 @@ impl Stack {
         pid
     }
 
-    /// How a process that was started here ended.
+    /// How a process that was started here ends.
     ///
     /// # Panics
-    /// When it still runs, or wasn't started here.
-    pub fn exit_code(&self, pid: u32) -> Option<i32> {
-        let mut again = self.again();
-        let child = again.children.iter_mut().find(|child| child.id() == pid);
-        let status = child.expect("a process started here").try_wait().unwrap();
-        status.expect("it has ended").code()
+    /// When it wasn't started here, or goes on.
+    pub async fn exit_code(&self, pid: u32) -> Option<i32> {
+        let ended = async || {
+            let mut again = self.again();
+            let child = again.children.iter_mut().find(|child| child.id() == pid);
+            let status = child.expect("a process started here").try_wait().unwrap();
+            status.ok_or("it runs")
+        };
+        until("its end", ended).await.code()
     }
 
     /// The processes of the start that are gone.
@@ -278,10 +286,13 @@ impl Stack {
     /// Ends all of it, and tells what is still there then.
     fn finish(&mut self) -> Vec<process::Found> {
         // The warden would end it as well, later.
-        let warden = self.warden.get_mut().unwrap();
+        let warden = self
+            .warden
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         drop(warden.kill());
         drop(warden.wait());
-        let up = self.up.get_mut().unwrap();
+        let up = self.up.get_mut().unwrap_or_else(PoisonError::into_inner);
         process::signal(up.id(), Signal::TERM);
         let deadline = Instant::now() + STOP_LIMIT;
         while matches!(up.try_wait(), Ok(None)) && Instant::now() < deadline {
@@ -293,7 +304,7 @@ impl Stack {
         for process in &left {
             process::signal(process.pid, Signal::KILL);
         }
-        for child in &mut self.again.get_mut().unwrap().children {
+        for child in &mut self.again().children {
             drop(child.kill());
             drop(child.wait());
         }
@@ -309,6 +320,8 @@ impl Drop for Stack {
         }
         let left = self.finish();
         assert!(failed || left.is_empty(), "left running: {left:#?}");
+        let panics = self.logged(PANIC);
+        assert!(failed || panics.is_empty(), "{panics:#?}");
     }
 }
 
@@ -327,7 +340,10 @@ impl Drop for Shared {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.show_logs();
+            return;
         }
+        let panics = self.0.logged(PANIC);
+        assert!(panics.is_empty(), "{panics:#?}");
     }
 }
 

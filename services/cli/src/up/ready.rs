@@ -25,8 +25,9 @@ use virtbus_wire::auth::{Scope, Scopes};
 /// The libvirt daemon that is tried first, and the one that is always there.
 pub(crate) const LIBVIRT_URI: &str = "qemu:///session";
 const LIBVIRT_TEST_URI: &str = "test:///default";
-/// The exit code of a service that can't reach NATS or libvirt at its start.
-const EXIT_UNREACHABLE: i32 = 69;
+/// The exit codes of a hypervisor service that can't have its libvirt daemon: it isn't there, or
+/// another process on this machine, such as a second trial's, speaks for it already.
+const EXITS_WITHOUT_LIBVIRT: [i32; 2] = [69, 64];
 /// How long one process may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How often is looked.
@@ -64,7 +65,7 @@ pub(crate) async fn bring_up(
     for name in [Name::Storage, Name::Hypervisor, Name::Feedback] {
         let outcome = answers(processes, ended, name).await;
         let is_without_libvirt = matches!(&outcome, Err(NotReady::Ended(who, Some(code), _))
-            if *who == Name::Hypervisor && *code == EXIT_UNREACHABLE);
+            if *who == Name::Hypervisor && EXITS_WITHOUT_LIBVIRT.contains(code));
         if is_without_libvirt && !is_uri_fixed {
             LIBVIRT_TEST_URI.clone_into(&mut processes.layout_mut().libvirt_uri);
             processes.layout().write()?;
