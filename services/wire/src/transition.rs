@@ -208,6 +208,12 @@ impl Record {
             JobState::Succeeded(..) | JobState::Failed(..) | JobState::Cancelled(..) => false,
         };
         if legal {
+            // Tasks that are too quick to tell how far they came are done all the same.
+            if let Some(progress) = &mut self.progress {
+                progress.percent = Some(100.0);
+                progress.done_bytes = progress.total_bytes.or(progress.done_bytes);
+                progress.eta_s = None;
+            }
             self.end(now, |ended| JobState::Succeeded(ended, result));
         }
         legal

@@ -154,6 +154,24 @@ fn progress_never_goes_back_within_an_attempt() {
     assert_eq!(job.progress.unwrap().percent, Some(60.0));
 }
 
+#[test]
+fn what_is_done_is_done_to_a_hundred_percent() {
+    let began = Event::Progress(Progress {
+        percent: Some(0.0),
+        total_bytes: Some(8),
+        ..Progress::default()
+    });
+    let done = after(
+        &queued(),
+        [claim(1, true), began, Event::Succeed(Map::new())],
+    );
+    let progress = done.progress.unwrap();
+    assert_eq!(
+        (progress.percent, progress.done_bytes),
+        (Some(100.0), Some(8))
+    );
+}
+
 fn reachable() -> impl Strategy<Value = Record> {
     prop::collection::vec(any_event(), 0..40).prop_map(|events| {
         events.into_iter().fold(queued(), |job, event| {
