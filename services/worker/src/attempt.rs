@@ -64,12 +64,15 @@ impl<P: Perform> Attempt<P> {
         let record = entry.value.clone();
         let (stop, revision) = (StopSignal::new(), entry.revision);
         let owner = worker.owner.clone();
-        let keeper = Arc::new(Keeper::new(
+        let progress = watch::Sender::new(None);
+        let keeper = Keeper::new(
             &worker.jobs,
             entry,
             owner.clone(),
             stop.clone(),
-        ));
+            progress.clone(),
+        );
+        let keeper = Arc::new(keeper);
         let (id, claim) = (record.id.clone(), record.claim);
         let job = Assignment {
             id,
@@ -79,7 +82,6 @@ impl<P: Perform> Attempt<P> {
             record,
         };
         let kept = Kept::default();
-        let progress = watch::Sender::new(None);
         Self {
             worker: Arc::clone(worker),
             job,

@@ -4,9 +4,12 @@ use crate::{
     perform::Stop,
     stop::{StopSignal, Why},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use virtbus_bus::{BusError, Entry, Jobs, WriteError, jobs::ChangeError};
-use virtbus_wire::{Event, JobError, JobState, Record, state::Owner, state::Phase};
+use virtbus_wire::{
+    Event, JobError, JobState, Record, Timestamp,
+    state::{Owner, Phase, Progress},
+};
 
 /// How often a write is tried when others change the record at the same time.
 const WRITES_MAX: u32 = 16;
@@ -19,6 +22,7 @@ pub(crate) struct Keeper {
     claim: u64,
     entry: Mutex<Entry<Record>>,
     stop: StopSignal,
+    progress: watch::Sender<Option<Progress>>,
 }
 
 /// A change that this claim couldn't make.
@@ -36,14 +40,22 @@ pub(crate) enum KeepError {
 }
 
 impl Keeper {
-    pub(crate) fn new(jobs: &Jobs, entry: Entry<Record>, owner: Owner, stop: StopSignal) -> Self {
-        let claim = entry.value.claim;
+    /// `progress` is what the work last told: it goes into the record with each write.
+    pub(crate) fn new(
+        jobs: &Jobs,
+        entry: Entry<Record>,
+        owner: Owner,
+        stop: StopSignal,
+        progress: watch::Sender<Option<Progress>>,
+    ) -> Self {
+        let (jobs, claim) = (jobs.clone(), entry.value.claim);
         Self {
-            jobs: jobs.clone(),
+            jobs,
             owner,
             claim,
             entry: Mutex::new(entry),
             stop,
+            progress,
         }
     }
 
@@ -56,6 +68,7 @@ impl Keeper {
     pub(crate) async fn apply(&self, event: Event) -> Result<Record, KeepError> {
         let mut entry = self.entry.lock().await;
         for _ in 0..WRITES_MAX {
+            self.add_progress(&mut entry.value);
             match self.jobs.change(&entry, event.clone()).await {
                 Ok(next) => {
                     *entry = next;
@@ -115,6 +128,16 @@ impl Keeper {
             .state
             .hold()
             .is_some_and(|hold| hold.phase == Phase::Commit)
+    }
+
+    /// Otherwise a reader would see the work go back to what was written seconds ago.
+    fn add_progress(&self, record: &mut Record) {
+        let told = self.progress.borrow().clone();
+        if let Some(told) = told
+            && let Ok(next) = record.apply(Event::Progress(told), Timestamp::now())
+        {
+            *record = next;
+        }
     }
 
     /// What a newer record means for the running work.

@@ -149,8 +149,6 @@ impl<P: Perform> Attempt<P> {
         let latest = self.progress.borrow().clone();
         if let Some(latest) = latest {
             self.publish(&latest).await;
-            let told = self.keeper.apply(Event::Progress(latest)).await;
-            tracing::trace!(ok = told.is_ok(), "progress written");
         }
     }
 

@@ -5,8 +5,9 @@ use crate::{
     site::{Site, one_slot},
 };
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
-use virtbus_testbed::until;
-use virtbus_wire::{Code, JobState, StateName, protocol::arrival::MSG_ID_HEADER};
+use futures_util::StreamExt;
+use virtbus_testbed::{until, watch::soon};
+use virtbus_wire::{Code, JobState, Record, StateName, protocol::arrival::MSG_ID_HEADER};
 use virtbus_worker::{ServeError, WorkConfig};
 
 #[tokio::test]
@@ -21,6 +22,36 @@ async fn a_plain_publish_is_enough() {
     assert_eq!((record.claim, record.attempt, record.generation), (1, 1, 1));
     assert_eq!(record.dedupe.unwrap().seq, seq);
     site.emptied().await;
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_records_progress_never_goes_back() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let mut events = site
+        .jetstream
+        .client()
+        .subscribe("events.jobs.j")
+        .await
+        .unwrap();
+    let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
+    let job = r#"{"id":"j","task":"ping","params":{"sleep_ms":200}}"#;
+    site.publish("storage.p.low", job).await;
+    let mut seen = Vec::new();
+    loop {
+        let event = soon("the next event", events.next()).await.unwrap();
+        let record: Record = serde_json::from_slice(&event.payload).unwrap();
+        seen.extend(record.progress.and_then(|progress| progress.percent));
+        if record.state.name().is_final() {
+            break;
+        }
+    }
+    assert!(seen.is_sorted(), "{seen:?}");
+    assert_eq!(
+        (seen.contains(&90.0), seen.last()),
+        (true, Some(&100.0)),
+        "{seen:?}"
+    );
     worker.end().await;
 }
 

@@ -8,6 +8,7 @@ use std::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Class, Code, JobError,
+    state::Progress,
     task::{StorageTask, Task},
 };
 use virtbus_worker::{Assignment, Done, Perform, Run, Stop};
@@ -69,6 +70,7 @@ impl Perform for Probe {
         let Task::Storage(StorageTask::Ping(ping)) = &job.task else {
             return Err(JobError::internal("only ping").into());
         };
+        run.progress(percent(0.0));
         let work = Duration::from_millis(ping.sleep_ms.map_or(0, |millis| millis.get()));
         tokio::select! {
             () = tokio::time::sleep(work) => {}
@@ -80,6 +82,7 @@ impl Perform for Probe {
         if ping.fail {
             return Err(JobError::new(Code::ToolFailed, "asked to fail").into());
         }
+        run.progress(percent(90.0));
         run.commit().await?;
         self.notes.add(job, "effect");
         Ok(Map::new())
@@ -88,5 +91,12 @@ impl Perform for Probe {
     async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
         self.notes.add(job, "abandon");
         Ok(())
+    }
+}
+
+fn percent(percent: f64) -> Progress {
+    Progress {
+        percent: Some(percent),
+        ..Progress::default()
     }
 }
