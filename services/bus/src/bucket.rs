@@ -124,14 +124,35 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
     /// # Errors
     /// `Conflict` when there is one.
     pub async fn create(&self, key: &str, value: &T) -> Result<u64, WriteError> {
+        self.create_with(key, value, HeaderMap::new()).await
+    }
+
+    /// As [`Bucket::create`], and the record goes by itself after `keep`.
+    ///
+    /// # Errors
+    /// As [`Bucket::create`].
+    pub async fn create_for(
+        &self,
+        key: &str,
+        value: &T,
+        keep: Duration,
+    ) -> Result<u64, WriteError> {
+        self.create_with(key, value, ttl_header(keep)).await
+    }
+
+    async fn create_with(
+        &self,
+        key: &str,
+        value: &T,
+        headers: HeaderMap,
+    ) -> Result<u64, WriteError> {
         let payload = self.encode(key, value)?;
-        match self.write(key, payload.clone(), 0, HeaderMap::new()).await {
+        match self.write(key, payload.clone(), 0, headers.clone()).await {
             Err(WriteError::Conflict(key)) => {
                 // The mark of a removed record also has a revision.
                 match self.read_leader(&key).await? {
                     Some(mark) if mark.is_marker => {
-                        self.write(&key, payload, mark.revision, HeaderMap::new())
-                            .await
+                        self.write(&key, payload, mark.revision, headers).await
                     }
                     _ => Err(WriteError::Conflict(key)),
                 }

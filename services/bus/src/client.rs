@@ -66,6 +66,8 @@ impl Default for ConnectConfig {
 pub struct Health {
     /// Whether there is one.
     pub connected: bool,
+    /// How many there were so far, this one included: a new one has lost what the old one asked for.
+    pub connections: u64,
     /// What the server last refused: a missing permission shows as a time-out elsewhere.
     pub refused: Option<String>,
     /// Subscriptions that lost messages since they were read too slowly.
@@ -233,7 +235,12 @@ fn note(report: &watch::Sender<Health>, event: &Event) {
     match event {
         Event::Connected => {
             tracing::info!("connected to the messaging server");
-            report.send_modify(|health| health.connected = true);
+            report.send_modify(|health| {
+                health.connected = true;
+                health.connections += 1;
+                // Permissions may have been mended meanwhile; what is still refused is told anew.
+                health.refused = None;
+            });
         }
         Event::Disconnected | Event::Closed => {
             tracing::warn!("lost the connection to the messaging server");

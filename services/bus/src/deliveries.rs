@@ -27,6 +27,8 @@ pub struct Deliveries {
     answers: Subscriber,
     pulls: Pulls,
     health: watch::Receiver<Health>,
+    /// Which connection the pulls were sent on.
+    connections: u64,
 }
 
 /// What the server knows of a queue's consumer.
@@ -86,6 +88,7 @@ impl Deliveries {
             answers,
             pulls,
             health: bus.health(),
+            connections: bus.health().borrow().connections,
         })
     }
 
@@ -178,7 +181,9 @@ impl Deliveries {
                 self.answered(appetite, answer.ok_or_else(closed)?).await
             }
             changed = self.health.changed() => {
-                if changed.is_ok() && self.health.borrow_and_update().connected {
+                let now = self.health.borrow_and_update().clone();
+                if changed.is_ok() && now.connected && now.connections != self.connections {
+                    self.connections = now.connections;
                     self.pulls.reconnected();
                 }
                 Ok(None)

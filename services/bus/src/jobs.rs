@@ -95,12 +95,11 @@ impl Jobs {
     /// # Errors
     /// `Conflict` when it has one.
     pub async fn create(&self, record: &Record) -> Result<u64, WriteError> {
-        let revision = self.records.create(record.id.as_str(), record).await?;
-        if record.state.name().is_final() {
-            // Only an update can carry a time to live.
-            return self.write(record, revision).await;
+        let key = record.id.as_str();
+        match self.keep_of(record) {
+            None => self.records.create(key, record).await,
+            Some(keep) => self.records.create_for(key, record, keep).await,
         }
-        Ok(revision)
     }
 
     /// Writes a record that was read with this revision. Only a final one ever ends by itself.
@@ -109,17 +108,22 @@ impl Jobs {
     /// `Conflict` when the record was changed since.
     pub async fn write(&self, record: &Record, revision: u64) -> Result<u64, WriteError> {
         let key = record.id.as_str();
-        let state = record.state.name();
-        if !state.is_final() {
-            return self.records.update(key, record, revision).await;
+        match self.keep_of(record) {
+            None => self.records.update(key, record, revision).await,
+            Some(keep) => self.records.update_for(key, record, revision, keep).await,
         }
+    }
+
+    /// How long a record stays once it's written; none = until it's written again.
+    fn keep_of(&self, record: &Record) -> Option<Duration> {
+        let state = record.state.name();
         let is_ping = record.task == "ping" && state == StateName::Succeeded;
         let keep = if is_ping {
             PING_KEEP.min(self.keep)
         } else {
             self.keep
         };
-        self.records.update_for(key, record, revision, keep).await
+        state.is_final().then_some(keep)
     }
 
     /// Applies an event to a record as it was read, and writes the outcome.

@@ -117,6 +117,12 @@ impl Leases {
                 () = tokio::time::sleep(BEAT) => {}
             }
             let sent = boot_time();
+            if sent.saturating_sub(confirmed) >= TRUST {
+                // After a suspend the lease may be out before this beat says so.
+                trust.send_if_modified(|before| {
+                    std::mem::replace(before, Trust::Doubtful) != Trust::Doubtful
+                });
+            }
             let worker = describe();
             let beat = self.beat(&worker, revision);
             match tokio::time::timeout(BEAT, beat).await {

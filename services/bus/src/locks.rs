@@ -1,7 +1,7 @@
 //! Locks of jobs: one record per lock, taken in byte order, all or none.
 
 use crate::{
-    bucket::{Bucket, Slot},
+    bucket::Bucket,
     client::Bus,
     error::{BusError, WriteError},
     jobs::{ChangeError, Jobs},
@@ -33,6 +33,8 @@ pub struct Locks {
 pub enum Granted {
     /// It has all of them.
     All,
+    /// A later claim of the job has one of them: this claim is lost.
+    Lost,
     /// It has none, and its ticket is in all of them; this one refused it.
     None {
         /// The lock.
@@ -71,12 +73,16 @@ impl Locks {
                 ticket: ticket_now,
                 mode: *mode,
             };
-            if let Some(by) = self.take_one(name, &claimant).await? {
-                self.enlist(set, &holder.job, ticket).await?;
-                return Ok(Granted::None {
-                    resource: name.clone(),
-                    holder: by,
-                });
+            match self.take_one(name, &claimant).await? {
+                Take::Taken(_) => {}
+                Take::Lost => return Ok(Granted::Lost),
+                Take::Refused(by) => {
+                    self.enlist(set, holder, ticket).await?;
+                    return Ok(Granted::None {
+                        resource: name.clone(),
+                        holder: by,
+                    });
+                }
             }
         }
         Ok(Granted::All)
@@ -91,47 +97,11 @@ impl Locks {
         names: impl IntoIterator<Item = &'a String>,
         holder: &Holder,
     ) -> Result<(), WriteError> {
-        let mut awake = HashSet::new();
+        let mut awake = Vec::new();
         for name in names {
-            for job in self.release_one(name, holder).await? {
-                if awake.insert(job.clone()) {
-                    self.wake(&job).await?;
-                }
-            }
+            awake.extend(self.release_one(name, holder).await?);
         }
-        Ok(())
-    }
-
-    /// Whether the job would get all its locks now; a hint, since only taking decides.
-    ///
-    /// # Errors
-    /// When the server doesn't answer.
-    pub async fn would_grant(
-        &self,
-        set: &LockSet,
-        job: &JobId,
-        ticket: u64,
-    ) -> Result<bool, BusError> {
-        for (name, mode) in set {
-            let Slot { value, .. } = self.records.slot(name).await?;
-            let lock = value.unwrap_or_default();
-            let over = self.over(&lock).await?;
-            let holder = Holder {
-                job: job.clone(),
-                claim: u64::MAX,
-                since: None,
-            };
-            let claimant = Claimant {
-                holder,
-                ticket: Some(ticket),
-                mode: *mode,
-            };
-            let answer = lock.take(&claimant, Timestamp::now(), |id| over.contains(id));
-            if matches!(answer, Take::Refused(_)) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        self.wake_all(awake).await
     }
 
     /// Publishes a job that waits for a lock, so that it may try again.
@@ -166,63 +136,70 @@ impl Locks {
         }
     }
 
-    /// Takes one lock; none = taken, else who has it.
-    async fn take_one(
-        &self,
-        name: &str,
-        claimant: &Claimant,
-    ) -> Result<Option<Option<Holder>>, WriteError> {
+    async fn wake_all(&self, jobs: Vec<JobId>) -> Result<(), WriteError> {
+        let mut awake = HashSet::new();
+        for job in jobs {
+            if awake.insert(job.clone()) {
+                self.wake(&job).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one lock, if it may be had.
+    async fn take_one(&self, name: &str, claimant: &Claimant) -> Result<Take, WriteError> {
         for _ in 0..TRIES_MAX {
             let slot = self.records.slot(name).await?;
             let lock = slot.value.unwrap_or_default();
             let over = self.over(&lock).await?;
-            match lock.take(claimant, Timestamp::now(), |id| over.contains(id)) {
-                Take::Refused(holder) => return Ok(Some(holder)),
-                Take::Taken(next) => match self.records.update(name, &next, slot.revision).await {
-                    Ok(_) => return Ok(None),
-                    Err(WriteError::Conflict(_)) => {}
-                    Err(error) => return Err(error),
-                },
+            let answer = lock.take(claimant, Timestamp::now(), |id| over.contains(id));
+            let Take::Taken(next) = &answer else {
+                return Ok(answer);
+            };
+            match self.records.update(name, next, slot.revision).await {
+                Ok(_) => return Ok(answer),
+                Err(WriteError::Conflict(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(WriteError::Conflict(name.to_owned()))
     }
 
-    async fn enlist(&self, set: &LockSet, job: &JobId, ticket: u64) -> Result<(), WriteError> {
+    /// Puts the job in line for each lock and gives back those it had taken; who may go on by
+    /// that is woken.
+    async fn enlist(&self, set: &LockSet, holder: &Holder, ticket: u64) -> Result<(), WriteError> {
+        let mut awake = Vec::new();
         for (name, mode) in set {
-            self.change(name, |lock| (lock.enlist(job, ticket, *mode), ()))
-                .await?;
+            let next = |lock: &Lock| lock.enlist(holder, ticket, *mode);
+            awake.extend(self.change(name, next).await?);
         }
-        Ok(())
+        awake.retain(|job| *job != holder.job);
+        self.wake_all(awake).await
     }
 
     async fn release_one(&self, name: &str, holder: &Holder) -> Result<Vec<JobId>, WriteError> {
-        self.change(name, |lock| {
-            let released = lock.release(holder);
-            // Nothing of this claim was here: whoever released it has woken the next.
-            let awake = if released == *lock {
-                Vec::new()
-            } else {
-                released.next_in_line()
-            };
-            (released.woken(&awake, Timestamp::now()), awake)
-        })
-        .await
+        // Where nothing of this claim is, whoever released it has woken the next.
+        self.change(name, |lock| lock.release(holder)).await
     }
 
-    /// Writes what `next` makes of the lock, as often as others come between.
-    async fn change<A>(
+    /// Writes what `next` makes of the lock, as often as others come between, and says who may go
+    /// on by that: the first in line that isn't over.
+    async fn change(
         &self,
         name: &str,
-        next: impl Fn(&Lock) -> (Lock, A),
-    ) -> Result<A, WriteError> {
+        next: impl Fn(&Lock) -> Lock,
+    ) -> Result<Vec<JobId>, WriteError> {
         for _ in 0..TRIES_MAX {
             let slot = self.records.slot(name).await?;
             let before = slot.value.unwrap_or_default();
-            let (lock, answer) = next(&before);
-            if lock == before {
-                return Ok(answer);
+            let changed = next(&before);
+            if changed == before {
+                return Ok(Vec::new());
             }
+            let over = self.over(&changed).await?;
+            let living = changed.without(|job| over.contains(job));
+            let awake = living.next_in_line();
+            let lock = living.woken(&awake, Timestamp::now());
             let written = if lock.is_unused() {
                 self.records.remove(name, slot.revision).await
             } else {
@@ -232,7 +209,7 @@ impl Locks {
                     .map(|_| ())
             };
             match written {
-                Ok(()) => return Ok(answer),
+                Ok(()) => return Ok(awake),
                 Err(WriteError::Conflict(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -240,28 +217,26 @@ impl Locks {
         Err(WriteError::Conflict(name.to_owned()))
     }
 
-    /// The jobs named in a lock whose record is final or gone.
+    /// The jobs named in a lock whose record is final or gone: of the holders all, of the line
+    /// those before its first living one. Who stands behind can't matter yet.
     async fn over(&self, lock: &Lock) -> Result<HashSet<JobId>, BusError> {
         let mut over = HashSet::new();
-        let mut asked = HashSet::new();
-        // Those behind the first waiters can't matter yet: a long line costs no reads.
-        let holders = lock
-            .exclusive
-            .iter()
-            .chain(&lock.shared)
-            .map(|holder| &holder.job);
-        let line = lock.waiters.iter().take(FRONT).map(|waiter| &waiter.job);
-        for job in holders.chain(line) {
-            if asked.insert(job) {
-                let record = self.jobs.get_latest(job).await?;
-                if record.is_none_or(|entry| entry.value.state.name().is_final()) {
-                    over.insert(job.clone());
-                }
+        for holder in lock.exclusive.iter().chain(&lock.shared) {
+            if self.is_over(&holder.job).await? {
+                over.insert(holder.job.clone());
             }
+        }
+        for waiter in &lock.waiters {
+            if !self.is_over(&waiter.job).await? {
+                break;
+            }
+            over.insert(waiter.job.clone());
         }
         Ok(over)
     }
-}
 
-/// How many waiters of a line are looked at: the reconciler removes the others that are over.
-const FRONT: usize = 8;
+    async fn is_over(&self, job: &JobId) -> Result<bool, BusError> {
+        let record = self.jobs.get_latest(job).await?;
+        Ok(record.is_none_or(|entry| entry.value.state.name().is_final()))
+    }
+}

@@ -172,10 +172,11 @@ impl JobError {
     /// An error with this code, and a message for people.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let message = clipped(message.into());
         let retryable = code.is_retryable();
         Self {
             code,
-            message: message.into(),
+            message,
             retryable,
             detail: Map::new(),
         }
@@ -184,7 +185,11 @@ impl JobError {
     /// The same with one more detail.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.detail.insert(key.to_owned(), value.into());
+        let mut value = value.into();
+        if let Value::String(text) = value {
+            value = Value::String(clipped(text));
+        }
+        self.detail.insert(key.to_owned(), value);
         self
     }
 
@@ -201,9 +206,27 @@ impl JobError {
     }
 }
 
+/// The most bytes of a message, and of a text in `detail`: both may repeat what a publisher sent.
+const TEXT_BYTES_MAX: usize = 512;
+
+fn clipped(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_publisher_sent_makes_no_error_large() {
+        let text = "ä".repeat(600_000);
+        let error = JobError::invalid_params(&text, &text);
+        assert!(serde_json::to_string(&error).unwrap().len() < 3 * TEXT_BYTES_MAX);
+    }
 
     #[test]
     fn every_code_reads_back_from_its_text() {

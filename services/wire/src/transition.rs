@@ -114,9 +114,14 @@ impl Record {
         let JobState::Running(hold) = &self.state else {
             return false;
         };
+        let began = hold.phase >= Phase::Work;
         // A claim that found an earlier effect entered `commit` without an attempt of its own.
-        if refund && hold.phase >= Phase::Work && self.tries_left < self.retry.max_attempts {
+        if refund && began && self.tries_left < self.retry.max_attempts {
             self.tries_left += 1;
+        }
+        if !refund && !began {
+            // What fails before the work uses up a try all the same, or it would fail for ever.
+            self.tries_left = self.tries_left.saturating_sub(1);
         }
         self.ticket = self.ticket.or(ticket);
         self.set_waiting(on, now);

@@ -6,7 +6,7 @@ use crate::{
     stop::{StopSignal, Why},
     worker::Worker,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use virtbus_bus::{
     BusError, Delivery, Entry, WriteError,
@@ -24,6 +24,11 @@ use virtbus_wire::{
 
 /// How often the set of locks may change under a job that takes them.
 const LOCK_ROUNDS_MAX: u32 = 5;
+
+/// How often it's tried to put back what was begun.
+const UNDO_MAX: u32 = 5;
+/// The wait between two of those.
+const UNDO_AGAIN: Duration = Duration::from_secs(1);
 
 /// How a claim ended.
 #[derive(Debug, Clone)]
@@ -151,6 +156,7 @@ impl<P: Perform> Attempt<P> {
             let granted = self.worker.locks.take(&set, &holder, ticket, waited).await;
             match granted.map_err(|error| bus_failed(&error))? {
                 Granted::All => {}
+                Granted::Lost => return Err(Ending::Lost),
                 Granted::None { resource, holder } => {
                     let since = holder.as_ref().and_then(|holder| holder.since);
                     let holder = holder.map(|holder| format!("job.{}", holder.job));
@@ -225,19 +231,29 @@ impl<P: Perform> Attempt<P> {
     }
 
     /// Puts back what was begun, unless there is an effect or the claim is lost.
-    async fn undo(&self, ending: Ending) -> Ending {
+    pub(crate) async fn undo(&self, ending: Ending) -> Ending {
         match &ending {
             Ending::Done(_) | Ending::Found(_) | Ending::Lost => return ending,
             Ending::Failed(_) | Ending::WorkerLost | Ending::GaveUp => {}
             Ending::Shutdown | Ending::Wait(..) => {}
         }
-        match self.worker.perform.abandon(&self.job).await {
-            Ok(()) => ending,
-            Err(error) => {
-                tracing::error!(job = %self.job.id, %error, "what was begun could not be put back");
-                Ending::Failed(error)
+        // Who lost its claim would undo its successor's work.
+        if let Err(KeepError::Lost) = self.keeper.refresh().await {
+            return Ending::Lost;
+        }
+        for tries in 0..UNDO_MAX {
+            match self.worker.perform.abandon(&self.job).await {
+                Ok(()) => return ending,
+                Err(error) => {
+                    tracing::warn!(job = %self.job.id, %error, tries, "not yet put back");
+                    tokio::time::sleep(UNDO_AGAIN).await;
+                }
             }
         }
+        // No final state may be written before all is as it was: the job stays as it is, and its
+        // message comes to be claimed, cleaned and put back anew.
+        tracing::error!(job = %self.job.id, "what was begun could not be put back");
+        Ending::Lost
     }
 
     /// Writes how it ended, then gives back locks. None when the claim was lost.
@@ -257,6 +273,11 @@ impl<P: Perform> Attempt<P> {
             Err(KeepError::Bus(error)) => return Err(error),
         };
         self.kept.drop_all();
+        if held.is_empty() {
+            // Ended before the locks were noted, by a panic perhaps.
+            self.worker.release_remains(&record).await;
+            return Ok(Some(record));
+        }
         let released = self.worker.locks.release(held.keys(), &self.holder()).await;
         if let Err(error) = released {
             tracing::warn!(job = %self.job.id, %error, "locks will be released by the reconciler");

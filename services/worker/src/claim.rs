@@ -1,6 +1,9 @@
 //! From a message to a claim: what the tables of the protocol say, done.
 
-use crate::{perform::Perform, worker::Worker};
+use crate::{
+    perform::Perform,
+    worker::{Running, Worker},
+};
 use std::time::Duration;
 use virtbus_bus::{
     BusError, Delivery, Entry, WriteError,
@@ -28,7 +31,7 @@ const CLAIMS_MAX: u32 = 16;
 #[derive(Debug)]
 pub(crate) enum Settled {
     /// Its job is ours now: run it.
-    Claimed(Box<Entry<Record>>),
+    Claimed(Box<Entry<Record>>, Running),
     /// Acknowledge it.
     Over,
     /// Hand it back.
@@ -60,17 +63,18 @@ impl<P: Perform> Worker<P> {
             if !is_fresh {
                 seen = self.jobs.get(id).await?;
             }
-            match &seen {
-                None => {
-                    if let Some(settled) = self.create(delivery, record, *dlq, room).await? {
-                        return Ok(settled);
-                    }
+            if seen.is_none() {
+                if let Some(settled) = self.create(delivery, record, *dlq, room).await? {
+                    return Ok(settled);
                 }
-                Some(found) if arrival.life(&found.value) == Life::Later => {
-                    arrived = arrive(&arrival, Life::Later, now);
-                    seen = None;
-                }
-                Some(_) => {}
+                seen = self.jobs.get_latest(id).await?;
+            }
+            let later = seen
+                .as_ref()
+                .is_some_and(|found| arrival.life(&found.value) == Life::Later);
+            if later {
+                arrived = arrive(&arrival, Life::Later, now);
+                seen = None;
             }
         }
         self.settle_known(delivery, &arrived, seen, room).await
@@ -136,6 +140,9 @@ impl<P: Perform> Worker<P> {
     ) -> Result<Action, BusError> {
         let record = entry.map(|entry| &entry.value);
         let alive = match record.and_then(|record| record.state.hold()) {
+            Some(hold) if hold.owner == self.owner => {
+                record.is_some_and(|record| self.claims.contain(&record.id, record.claim))
+            }
             Some(hold) => self.leases.is_alive(&hold.owner).await?,
             None => false,
         };
@@ -159,6 +166,7 @@ impl<P: Perform> Worker<P> {
                 (**failed).clone()
             }
         };
+        let running = self.claims.begin(&first.id, first.claim);
         match self.jobs.create(&first).await {
             Ok(revision) if first.state.name() == StateName::Running => {
                 let entry = Entry {
@@ -166,7 +174,7 @@ impl<P: Perform> Worker<P> {
                     value: first,
                     revision,
                 };
-                Ok(Some(Settled::Claimed(Box::new(entry))))
+                Ok(Some(Settled::Claimed(Box::new(entry), running)))
             }
             Ok(_) => Ok(Some(Settled::Over)),
             Err(WriteError::Conflict(_)) => Ok(None),
@@ -202,8 +210,9 @@ impl<P: Perform> Worker<P> {
             return Ok(Some(Settled::HandBack(AHEAD)));
         };
         let is_claim = matches!(event, Event::Claim { .. });
+        let running = self.claims.begin(&entry.value.id, entry.value.claim + 1);
         match self.jobs.change(&entry, event).await {
-            Ok(claimed) if is_claim => Ok(Some(Settled::Claimed(Box::new(claimed)))),
+            Ok(claimed) if is_claim => Ok(Some(Settled::Claimed(Box::new(claimed), running))),
             Ok(_) => Ok(Some(Settled::Over)),
             Err(ChangeError::Illegal(_) | ChangeError::Write(WriteError::Conflict(_))) => Ok(None),
             Err(ChangeError::Write(WriteError::Bus(error))) => Err(error),

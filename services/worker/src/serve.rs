@@ -5,7 +5,7 @@ use crate::{
     metrics::Counts,
     perform::Perform,
     slots::Slots,
-    worker::{ServeError, Worker, millis},
+    worker::{Claims, ServeError, Worker, millis},
 };
 use camino::Utf8PathBuf;
 use rustix::fs::{FlockOperation, flock};
@@ -105,6 +105,7 @@ pub async fn serve<P: Perform>(
         perform,
         slots,
         trust: trusted,
+        claims: Claims::default(),
         hard_stop: CancellationToken::new(),
         ack_wait: AtomicU64::new(millis(Duration::from_secs(30))),
     });

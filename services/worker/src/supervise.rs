@@ -50,13 +50,14 @@ impl<P: Perform> Attempt<P> {
             () = beside => (&mut work).await,
         };
         self.tell_last().await;
-        ended.unwrap_or_else(|panicked| {
-            tracing::error!(job = %self.job.id, %panicked, "the task panicked");
-            (
-                Ending::Failed(JobError::internal("the task panicked")),
-                LockSet::new(),
-            )
-        })
+        match ended {
+            Ok(ended) => ended,
+            Err(panicked) => {
+                tracing::error!(job = %self.job.id, %panicked, "the task panicked");
+                let failed = Ending::Failed(JobError::internal("the task panicked"));
+                (self.undo(failed).await, LockSet::new())
+            }
+        }
     }
 
     async fn keep_message(&self, delivery: &Delivery) {

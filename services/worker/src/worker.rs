@@ -8,8 +8,9 @@ use crate::{
     slots::{Kind, Slot, Slots},
 };
 use std::{
+    collections::HashSet,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,7 +24,7 @@ use virtbus_bus::{
 };
 use virtbus_daemon::Fatal;
 use virtbus_wire::{
-    Envelope, Event, JobError, Record,
+    Envelope, Event, JobError, JobId, Record,
     protocol::lock::{Holder, Mode},
     state::Owner,
     task::Task,
@@ -31,8 +32,8 @@ use virtbus_wire::{
 
 /// How long a message is handed back for when the server didn't answer while it was settled.
 const UNSETTLED: Duration = Duration::from_secs(5);
-/// How often an ending is written when the server doesn't answer, before the message is left to
-/// the next worker.
+/// How often an ending is written when the server doesn't answer, before the claim is given up and
+/// its message comes to be claimed anew.
 const FINISHES_MAX: u32 = 10;
 /// The wait between two of those.
 const FINISH_AGAIN: Duration = Duration::from_secs(1);
@@ -49,6 +50,8 @@ pub(crate) struct Worker<P> {
     pub(crate) slots: Slots,
     pub(crate) counts: Counts,
     pub(crate) trust: watch::Receiver<Trust>,
+    /// What this process really runs.
+    pub(crate) claims: Claims,
     /// Cancelled when jobs that still run must end.
     pub(crate) hard_stop: CancellationToken,
     /// In milliseconds, as the server's consumers say.
@@ -90,8 +93,10 @@ impl<P: Perform> Worker<P> {
         match settled {
             Settled::HandBack(delay) => delivery.hand_back(Some(delay)).await,
             Settled::Over => self.acknowledge(&delivery).await,
-            Settled::Claimed(entry) => {
-                if self.run_claimed(&delivery, *entry).await {
+            Settled::Claimed(entry, running) => {
+                let is_over = self.run_claimed(&delivery, *entry).await;
+                drop(running);
+                if is_over {
                     self.acknowledge(&delivery).await;
                 }
             }
@@ -158,6 +163,9 @@ impl<P: Perform> Worker<P> {
         for lock in own.exclusive.iter().chain(&own.shared) {
             names.insert(lock.to_string(), Mode::Shared);
         }
+        if names.is_empty() {
+            return;
+        }
         if let Some(job) = self.assignment(record) {
             // What can't be asked for now, the reconciler finds.
             names.extend(self.perform.locks(&job).await.unwrap_or_default());
@@ -183,6 +191,45 @@ impl<P: Perform> Worker<P> {
             task,
             record: record.clone(),
         })
+    }
+}
+
+/// The claims whose work goes on in this process. A record that names this process for any other
+/// claim is as good as one of a dead owner: its message comes to be claimed anew.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Claims(Arc<Mutex<HashSet<(JobId, u64)>>>);
+
+/// Says that a claim's work goes on, or is about to, until dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    all: Claims,
+    claim: (JobId, u64),
+}
+
+impl Claims {
+    /// Says so of a claim before it's written: whoever reads it finds it running.
+    pub(crate) fn begin(&self, job: &JobId, claim: u64) -> Running {
+        let claim = (job.clone(), claim);
+        self.lock().insert(claim.clone());
+        Running {
+            all: self.clone(),
+            claim,
+        }
+    }
+
+    /// Whether the work of this claim goes on in this process.
+    pub(crate) fn contain(&self, job: &JobId, claim: u64) -> bool {
+        self.lock().contains(&(job.clone(), claim))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<(JobId, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.claim);
     }
 }
 

@@ -23,7 +23,7 @@ const MATRIX: &[(Verb, &str, &str)] = {
         // Jobs and what comes of them.
         (Publish, "storage.p.low", "PSHCF"),
         (Publish, "hypervisor.p.low", "PSHCF"),
-        (Publish, "core", "PC"),
+        (Publish, "core", "PSHCF"),
         (Publish, "storage.p", ""),
         (Publish, "dlq.storage.p.low", "SC"),
         (Publish, "dlq.hypervisor.p.low", "HC"),

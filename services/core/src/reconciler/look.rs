@@ -109,7 +109,7 @@ async fn claims_lock(stores: &Stores, record: &Record, resource: &str) -> Result
     };
     let now = Timestamp::now();
     match lock.take(&claimant, now, |job| over.contains(job)) {
-        Take::Refused(_) => Ok(false),
+        Take::Refused(_) | Take::Lost => Ok(false),
         Take::Taken(_) => {
             let woken = lock.woken(std::slice::from_ref(&record.id), now);
             match locks.update(resource, &woken, slot.revision).await {

@@ -77,6 +77,8 @@ pub enum Take {
     Taken(Lock),
     /// It must wait, for this job's holder if there is one, else behind another waiter.
     Refused(Option<Holder>),
+    /// A later claim of the same job has it: this claim is lost, and touches nothing.
+    Lost,
 }
 
 impl Lock {
@@ -105,6 +107,9 @@ impl Lock {
         now: Timestamp,
         is_over: impl Fn(&JobId) -> bool,
     ) -> Take {
+        if self.has_later_claim(&claimant.holder) {
+            return Take::Lost;
+        }
         let mut lock = self.without(|job| *job == claimant.holder.job || is_over(job));
         let holder = match claimant.mode {
             Mode::Exclusive => lock.exclusive.iter().chain(&lock.shared).next(),
@@ -135,19 +140,28 @@ impl Lock {
         Take::Taken(lock)
     }
 
-    /// The lock with the job in its waiting list; what this job held of it is given back.
+    /// The lock with the job in its waiting list; what this claim, or an older one, held of it is
+    /// given back. Unchanged when a later claim of the job has it.
     #[must_use]
-    pub fn enlist(&self, job: &JobId, ticket: u64, mode: Mode) -> Self {
-        let woken_at = None;
-        let mut lock = self.without(|other| other == job);
+    pub fn enlist(&self, holder: &Holder, ticket: u64, mode: Mode) -> Self {
+        if self.has_later_claim(holder) {
+            return self.clone();
+        }
+        let mut lock = self.without(|other| *other == holder.job);
+        let (job, woken_at) = (holder.job.clone(), None);
         lock.waiters.push(Waiter {
-            job: job.clone(),
+            job,
             ticket,
             mode,
             woken_at,
         });
         lock.waiters.sort_by_key(|waiter| waiter.ticket);
         lock
+    }
+
+    fn has_later_claim(&self, holder: &Holder) -> bool {
+        let mut holders = self.exclusive.iter().chain(&self.shared);
+        holders.any(|other| other.job == holder.job && other.claim > holder.claim)
     }
 
     /// The lock without the entry that equals this job *and* claim; nothing else is touched.

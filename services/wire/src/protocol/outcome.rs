@@ -3,7 +3,7 @@
 use crate::{
     error::{Code, JobError},
     record::Record,
-    state::{Event, WaitReason},
+    state::{Event, Phase, WaitReason},
     time::Timestamp,
 };
 use std::time::Duration;
@@ -32,17 +32,21 @@ pub fn after_failure(record: &Record, error: JobError, now: Timestamp, jitter: f
     if !error.retryable {
         return Event::Fail(error);
     }
-    if record.tries_left == 0 {
-        let message = format!(
-            "gave up after {} attempts: {}",
-            record.attempt, error.message
-        );
+    // A claim that failed before its work uses up a try as well.
+    let began = record
+        .state
+        .hold()
+        .is_some_and(|hold| hold.phase >= Phase::Work);
+    let left = record.tries_left.saturating_sub(u32::from(!began));
+    let failed = record.retry.max_attempts.saturating_sub(left);
+    if left == 0 {
+        let message = format!("gave up after {failed} attempts: {}", error.message);
         let exhausted = JobError::new(Code::JobAttemptsExhausted, message)
             .with("cause", error.code.as_str())
-            .with("attempts", record.attempt);
+            .with("attempts", failed);
         return Event::Fail(exhausted);
     }
-    let until = now.after(backoff(record.attempt, jitter));
+    let until = now.after(backoff(failed, jitter));
     let on = WaitReason::Time {
         until,
         error: Some(error),

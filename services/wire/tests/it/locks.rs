@@ -19,6 +19,10 @@ fn claimant(name: &str, claim: u64, ticket: Option<u64>, mode: Mode) -> Claimant
     }
 }
 
+fn holder(name: &str) -> Holder {
+    claimant(name, 1, None, Mode::Shared).holder
+}
+
 fn nobody(_: &JobId) -> bool {
     false
 }
@@ -26,7 +30,7 @@ fn nobody(_: &JobId) -> bool {
 fn taken(lock: &Lock, claimant: &Claimant) -> Lock {
     match lock.take(claimant, at(0), nobody) {
         Take::Taken(lock) => lock,
-        Take::Refused(by) => panic!("refused by {by:?}"),
+        other @ (Take::Refused(_) | Take::Lost) => panic!("{other:?}"),
     }
 }
 
@@ -46,7 +50,7 @@ fn sharers_share_and_a_writer_has_it_alone() {
 #[test]
 fn a_waiting_writer_is_not_starved_by_sharers() {
     let shared = taken(&Lock::default(), &claimant("a", 1, None, Mode::Shared));
-    let queue = shared.enlist(&job("w"), 10, Mode::Exclusive);
+    let queue = shared.enlist(&holder("w"), 10, Mode::Exclusive);
     assert!(is_refused(&queue, &claimant("b", 1, None, Mode::Shared)));
     assert!(is_refused(
         &queue,
@@ -83,9 +87,17 @@ fn a_newer_claim_replaces_the_older_ones_entry() {
 }
 
 #[test]
+fn a_claim_that_is_lost_takes_nothing_from_its_successor() {
+    let held = taken(&Lock::default(), &claimant("a", 2, None, Mode::Exclusive));
+    let late = claimant("a", 1, Some(1), Mode::Exclusive);
+    assert_eq!(held.take(&late, at(0), nobody), Take::Lost);
+    assert_eq!(held.enlist(&late.holder, 1, Mode::Exclusive), held);
+}
+
+#[test]
 fn holders_and_waiters_that_are_over_do_not_count() {
     let held = taken(&Lock::default(), &claimant("a", 1, None, Mode::Exclusive));
-    let queue = held.enlist(&job("b"), 3, Mode::Exclusive);
+    let queue = held.enlist(&holder("b"), 3, Mode::Exclusive);
     let over = |id: &JobId| *id != job("c");
     let take = queue.take(&claimant("c", 1, None, Mode::Exclusive), at(0), over);
     let Take::Taken(lock) = take else {
@@ -97,7 +109,7 @@ fn holders_and_waiters_that_are_over_do_not_count() {
 
 #[test]
 fn a_woken_waiter_is_waited_for_only_so_long() {
-    let queue = Lock::default().enlist(&job("a"), 1, Mode::Exclusive);
+    let queue = Lock::default().enlist(&holder("a"), 1, Mode::Exclusive);
     let woken = queue.woken(&[job("a")], at(0));
     let other = claimant("b", 1, Some(2), Mode::Exclusive);
     assert!(matches!(
@@ -113,10 +125,10 @@ fn a_woken_waiter_is_waited_for_only_so_long() {
 #[test]
 fn all_leading_sharers_go_on_together() {
     let lock = Lock::default()
-        .enlist(&job("c"), 3, Mode::Exclusive)
-        .enlist(&job("b"), 2, Mode::Shared)
-        .enlist(&job("a"), 1, Mode::Shared)
-        .enlist(&job("d"), 4, Mode::Shared);
+        .enlist(&holder("c"), 3, Mode::Exclusive)
+        .enlist(&holder("b"), 2, Mode::Shared)
+        .enlist(&holder("a"), 1, Mode::Shared)
+        .enlist(&holder("d"), 4, Mode::Shared);
     assert_eq!(lock.next_in_line(), [job("a"), job("b")]);
 }
 
@@ -147,10 +159,10 @@ proptest! {
                     let claimant = claimant(&name, 1, ticket.map(|w| w.ticket), mode);
                     match lock.take(&claimant, at(0), nobody) {
                         Take::Taken(next) => lock = next,
-                        Take::Refused(_) => {
+                        Take::Refused(_) | Take::Lost => {
                             tickets += 1;
                             let ticket = claimant.ticket.unwrap_or(tickets);
-                            lock = lock.enlist(&job(&name), ticket, mode);
+                            lock = lock.enlist(&holder(&name), ticket, mode);
                         }
                     }
                 }

@@ -119,6 +119,27 @@ fn errors_that_may_pass_are_tried_again_until_none_is_left() {
 }
 
 #[test]
+fn what_fails_before_its_work_is_not_tried_for_ever() {
+    let mut job = queued();
+    for claims in 1..=3 {
+        job = after(&job, [claim(1, false)]);
+        let event = outcome::after_failure(&job, error(Code::PoolUnreachable), at(2), 0.5);
+        job = after(&job, [event]);
+        if claims < 3 {
+            assert_eq!((job.tries_left, job.attempt), (3 - claims, 0));
+            job = after(&job, [Event::Publish { round: false }]);
+        }
+    }
+    let virtbus_wire::JobState::Failed(_, end) = &job.state else {
+        panic!("{:?}", job.state)
+    };
+    assert_eq!(
+        (end.code, &end.detail["attempts"]),
+        (Code::JobAttemptsExhausted, &3.into())
+    );
+}
+
+#[test]
 fn an_error_that_cannot_pass_is_final_at_once() {
     let job = after(&queued(), [claim(1, true)]);
     let event = outcome::after_failure(&job, error(Code::DiskExists), at(2), 0.5);

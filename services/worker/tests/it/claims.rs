@@ -7,7 +7,9 @@ use crate::{
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures_util::StreamExt;
 use virtbus_testbed::{until, watch::soon};
-use virtbus_wire::{Code, JobState, Record, StateName, protocol::arrival::MSG_ID_HEADER};
+use virtbus_wire::{
+    Code, Event, JobState, Record, StateName, Timestamp, protocol::arrival::MSG_ID_HEADER,
+};
 use virtbus_worker::{ServeError, WorkConfig};
 
 #[tokio::test]
@@ -52,6 +54,67 @@ async fn a_records_progress_never_goes_back() {
         (true, Some(&100.0)),
         "{seen:?}"
     );
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_claim_that_a_living_worker_gave_up_is_claimed_anew() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
+    let first = site.publish("storage.p.low", r#"{"task":"ping"}"#).await;
+    let first = site.ended(&format!("storage-{first}")).await;
+    let JobState::Succeeded(ended, _) = first.state else {
+        panic!("{:?}", first.state)
+    };
+    // As a claim looks whose acknowledgement was lost: written, and run by nobody.
+    let job = r#"{"id":"j","task":"ping","not_before":"2999-01-01T00:00:00Z"}"#;
+    site.publish("storage.p.low", job).await;
+    let waiting = site.wait("j", &[StateName::Waiting]).await.value;
+    let queued = waiting
+        .apply(Event::Publish { round: false }, Timestamp::now())
+        .unwrap();
+    let owner = ended.by.unwrap();
+    let claim = Event::Claim {
+        owner,
+        seq: 1,
+        begin: true,
+    };
+    let claimed = queued.apply(claim, Timestamp::now()).unwrap();
+    site.write("j", &claimed).await;
+    site.jobs.publish(&claimed).await.unwrap();
+    let record = site.ended("j").await;
+    assert_eq!(
+        (record.state.name(), record.claim),
+        (StateName::Succeeded, 2)
+    );
+    assert_eq!(probe.notes.steps_of("j"), ["clean", "run", "effect"]);
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_job_of_a_later_life_of_its_stream_has_a_name_of_its_own() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
+    let seq = site.publish("storage.p.low", r#"{"task":"ping"}"#).await;
+    let first = site.ended(&format!("storage-{seq}")).await;
+    // The record of the next number, as an earlier life of the stream left it.
+    let mut old = first.clone();
+    old.id = format!("storage-{}", seq + 1).parse().unwrap();
+    site.jobs.create(&old).await.unwrap();
+    site.publish("storage.p.low", r#"{"task":"ping"}"#).await;
+    until("two jobs that ran", async || {
+        match probe.notes.jobs_at("effect") {
+            ran if ran.len() == 2 => Ok(()),
+            ran => Err(ran),
+        }
+    })
+    .await;
+    let later = &probe.notes.jobs_at("effect")[1];
+    assert!(
+        later.starts_with(&format!("storage-{}-", seq + 1)),
+        "{later}"
+    );
+    assert_eq!(site.ended(later).await.state.name(), StateName::Succeeded);
     worker.end().await;
 }
 

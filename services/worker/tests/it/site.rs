@@ -148,6 +148,17 @@ impl Site {
         .await;
     }
 
+    /// Puts a record in place of the one that is there.
+    pub(crate) async fn write(&self, id: &str, record: &Record) {
+        let entry = self
+            .jobs
+            .get_latest(&id.parse().unwrap())
+            .await
+            .unwrap()
+            .unwrap();
+        self.jobs.write(record, entry.revision).await.unwrap();
+    }
+
     /// Changes a record as the control service would.
     pub(crate) async fn change(&self, id: &str, event: Event) -> Entry<Record> {
         let id: JobId = id.parse().unwrap();
