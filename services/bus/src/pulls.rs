@@ -1,9 +1,11 @@
 //! Which pull request to send next: strict priority, as a pure state machine.
 //!
-//! Queues are swept from the most to the least urgent with requests that don't wait. Only where
-//! one was found empty a request that waits is armed. A request that the server still has is
-//! never repeated, and never taken back: a message delivered to a request taken back too late
-//! would be stranded until `ack_wait`. What comes without a free slot is handed back instead.
+//! Queues are swept from the most to the least urgent with requests that don't wait. Where one
+//! was found empty a request that waits is armed, before the next is asked: from then on the
+//! server tells at once what comes there, and the queue needs no sweep. A request that the server
+//! still has is never repeated, and never taken back: a message delivered to a request taken back
+//! too late would be stranded until `ack_wait`. What comes without a free slot is handed back
+//! instead.
 
 use std::time::{Duration, Instant};
 use virtbus_wire::Priority;
@@ -133,16 +135,10 @@ impl Pulls {
                 Some(request) if request.is_sweep && now < request.sent + SWEEP_PATIENCE => {
                     return Step::Wait(request.sent + SWEEP_PATIENCE);
                 }
+                // It's armed.
                 Some(_) => {}
-                None if !source.swept => return self.send(queue, wanted, None, now),
-                None => {}
-            }
-        }
-        for queue in self.order(appetite) {
-            let source = &self.sources[queue];
-            let waits = source.not_before.is_some_and(|until| until > now);
-            if source.request.is_none() && !waits && appetite.of(source.priority) > 0 {
-                return self.send(queue, 1, Some(ARMED), now);
+                None if source.swept => return self.send(queue, 1, Some(ARMED), now),
+                None => return self.send(queue, wanted, None, now),
             }
         }
         Step::Wait(self.next_deadline(now))
@@ -264,13 +260,13 @@ mod tests {
         }
     }
 
-    /// Answers every sweep with "nothing there" until requests are armed.
-    fn sweep_all_empty(pulls: &mut Pulls, now: Instant) {
-        for expected in 0..3 {
-            let (queue, number, waits) = sent(pulls.step(HUNGRY, now));
-            assert_eq!((queue, waits), (expected, false));
-            pulls.empty(number);
-        }
+    /// Answers the sweep of one queue with "nothing there"; it's armed then.
+    fn sweep_empty(pulls: &mut Pulls, expected: usize, now: Instant) {
+        let (queue, number, waits) = sent(pulls.step(HUNGRY, now));
+        assert_eq!((queue, waits), (expected, false));
+        pulls.empty(number);
+        let (queue, _, waits) = sent(pulls.step(HUNGRY, now));
+        assert_eq!((queue, waits), (expected, true));
     }
 
     #[test]
@@ -284,23 +280,30 @@ mod tests {
     #[test]
     fn only_empty_queues_get_a_request_that_waits() {
         let (mut pulls, now) = (pulls(), Instant::now());
-        sweep_all_empty(&mut pulls, now);
-        for expected in 0..3 {
-            let (queue, _, waits) = sent(pulls.step(HUNGRY, now));
-            assert_eq!((queue, waits), (expected, true));
+        for queue in 0..3 {
+            sweep_empty(&mut pulls, queue, now);
         }
         assert!(matches!(pulls.step(HUNGRY, now), Step::Wait(_)));
     }
 
     #[test]
+    fn a_backlog_behind_empty_queues_costs_one_request_each_time() {
+        let (mut pulls, now) = (pulls(), Instant::now());
+        sweep_empty(&mut pulls, 0, now);
+        for _ in 0..10 {
+            let (queue, _, waits) = sent(pulls.step(HUNGRY, now));
+            assert_eq!((queue, waits), (1, false));
+            pulls.delivered(1);
+        }
+    }
+
+    #[test]
     fn a_message_starts_the_sweep_at_the_most_urgent_again() {
         let (mut pulls, now) = (pulls(), Instant::now());
-        for _ in 0..2 {
-            let (_, number, _) = sent(pulls.step(HUNGRY, now));
-            pulls.empty(number);
+        for queue in 0..2 {
+            sweep_empty(&mut pulls, queue, now);
         }
-        sent(pulls.step(HUNGRY, now));
-        pulls.delivered(2);
+        pulls.delivered(0);
         let (queue, _, waits) = sent(pulls.step(HUNGRY, now));
         assert_eq!((queue, waits), (0, false));
     }

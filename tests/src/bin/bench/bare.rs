@@ -2,6 +2,7 @@
 //!
 //! Same server, a stream, a consumer and a bucket of the same settings under other names, the
 //! same messages and records: pull, create the record, update it to its end, acknowledge twice.
+//! If asked to, with the work of a storage ping between: make, rename and unlink a file.
 
 use crate::{
     error::{Failure, failure},
@@ -14,8 +15,15 @@ use async_nats::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use std::{fs, time::Duration};
-use tokio::{task::JoinSet, time::timeout};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
 use virtbus_testbed::server::nats_folder;
 
 const STREAM: &str = "BENCH";
@@ -80,11 +88,12 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Makes the consumer and starts the tasks.
+    /// Makes the consumer and starts the tasks. Given a folder, each job does its work there.
     pub(crate) async fn start(
         client: Client,
         slots: u32,
         records: &Records,
+        folder: Option<&Path>,
     ) -> Result<Self, Failure> {
         let mut config = definition("consumers/storage.json")?;
         config["durable_name"] = json!(CONSUMER);
@@ -95,7 +104,11 @@ impl Workers {
         let jetstream = jetstream::new(client.clone());
         let mut tasks = JoinSet::new();
         for _ in 0..slots {
-            let work = work(jetstream.clone(), records.clone());
+            let work = work(
+                jetstream.clone(),
+                records.clone(),
+                folder.map(Path::to_owned),
+            );
             tasks.spawn(async {
                 // Said at once: whoever waits for its events would only hear nothing.
                 work.await
@@ -115,7 +128,11 @@ impl Workers {
 }
 
 /// One slot: jobs one after the other, until the consumer is gone.
-async fn work(jetstream: Context, records: Records) -> Result<(), Failure> {
+async fn work(
+    jetstream: Context,
+    records: Records,
+    folder: Option<PathBuf>,
+) -> Result<(), Failure> {
     let client = jetstream.client();
     let pull = json!({ "batch": 1, "expires": u64::try_from(ARMED.as_nanos())? });
     let pull = Bytes::from(serde_json::to_vec(&pull)?);
@@ -141,6 +158,10 @@ async fn work(jetstream: Context, records: Records) -> Result<(), Failure> {
             .payload(records.running.clone())
             .expected_last_subject_sequence(0);
         let created = jetstream.send_publish(key.clone(), create).await?.await?;
+        if let Some(folder) = &folder {
+            let file = folder.join(format!(".{slot}-{number}.part"));
+            spawn_blocking(move || touch(&file)).await??;
+        }
         let update = PublishMessage::build()
             .payload(records.succeeded.clone())
             .expected_last_subject_sequence(created.sequence)
@@ -150,4 +171,11 @@ async fn work(jetstream: Context, records: Records) -> Result<(), Failure> {
         jetstream::Message { message, context }.double_ack().await?;
     }
     Ok(())
+}
+
+fn touch(file: &Path) -> io::Result<()> {
+    let renamed = file.with_extension("done");
+    drop(fs::File::create_new(file)?);
+    fs::rename(file, &renamed)?;
+    fs::remove_file(&renamed)
 }

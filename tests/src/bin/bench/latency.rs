@@ -64,7 +64,7 @@ pub(crate) async fn records(site: &Site) -> Result<Records, Failure> {
 pub(crate) async fn run(site: &mut Site) -> Result<Report, Failure> {
     bare::set_up(site.client()).await?;
     let records = records(site).await?;
-    let workers = Workers::start(site.another_client().await, 1, &records).await?;
+    let workers = Workers::start(site.another_client().await, 1, &records, None).await?;
     let mut bus = Way::new(Probe::new(site.jetstream(), BUS).await?);
     let mut bare = Way::new(Probe::new(site.jetstream(), BARE).await?);
     for number in 0..WARM_UP {
