@@ -87,6 +87,26 @@ impl Bus {
         self.direct_get(stream, wanted).await
     }
 
+    /// The first page of the messages of `stream` whose subject matches `filter` that the server
+    /// took at `since` or later.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn browse_since(
+        &self,
+        stream: &str,
+        filter: &str,
+        since: Timestamp,
+    ) -> Result<Page<Stored>, BusError> {
+        let wanted = json!({
+            "start_time": since,
+            "batch": PAGE_MAX,
+            "max_bytes": PAGE_BYTES_MAX,
+            "next_by_subj": filter,
+        });
+        self.direct_get(stream, wanted).await
+    }
+
     /// The message with this sequence.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 //!
 //! Every core answers; the server gives each request to one of them.
 
+mod change;
 mod jobs;
+mod messages;
 mod places;
 mod queues;
 
@@ -13,30 +15,34 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::SelectAll};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use virtbus_bus::{BusError, WriteError};
 use virtbus_wire::{
     Code, JobError,
-    control::{Operation, Refusal, status},
+    control::{Operation, Refusal, decode, status},
 };
 
 /// The name of the service.
 const NAME: &str = "virtbus";
 /// Requests answered at the same time; further ones wait in the connection's buffer.
 const AT_ONCE: usize = 64;
+/// The most bytes of the caller's name.
+const CALLER_BYTES_MAX: usize = 128;
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The wait before the service is announced again after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is answered here.
-const ANSWERED: [Operation; 9] = [
+const ANSWERED: &[Operation] = &[
     Operation::JobsGet,
     Operation::JobsList,
     Operation::JobsCancel,
+    Operation::JobsPriority,
+    Operation::JobsRetry,
     Operation::QueuesList,
     Operation::PoolsRegister,
     Operation::PoolsGet,
@@ -44,6 +50,25 @@ const ANSWERED: [Operation; 9] = [
     Operation::HypervisorsList,
     Operation::WorkersList,
 ];
+
+/// Who asks: services that act for people say for whom.
+#[derive(Debug, Default, Deserialize)]
+struct Caller {
+    #[serde(default)]
+    by: Option<String>,
+}
+
+impl Caller {
+    fn of(body: &[u8]) -> Result<Self, JobError> {
+        let caller: Self = decode(body)?;
+        let is_long = |by: &String| by.len() > CALLER_BYTES_MAX;
+        if caller.by.as_ref().is_some_and(is_long) {
+            let message = format!("must be at most {CALLER_BYTES_MAX} bytes");
+            return Err(JobError::invalid_params("by", message));
+        }
+        Ok(caller)
+    }
+}
 
 /// Why a request wasn't done.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +131,7 @@ async fn serve(
         .description("Jobs, queues and catalogue");
     let service = builder.start(NAME, version).await?;
     let mut requests = SelectAll::new();
-    for operation in ANSWERED {
+    for &operation in ANSWERED {
         let name = operation.subject().trim_start_matches("virtbus.");
         let builder = service.endpoint_builder().name(name.replace('.', "_"));
         let endpoint = builder.add(operation.subject()).await?;
@@ -170,11 +195,15 @@ fn refusal(operation: Operation, failed: Failed) -> (Bytes, HeaderMap) {
 }
 
 async fn answer(stores: &Stores, operation: Operation, body: &[u8]) -> Result<Bytes, Failed> {
-    use virtbus_wire::control::decode;
     match operation {
         Operation::JobsGet => encode(&jobs::get(stores, decode(body)?).await?),
         Operation::JobsList => encode(&jobs::list(stores, decode(body)?).await?),
-        Operation::JobsCancel => encode(&jobs::cancel(stores, decode(body)?).await?),
+        Operation::JobsCancel => {
+            let caller = Caller::of(body)?;
+            encode(&change::cancel(stores, decode(body)?, &caller).await?)
+        }
+        Operation::JobsPriority => encode(&change::priority(stores, decode(body)?).await?),
+        Operation::JobsRetry => encode(&change::retry(stores, decode(body)?).await?),
         Operation::QueuesList => encode(&queues::list(stores).await?),
         Operation::PoolsRegister => encode(&places::register(stores, decode(body)?).await?),
         Operation::PoolsGet => encode(&places::get(stores, decode(body)?).await?),
@@ -183,8 +212,6 @@ async fn answer(stores: &Stores, operation: Operation, body: &[u8]) -> Result<By
         Operation::WorkersList => encode(&places::workers(stores).await?),
         Operation::JobsSubmit
         | Operation::JobsWait
-        | Operation::JobsPriority
-        | Operation::JobsRetry
         | Operation::JobsExplain
         | Operation::QueuesPause
         | Operation::QueuesResume

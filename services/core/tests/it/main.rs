@@ -6,6 +6,7 @@
 )]
 
 mod bad_input;
+mod changing;
 mod control;
 mod election;
 mod mending;
