@@ -3,10 +3,12 @@
 //! Every core answers; the server gives each request to one of them.
 
 mod change;
+mod explain;
 mod jobs;
 mod messages;
 mod places;
 mod queues;
+mod wait;
 
 use crate::service::Stores;
 use async_nats::{
@@ -29,9 +31,11 @@ use virtbus_wire::{
 const NAME: &str = "virtbus";
 /// Requests answered at the same time; further ones wait in the connection's buffer.
 const AT_ONCE: usize = 64;
+/// Requests that wait for a job at the same time; further ones are refused.
+const WAITS_MAX: usize = 1024;
 /// The most bytes of the caller's name.
 const CALLER_BYTES_MAX: usize = 128;
-/// How long one request may take.
+/// How long most requests may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The wait before the service is announced again after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -39,10 +43,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// What is answered here.
 const ANSWERED: &[Operation] = &[
     Operation::JobsGet,
+    Operation::JobsWait,
     Operation::JobsList,
     Operation::JobsCancel,
     Operation::JobsPriority,
     Operation::JobsRetry,
+    Operation::JobsExplain,
     Operation::QueuesList,
     Operation::PoolsRegister,
     Operation::PoolsGet,
@@ -140,6 +146,7 @@ async fn serve(
     client.flush().await?;
     state(Ok(()));
     let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let waits = Arc::new(Semaphore::new(WAITS_MAX));
     loop {
         let (operation, request) = tokio::select! {
             next = requests.next() => match next {
@@ -148,24 +155,52 @@ async fn serve(
             },
             () = stop.cancelled() => break,
         };
-        let slot = Arc::clone(&slots).acquire_owned().await?;
-        let stores = stores.clone();
+        // Those that wait take no slot from the others.
+        let slot = match operation == Operation::JobsWait {
+            true => Arc::clone(&waits).try_acquire_owned().ok(),
+            false => Some(Arc::clone(&slots).acquire_owned().await?),
+        };
+        let (stores, stop) = (stores.clone(), stop.clone());
         tasks.spawn(async move {
-            respond(&stores, operation, &request).await;
-            drop(slot);
+            match slot {
+                Some(_slot) => respond(&stores, operation, &request, &stop).await,
+                None => {
+                    let message = "too many requests wait already";
+                    let full = JobError::new(Code::QueueFull, message);
+                    send(operation, &request, Err(full.into())).await;
+                }
+            }
         });
     }
     service.stop().await
 }
 
-async fn respond(stores: &Stores, operation: Operation, request: &Request) {
-    let answer = answer(stores, operation, &request.message.payload);
+async fn respond(
+    stores: &Stores,
+    operation: Operation,
+    request: &Request,
+    stop: &CancellationToken,
+) {
+    let answer = answer(stores, operation, &request.message.payload, stop);
     let late = || {
         let message = "the request took too long; it may have had its effect";
         Failed::Refused(JobError::internal(message))
     };
-    let answer = time::timeout(DEADLINE, answer).await;
-    let (body, headers) = match answer.unwrap_or_else(|_| Err(late())) {
+    let answer = time::timeout(deadline(operation), answer).await;
+    send(operation, request, answer.unwrap_or_else(|_| Err(late()))).await;
+}
+
+/// How long one request may take.
+fn deadline(operation: Operation) -> Duration {
+    if operation == Operation::JobsWait {
+        wait::DEADLINE
+    } else {
+        DEADLINE
+    }
+}
+
+async fn send(operation: Operation, request: &Request, answer: Result<Bytes, Failed>) {
+    let (body, headers) = match answer {
         Ok(body) => (body, HeaderMap::new()),
         Err(failed) => refusal(operation, failed),
     };
@@ -194,9 +229,15 @@ fn refusal(operation: Operation, failed: Failed) -> (Bytes, HeaderMap) {
     (encode(&Refusal { error }).unwrap_or_default(), headers)
 }
 
-async fn answer(stores: &Stores, operation: Operation, body: &[u8]) -> Result<Bytes, Failed> {
+async fn answer(
+    stores: &Stores,
+    operation: Operation,
+    body: &[u8],
+    stop: &CancellationToken,
+) -> Result<Bytes, Failed> {
     match operation {
         Operation::JobsGet => encode(&jobs::get(stores, decode(body)?).await?),
+        Operation::JobsWait => encode(&wait::wait(stores, decode(body)?, stop).await?),
         Operation::JobsList => encode(&jobs::list(stores, decode(body)?).await?),
         Operation::JobsCancel => {
             let caller = Caller::of(body)?;
@@ -204,6 +245,7 @@ async fn answer(stores: &Stores, operation: Operation, body: &[u8]) -> Result<By
         }
         Operation::JobsPriority => encode(&change::priority(stores, decode(body)?).await?),
         Operation::JobsRetry => encode(&change::retry(stores, decode(body)?).await?),
+        Operation::JobsExplain => encode(&explain::explain(stores, decode(body)?).await?),
         Operation::QueuesList => encode(&queues::list(stores).await?),
         Operation::PoolsRegister => encode(&places::register(stores, decode(body)?).await?),
         Operation::PoolsGet => encode(&places::get(stores, decode(body)?).await?),
@@ -211,8 +253,6 @@ async fn answer(stores: &Stores, operation: Operation, body: &[u8]) -> Result<By
         Operation::HypervisorsList => encode(&places::hypervisors(stores).await?),
         Operation::WorkersList => encode(&places::workers(stores).await?),
         Operation::JobsSubmit
-        | Operation::JobsWait
-        | Operation::JobsExplain
         | Operation::QueuesPause
         | Operation::QueuesResume
         | Operation::QueuesPurge

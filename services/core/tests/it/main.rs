@@ -5,6 +5,7 @@
     reason = "clippy.toml lets tests unwrap, but doesn't see that their helpers here are tests"
 )]
 
+mod asking;
 mod bad_input;
 mod changing;
 mod control;

@@ -1,6 +1,8 @@
 //! The consumers of all queues are there: looked at whenever the catalogue changes, and now and
 //! then in case somebody removed one.
 
+pub(crate) mod state;
+
 use crate::service::Stores;
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{self, Instant};
