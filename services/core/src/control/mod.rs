@@ -6,13 +6,15 @@ mod change;
 mod explain;
 mod jobs;
 mod messages;
+mod placement;
 mod places;
 mod queues;
+mod submit;
 mod wait;
 
 use crate::service::Stores;
 use async_nats::{
-    HeaderMap,
+    HeaderMap, Message,
     service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, ServiceExt as _},
 };
 use bytes::Bytes;
@@ -24,7 +26,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use virtbus_bus::{BusError, WriteError};
 use virtbus_wire::{
     Code, JobError,
-    control::{Operation, Refusal, decode, status},
+    control::{Operation, Refusal, Submission, decode, status},
+    protocol::arrival::{self, TRACE_HEADER},
 };
 
 /// The name of the service.
@@ -42,6 +45,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is answered here.
 const ANSWERED: &[Operation] = &[
+    Operation::JobsSubmit,
     Operation::JobsGet,
     Operation::JobsWait,
     Operation::JobsList,
@@ -181,7 +185,7 @@ async fn respond(
     request: &Request,
     stop: &CancellationToken,
 ) {
-    let answer = answer(stores, operation, &request.message.payload, stop);
+    let answer = answer(stores, operation, &request.message, stop);
     let late = || {
         let message = "the request took too long; it may have had its effect";
         Failed::Refused(JobError::internal(message))
@@ -194,6 +198,8 @@ async fn respond(
 fn deadline(operation: Operation) -> Duration {
     if operation == Operation::JobsWait {
         wait::DEADLINE
+    } else if operation == Operation::JobsSubmit {
+        submit::DEADLINE
     } else {
         DEADLINE
     }
@@ -232,10 +238,18 @@ fn refusal(operation: Operation, failed: Failed) -> (Bytes, HeaderMap) {
 async fn answer(
     stores: &Stores,
     operation: Operation,
-    body: &[u8],
+    message: &Message,
     stop: &CancellationToken,
 ) -> Result<Bytes, Failed> {
+    let body = &message.payload;
     match operation {
+        Operation::JobsSubmit => {
+            let asked = Submission::decode(body)?;
+            let trace = message.headers.as_ref();
+            let trace =
+                trace.and_then(|headers| arrival::trace(headers.get(TRACE_HEADER)?.as_str()));
+            encode(&submit::submit(stores, asked, trace).await?)
+        }
         Operation::JobsGet => encode(&jobs::get(stores, decode(body)?).await?),
         Operation::JobsWait => encode(&wait::wait(stores, decode(body)?, stop).await?),
         Operation::JobsList => encode(&jobs::list(stores, decode(body)?).await?),
@@ -252,8 +266,7 @@ async fn answer(
         Operation::PoolsList => encode(&places::list(stores).await?),
         Operation::HypervisorsList => encode(&places::hypervisors(stores).await?),
         Operation::WorkersList => encode(&places::workers(stores).await?),
-        Operation::JobsSubmit
-        | Operation::QueuesPause
+        Operation::QueuesPause
         | Operation::QueuesResume
         | Operation::QueuesPurge
         | Operation::PoolsDeregister

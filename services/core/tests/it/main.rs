@@ -13,3 +13,4 @@ mod election;
 mod mending;
 mod registering;
 mod stack;
+mod submitting;
