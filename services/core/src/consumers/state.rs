@@ -9,6 +9,9 @@ use virtbus_wire::Queue;
 /// Pages read of one list; the server sends 256 consumers per page.
 const PAGES_MAX: usize = 1024;
 
+/// The server knows no pause without an end.
+const FOR_EVER: &str = "2200-01-01T00:00:00Z";
+
 /// A consumer.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Consumer {
@@ -20,6 +23,19 @@ pub(crate) struct Consumer {
     pub(crate) num_ack_pending: u64,
     /// Up to where all is done.
     pub(crate) ack_floor: Floor,
+    /// Whether it gives nothing to anybody.
+    #[serde(default)]
+    pub(crate) paused: bool,
+    /// How it's defined.
+    pub(crate) config: Config,
+}
+
+/// What matters of a consumer's definition.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Config {
+    /// The subject of its queue; none of a consumer that isn't one of ours.
+    #[serde(default)]
+    pub(crate) filter_subject: Option<String>,
 }
 
 /// A place in a stream.
@@ -58,6 +74,22 @@ pub(crate) async fn all(stores: &Stores, stream: &str) -> Result<Vec<Consumer>, 
 pub(crate) async fn one(stores: &Stores, queue: &Queue) -> Result<Option<Consumer>, BusError> {
     let subject = format!("CONSUMER.INFO.{}.{}", queue.stream(), queue.consumer());
     ask(stores, &subject, String::new()).await
+}
+
+/// Makes a consumer give nothing to anybody, or go on. `false` when there is no such consumer.
+pub(crate) async fn pause(
+    stores: &Stores,
+    stream: &str,
+    consumer: &str,
+    paused: bool,
+) -> Result<bool, BusError> {
+    let subject = format!("CONSUMER.PAUSE.{stream}.{consumer}");
+    let payload = match paused {
+        true => serde_json::json!({"pause_until": FOR_EVER}),
+        false => serde_json::json!({}),
+    };
+    let answer = ask::<serde_json::Value>(stores, &subject, payload.to_string()).await?;
+    Ok(answer.is_some())
 }
 
 /// `None` when there is no such stream or consumer.

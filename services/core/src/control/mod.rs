@@ -6,6 +6,7 @@ mod change;
 mod explain;
 mod jobs;
 mod messages;
+mod pause;
 mod placement;
 mod places;
 mod queues;
@@ -54,6 +55,9 @@ const ANSWERED: &[Operation] = &[
     Operation::JobsRetry,
     Operation::JobsExplain,
     Operation::QueuesList,
+    Operation::QueuesPause,
+    Operation::QueuesResume,
+    Operation::QueuesPurge,
     Operation::PoolsRegister,
     Operation::PoolsGet,
     Operation::PoolsList,
@@ -200,6 +204,8 @@ fn deadline(operation: Operation) -> Duration {
         wait::DEADLINE
     } else if operation == Operation::JobsSubmit {
         submit::DEADLINE
+    } else if operation == Operation::QueuesPurge {
+        pause::PURGE_DEADLINE
     } else {
         DEADLINE
     }
@@ -261,15 +267,24 @@ async fn answer(
         Operation::JobsRetry => encode(&change::retry(stores, decode(body)?).await?),
         Operation::JobsExplain => encode(&explain::explain(stores, decode(body)?).await?),
         Operation::QueuesList => encode(&queues::list(stores).await?),
+        Operation::QueuesPause => {
+            let caller = Caller::of(body)?;
+            encode(&pause::pause(stores, decode(body)?, caller, true).await?)
+        }
+        Operation::QueuesResume => {
+            let caller = Caller::of(body)?;
+            encode(&pause::pause(stores, decode(body)?, caller, false).await?)
+        }
+        Operation::QueuesPurge => {
+            let caller = Caller::of(body)?;
+            encode(&pause::purge(stores, decode(body)?, caller).await?)
+        }
         Operation::PoolsRegister => encode(&places::register(stores, decode(body)?).await?),
         Operation::PoolsGet => encode(&places::get(stores, decode(body)?).await?),
         Operation::PoolsList => encode(&places::list(stores).await?),
         Operation::HypervisorsList => encode(&places::hypervisors(stores).await?),
         Operation::WorkersList => encode(&places::workers(stores).await?),
-        Operation::QueuesPause
-        | Operation::QueuesResume
-        | Operation::QueuesPurge
-        | Operation::PoolsDeregister
+        Operation::PoolsDeregister
         | Operation::PoolsLookup
         | Operation::DisksGet
         | Operation::DisksList

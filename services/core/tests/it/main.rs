@@ -11,6 +11,7 @@ mod changing;
 mod control;
 mod election;
 mod mending;
+mod pausing;
 mod registering;
 mod stack;
 mod submitting;
