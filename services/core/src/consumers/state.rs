@@ -92,6 +92,13 @@ pub(crate) async fn pause(
     Ok(answer.is_some())
 }
 
+/// Removes a consumer. One that is gone already is fine.
+pub(crate) async fn delete(stores: &Stores, stream: &str, consumer: &str) -> Result<(), BusError> {
+    let subject = format!("CONSUMER.DELETE.{stream}.{consumer}");
+    let answer = ask::<serde_json::Value>(stores, &subject, String::new()).await;
+    answer.map(|_| ())
+}
+
 /// `None` when there is no such stream or consumer.
 async fn ask<T: DeserializeOwned>(
     stores: &Stores,

@@ -3,6 +3,7 @@
 //! Every core answers; the server gives each request to one of them.
 
 mod change;
+mod deregister;
 mod explain;
 mod jobs;
 mod messages;
@@ -11,6 +12,7 @@ mod placement;
 mod places;
 mod queues;
 mod submit;
+mod things;
 mod wait;
 
 use crate::service::Stores;
@@ -59,8 +61,16 @@ const ANSWERED: &[Operation] = &[
     Operation::QueuesResume,
     Operation::QueuesPurge,
     Operation::PoolsRegister,
+    Operation::PoolsDeregister,
     Operation::PoolsGet,
     Operation::PoolsList,
+    Operation::PoolsLookup,
+    Operation::DisksGet,
+    Operation::DisksList,
+    Operation::MediaGet,
+    Operation::MediaList,
+    Operation::DomainsGet,
+    Operation::DomainsList,
     Operation::HypervisorsList,
     Operation::WorkersList,
 ];
@@ -284,15 +294,15 @@ async fn answer(
         Operation::PoolsList => encode(&places::list(stores).await?),
         Operation::HypervisorsList => encode(&places::hypervisors(stores).await?),
         Operation::WorkersList => encode(&places::workers(stores).await?),
-        Operation::PoolsDeregister
-        | Operation::PoolsLookup
-        | Operation::DisksGet
-        | Operation::DisksList
-        | Operation::MediaGet
-        | Operation::MediaList
-        | Operation::DomainsGet
-        | Operation::DomainsList
-        | Operation::HypervisorsDrain
+        Operation::PoolsDeregister => encode(&deregister::deregister(stores, decode(body)?).await?),
+        Operation::PoolsLookup => encode(&things::look_up(stores, decode(body)?).await?),
+        Operation::DisksGet => encode(&things::disk(stores, decode(body)?).await?),
+        Operation::DisksList => encode(&things::disks(stores, decode(body)?).await?),
+        Operation::MediaGet => encode(&things::medium(stores, decode(body)?).await?),
+        Operation::MediaList => encode(&things::media(stores, decode(body)?).await?),
+        Operation::DomainsGet => encode(&things::domain(stores, decode(body)?).await?),
+        Operation::DomainsList => encode(&things::domains(stores, decode(body)?).await?),
+        Operation::HypervisorsDrain
         | Operation::HypervisorsUndrain
         | Operation::HypervisorsFence
         | Operation::WorkersDrain
