@@ -67,6 +67,23 @@ pub struct Row<T> {
     pub entry: Result<Option<Entry<T>>, BusError>,
 }
 
+/// The answer to one request.
+struct Batch {
+    items: Vec<Stored>,
+    /// How many more match after these.
+    pending: u64,
+}
+
+impl Batch {
+    fn into_page(self) -> Page<Stored> {
+        let last = self.items.last().filter(|_| self.pending > 0);
+        Page {
+            next: last.map(|last| last.seq + 1),
+            items: self.items,
+        }
+    }
+}
+
 impl Bus {
     /// The messages of `stream` whose subject matches `filter`, from sequence `from` on.
     ///
@@ -84,7 +101,27 @@ impl Bus {
             "max_bytes": PAGE_BYTES_MAX,
             "next_by_subj": filter,
         });
-        self.direct_get(stream, wanted).await
+        Ok(self.direct_get(stream, wanted).await?.into_page())
+    }
+
+    /// The first page of the messages of `stream` whose subject matches `filter` that the server
+    /// took at `since` or later.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn browse_since(
+        &self,
+        stream: &str,
+        filter: &str,
+        since: Timestamp,
+    ) -> Result<Page<Stored>, BusError> {
+        let wanted = json!({
+            "start_time": since,
+            "batch": PAGE_MAX,
+            "max_bytes": PAGE_BYTES_MAX,
+            "next_by_subj": filter,
+        });
+        Ok(self.direct_get(stream, wanted).await?.into_page())
     }
 
     /// The message with this sequence.
@@ -111,6 +148,22 @@ impl Bus {
         Ok(items.pop())
     }
 
+    /// How many messages of `stream` on this subject have this sequence or a later one.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn count_from(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+    ) -> Result<u64, BusError> {
+        let wanted = json!({"seq": from.max(1), "batch": 1, "next_by_subj": subject});
+        let batch = self.direct_get(stream, wanted).await?;
+        let shown = u64::try_from(batch.items.len()).unwrap_or(u64::MAX);
+        Ok(shown.saturating_add(batch.pending))
+    }
+
     /// Deletes the message with this sequence. One that is gone already is fine.
     ///
     /// # Errors
@@ -131,7 +184,7 @@ impl Bus {
         }
     }
 
-    async fn direct_get(&self, stream: &str, wanted: Value) -> Result<Page<Stored>, BusError> {
+    async fn direct_get(&self, stream: &str, wanted: Value) -> Result<Batch, BusError> {
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
         let failed = |reason: &dyn ToString| BusError::unreachable(&subject, reason.to_string());
         let inbox = self.client().new_inbox();
@@ -151,11 +204,11 @@ impl Bus {
                 None => items.push(stored(answer).ok_or_else(|| failed(&"no sequence"))?),
                 Some(204) => {
                     let pending = header(&answer.headers, "Nats-Num-Pending");
-                    let more = pending.is_some_and(|pending| pending != "0");
-                    let next = items.last().filter(|_| more).map(|last| last.seq + 1);
-                    return Ok(Page { items, next });
+                    let pending = pending.and_then(|count| count.parse().ok());
+                    let pending = pending.unwrap_or(0);
+                    return Ok(Batch { items, pending });
                 }
-                Some(404) => return Ok(Page { items, next: None }),
+                Some(404) => return Ok(Batch { items, pending: 0 }),
                 Some(status) => {
                     let reason = format!("{status} {}", answer.description.unwrap_or_default());
                     return Err(BusError::refused(subject, reason));

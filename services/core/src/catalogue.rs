@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use virtbus_bus::{Bucket, Bus, BusError, lease, topology};
 use virtbus_wire::{
     Label, PoolPair, Queue,
-    catalog::{HypervisorRecord, PoolRecord, QueueRecord, WorkerRecord},
+    catalog::{
+        DiskRecord, DomainRecord, HypervisorRecord, MediaRecord, PoolRecord, QueueRecord,
+        WorkerRecord,
+    },
 };
 
 /// The buckets of the catalogue that core reads and writes.
@@ -20,6 +23,12 @@ pub struct Catalogue {
     pub lost: Bucket<WorkerRecord>,
     /// Paused queues, by subject.
     pub queues: Bucket<QueueRecord>,
+    /// Disks, by id.
+    pub disks: Bucket<DiskRecord>,
+    /// Media, by id.
+    pub media: Bucket<MediaRecord>,
+    /// Domains, by id.
+    pub domains: Bucket<DomainRecord>,
 }
 
 impl Catalogue {
@@ -32,6 +41,9 @@ impl Catalogue {
             workers: Bucket::new(bus, lease::BUCKET),
             lost: Bucket::new(bus, "workers_lost"),
             queues: Bucket::new(bus, "queues"),
+            disks: Bucket::new(bus, "disks"),
+            media: Bucket::new(bus, "media"),
+            domains: Bucket::new(bus, "domains"),
         }
     }
 

@@ -1,28 +1,27 @@
-//! `virtbus.jobs.get`, `list`, `cancel`.
+//! `virtbus.jobs.get`, `list`.
 
 use super::Failed;
 use crate::service::Stores;
 use std::collections::VecDeque;
-use virtbus_bus::{WriteError, jobs::ChangeError};
 use virtbus_wire::{
-    Code, Event, JobError, JobState, Record, Timestamp,
-    control::{Cancel, CancelOutcome, Cancelled, JobList, ListJobs, OfJob},
+    Code, JobError, JobId, JobState, Record, Timestamp,
+    control::{JobList, ListJobs, OfJob},
     row::Row,
-    state::{self, Phase},
 };
 
 /// Rows of a list, when nothing else is said.
 const LIMIT: usize = 100;
-/// How often a cancel that others come between is tried.
-const TRIES_MAX: u32 = 16;
 
 pub(super) async fn get(stores: &Stores, asked: OfJob) -> Result<Record, Failed> {
     let found = stores.jobs.get_latest(&asked.id).await?;
-    found.map(|entry| entry.value).ok_or_else(|| {
-        let message = format!("no job has the id {}", asked.id);
-        let missing = JobError::new(Code::JobNotFound, message);
-        missing.with("job", asked.id.as_str()).into()
-    })
+    found
+        .map(|entry| entry.value)
+        .ok_or_else(|| not_found(&asked.id).into())
+}
+
+/// That no job has this id.
+pub(super) fn not_found(id: &JobId) -> JobError {
+    JobError::new(Code::JobNotFound, format!("no job has the id {id}")).with("job", id.as_str())
 }
 
 /// The newest jobs that match, those changed last first. The cursor is a revision: what follows
@@ -92,53 +91,4 @@ fn matches(asked: &ListJobs, job: &Record, written_at: Timestamp, now: Timestamp
         && (asked.worker.is_none() || asked.worker.as_ref() == worker)
         && (asked.code.is_none() || asked.code == code)
         && asked.since.is_none_or(|since| written_at >= since.at(now))
-}
-
-/// Cancels a job: one that nobody runs ends at once, of the others the worker is told.
-pub(super) async fn cancel(stores: &Stores, asked: Cancel) -> Result<Cancelled, Failed> {
-    for _ in 0..TRIES_MAX {
-        let Some(entry) = stores.jobs.get_latest(&asked.id).await? else {
-            let outcome = CancelOutcome::Unknown;
-            return Ok(Cancelled { outcome });
-        };
-        let outcome = match expected(&entry.value, &asked) {
-            Ok(outcome) => outcome,
-            Err(outcome) => return Ok(Cancelled { outcome }),
-        };
-        let event = Event::Cancel(state::Cancel {
-            by: None,
-            at: Timestamp::now(),
-            force: asked.force,
-        });
-        match stores.jobs.change(&entry, event).await {
-            Ok(_) => return Ok(Cancelled { outcome }),
-            // Somebody came between: look again.
-            Err(ChangeError::Illegal(_) | ChangeError::Write(WriteError::Conflict(_))) => {}
-            Err(ChangeError::Write(error)) => return Err(error.into()),
-        }
-    }
-    Err(WriteError::Conflict(asked.id.to_string()).into())
-}
-
-/// What a cancel of a job in this state comes to; an error for one that changes nothing.
-fn expected(job: &Record, asked: &Cancel) -> Result<CancelOutcome, CancelOutcome> {
-    match &job.state {
-        JobState::Queued | JobState::Waiting(_) => Ok(CancelOutcome::Cancelled),
-        JobState::Running(_) | JobState::Cancelling(_) if asked.only_waiting => {
-            Err(CancelOutcome::AlreadyStarted)
-        }
-        JobState::Running(hold) if hold.phase >= Phase::Commit => Err(CancelOutcome::TooLate),
-        JobState::Running(_) => Ok(CancelOutcome::Cancelling),
-        JobState::Cancelling(_) => {
-            let was_forced = job.cancel.as_ref().is_some_and(|cancel| cancel.force);
-            if asked.force && !was_forced {
-                Ok(CancelOutcome::Cancelling)
-            } else {
-                Err(CancelOutcome::Cancelling)
-            }
-        }
-        JobState::Succeeded(..) | JobState::Failed(..) | JobState::Cancelled(..) => {
-            Err(CancelOutcome::AlreadyFinished)
-        }
-    }
 }

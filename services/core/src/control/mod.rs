@@ -2,48 +2,97 @@
 //!
 //! Every core answers; the server gives each request to one of them.
 
+mod change;
+mod deregister;
+mod explain;
 mod jobs;
+mod messages;
+mod pause;
+mod placement;
 mod places;
 mod queues;
+mod submit;
+mod things;
+mod wait;
 
 use crate::service::Stores;
 use async_nats::{
-    HeaderMap,
+    HeaderMap, Message,
     service::{NATS_SERVICE_ERROR, NATS_SERVICE_ERROR_CODE, Request, ServiceExt as _},
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::SelectAll};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use virtbus_bus::{BusError, WriteError};
 use virtbus_wire::{
     Code, JobError,
-    control::{Operation, Refusal, status},
+    control::{Operation, Refusal, Submission, decode, status},
+    protocol::arrival::{self, TRACE_HEADER},
 };
 
 /// The name of the service.
 const NAME: &str = "virtbus";
 /// Requests answered at the same time; further ones wait in the connection's buffer.
 const AT_ONCE: usize = 64;
-/// How long one request may take.
+/// Requests that wait for a job at the same time; further ones are refused.
+const WAITS_MAX: usize = 1024;
+/// The most bytes of the caller's name.
+const CALLER_BYTES_MAX: usize = 128;
+/// How long most requests may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The wait before the service is announced again after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is answered here.
-const ANSWERED: [Operation; 9] = [
+const ANSWERED: &[Operation] = &[
+    Operation::JobsSubmit,
     Operation::JobsGet,
+    Operation::JobsWait,
     Operation::JobsList,
     Operation::JobsCancel,
+    Operation::JobsPriority,
+    Operation::JobsRetry,
+    Operation::JobsExplain,
     Operation::QueuesList,
+    Operation::QueuesPause,
+    Operation::QueuesResume,
+    Operation::QueuesPurge,
     Operation::PoolsRegister,
+    Operation::PoolsDeregister,
     Operation::PoolsGet,
     Operation::PoolsList,
+    Operation::PoolsLookup,
+    Operation::DisksGet,
+    Operation::DisksList,
+    Operation::MediaGet,
+    Operation::MediaList,
+    Operation::DomainsGet,
+    Operation::DomainsList,
     Operation::HypervisorsList,
     Operation::WorkersList,
 ];
+
+/// Who asks: services that act for people say for whom.
+#[derive(Debug, Default, Deserialize)]
+struct Caller {
+    #[serde(default)]
+    by: Option<String>,
+}
+
+impl Caller {
+    fn of(body: &[u8]) -> Result<Self, JobError> {
+        let caller: Self = decode(body)?;
+        let is_long = |by: &String| by.len() > CALLER_BYTES_MAX;
+        if caller.by.as_ref().is_some_and(is_long) {
+            let message = format!("must be at most {CALLER_BYTES_MAX} bytes");
+            return Err(JobError::invalid_params("by", message));
+        }
+        Ok(caller)
+    }
+}
 
 /// Why a request wasn't done.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +155,7 @@ async fn serve(
         .description("Jobs, queues and catalogue");
     let service = builder.start(NAME, version).await?;
     let mut requests = SelectAll::new();
-    for operation in ANSWERED {
+    for &operation in ANSWERED {
         let name = operation.subject().trim_start_matches("virtbus.");
         let builder = service.endpoint_builder().name(name.replace('.', "_"));
         let endpoint = builder.add(operation.subject()).await?;
@@ -115,6 +164,7 @@ async fn serve(
     client.flush().await?;
     state(Ok(()));
     let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let waits = Arc::new(Semaphore::new(WAITS_MAX));
     loop {
         let (operation, request) = tokio::select! {
             next = requests.next() => match next {
@@ -123,24 +173,56 @@ async fn serve(
             },
             () = stop.cancelled() => break,
         };
-        let slot = Arc::clone(&slots).acquire_owned().await?;
-        let stores = stores.clone();
+        // Those that wait take no slot from the others.
+        let slot = match operation == Operation::JobsWait {
+            true => Arc::clone(&waits).try_acquire_owned().ok(),
+            false => Some(Arc::clone(&slots).acquire_owned().await?),
+        };
+        let (stores, stop) = (stores.clone(), stop.clone());
         tasks.spawn(async move {
-            respond(&stores, operation, &request).await;
-            drop(slot);
+            match slot {
+                Some(_slot) => respond(&stores, operation, &request, &stop).await,
+                None => {
+                    let message = "too many requests wait already";
+                    let full = JobError::new(Code::QueueFull, message);
+                    send(operation, &request, Err(full.into())).await;
+                }
+            }
         });
     }
     service.stop().await
 }
 
-async fn respond(stores: &Stores, operation: Operation, request: &Request) {
-    let answer = answer(stores, operation, &request.message.payload);
+async fn respond(
+    stores: &Stores,
+    operation: Operation,
+    request: &Request,
+    stop: &CancellationToken,
+) {
+    let answer = answer(stores, operation, &request.message, stop);
     let late = || {
         let message = "the request took too long; it may have had its effect";
         Failed::Refused(JobError::internal(message))
     };
-    let answer = time::timeout(DEADLINE, answer).await;
-    let (body, headers) = match answer.unwrap_or_else(|_| Err(late())) {
+    let answer = time::timeout(deadline(operation), answer).await;
+    send(operation, request, answer.unwrap_or_else(|_| Err(late()))).await;
+}
+
+/// How long one request may take.
+fn deadline(operation: Operation) -> Duration {
+    if operation == Operation::JobsWait {
+        wait::DEADLINE
+    } else if operation == Operation::JobsSubmit {
+        submit::DEADLINE
+    } else if operation == Operation::QueuesPurge {
+        pause::PURGE_DEADLINE
+    } else {
+        DEADLINE
+    }
+}
+
+async fn send(operation: Operation, request: &Request, answer: Result<Bytes, Failed>) {
+    let (body, headers) = match answer {
         Ok(body) => (body, HeaderMap::new()),
         Err(failed) => refusal(operation, failed),
     };
@@ -169,35 +251,58 @@ fn refusal(operation: Operation, failed: Failed) -> (Bytes, HeaderMap) {
     (encode(&Refusal { error }).unwrap_or_default(), headers)
 }
 
-async fn answer(stores: &Stores, operation: Operation, body: &[u8]) -> Result<Bytes, Failed> {
-    use virtbus_wire::control::decode;
+async fn answer(
+    stores: &Stores,
+    operation: Operation,
+    message: &Message,
+    stop: &CancellationToken,
+) -> Result<Bytes, Failed> {
+    let body = &message.payload;
     match operation {
+        Operation::JobsSubmit => {
+            let asked = Submission::decode(body)?;
+            let trace = message.headers.as_ref();
+            let trace =
+                trace.and_then(|headers| arrival::trace(headers.get(TRACE_HEADER)?.as_str()));
+            encode(&submit::submit(stores, asked, trace).await?)
+        }
         Operation::JobsGet => encode(&jobs::get(stores, decode(body)?).await?),
+        Operation::JobsWait => encode(&wait::wait(stores, decode(body)?, stop).await?),
         Operation::JobsList => encode(&jobs::list(stores, decode(body)?).await?),
-        Operation::JobsCancel => encode(&jobs::cancel(stores, decode(body)?).await?),
+        Operation::JobsCancel => {
+            let caller = Caller::of(body)?;
+            encode(&change::cancel(stores, decode(body)?, &caller).await?)
+        }
+        Operation::JobsPriority => encode(&change::priority(stores, decode(body)?).await?),
+        Operation::JobsRetry => encode(&change::retry(stores, decode(body)?).await?),
+        Operation::JobsExplain => encode(&explain::explain(stores, decode(body)?).await?),
         Operation::QueuesList => encode(&queues::list(stores).await?),
+        Operation::QueuesPause => {
+            let caller = Caller::of(body)?;
+            encode(&pause::pause(stores, decode(body)?, caller, true).await?)
+        }
+        Operation::QueuesResume => {
+            let caller = Caller::of(body)?;
+            encode(&pause::pause(stores, decode(body)?, caller, false).await?)
+        }
+        Operation::QueuesPurge => {
+            let caller = Caller::of(body)?;
+            encode(&pause::purge(stores, decode(body)?, caller).await?)
+        }
         Operation::PoolsRegister => encode(&places::register(stores, decode(body)?).await?),
         Operation::PoolsGet => encode(&places::get(stores, decode(body)?).await?),
         Operation::PoolsList => encode(&places::list(stores).await?),
         Operation::HypervisorsList => encode(&places::hypervisors(stores).await?),
         Operation::WorkersList => encode(&places::workers(stores).await?),
-        Operation::JobsSubmit
-        | Operation::JobsWait
-        | Operation::JobsPriority
-        | Operation::JobsRetry
-        | Operation::JobsExplain
-        | Operation::QueuesPause
-        | Operation::QueuesResume
-        | Operation::QueuesPurge
-        | Operation::PoolsDeregister
-        | Operation::PoolsLookup
-        | Operation::DisksGet
-        | Operation::DisksList
-        | Operation::MediaGet
-        | Operation::MediaList
-        | Operation::DomainsGet
-        | Operation::DomainsList
-        | Operation::HypervisorsDrain
+        Operation::PoolsDeregister => encode(&deregister::deregister(stores, decode(body)?).await?),
+        Operation::PoolsLookup => encode(&things::look_up(stores, decode(body)?).await?),
+        Operation::DisksGet => encode(&things::disk(stores, decode(body)?).await?),
+        Operation::DisksList => encode(&things::disks(stores, decode(body)?).await?),
+        Operation::MediaGet => encode(&things::medium(stores, decode(body)?).await?),
+        Operation::MediaList => encode(&things::media(stores, decode(body)?).await?),
+        Operation::DomainsGet => encode(&things::domain(stores, decode(body)?).await?),
+        Operation::DomainsList => encode(&things::domains(stores, decode(body)?).await?),
+        Operation::HypervisorsDrain
         | Operation::HypervisorsUndrain
         | Operation::HypervisorsFence
         | Operation::WorkersDrain

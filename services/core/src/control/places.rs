@@ -1,4 +1,4 @@
-//! `virtbus.pools.*`, `virtbus.hypervisors.list`, `virtbus.workers.list`.
+//! `virtbus.pools.register`, `get`, `list`, `virtbus.hypervisors.list`, `virtbus.workers.list`.
 
 use super::Failed;
 use crate::{consumers, service::Stores};
@@ -58,11 +58,15 @@ pub(super) async fn get(stores: &Stores, asked: PoolName) -> Result<PoolRecord, 
         .pools
         .get_latest(asked.pool.as_str())
         .await?;
-    found.map(|entry| entry.value).ok_or_else(|| {
-        let message = format!("no pool is named {}", asked.pool);
-        let missing = JobError::new(Code::PoolNotFound, message);
-        missing.with("pool", asked.pool.as_str()).into()
-    })
+    found
+        .map(|entry| entry.value)
+        .ok_or_else(|| not_found(&asked.pool).into())
+}
+
+/// That no pool has this name.
+pub(super) fn not_found(pool: &Label) -> JobError {
+    let missing = JobError::new(Code::PoolNotFound, format!("no pool is named {pool}"));
+    missing.with("pool", pool.as_str())
 }
 
 pub(super) async fn list(stores: &Stores) -> Result<PoolList, BusError> {

@@ -1,39 +1,17 @@
 //! `virtbus.queues.list`.
 
 use super::Failed;
-use crate::service::Stores;
-use async_nats::jetstream::{ErrorCode, response::Response};
-use serde::Deserialize;
+use crate::{
+    consumers::state::{self, Consumer},
+    service::Stores,
+};
 use std::collections::{BTreeMap, HashMap};
 use virtbus_bus::BusError;
 use virtbus_wire::{
-    Class, JobError, Queue, Timestamp,
+    Class, Queue, Timestamp,
     catalog::{QueueRecord, WorkerRecord},
     control::{QueueList, QueueRow},
 };
-
-/// Pages read of one list; the server sends 256 consumers per page.
-const PAGES_MAX: usize = 1024;
-
-/// What the server says of a consumer.
-#[derive(Debug, Deserialize)]
-struct Consumer {
-    name: String,
-    num_pending: u64,
-    num_ack_pending: u64,
-    ack_floor: Floor,
-}
-
-#[derive(Debug, Deserialize)]
-struct Floor {
-    stream_seq: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Listed {
-    total: usize,
-    consumers: Option<Vec<Consumer>>,
-}
 
 /// All queues that have consumers.
 pub(super) async fn list(stores: &Stores) -> Result<QueueList, Failed> {
@@ -49,7 +27,7 @@ pub(super) async fn list(stores: &Stores) -> Result<QueueList, Failed> {
         .collect();
     let mut consumers = BTreeMap::new();
     for class in Class::ALL {
-        for consumer in consumers_of(stores, class.stream()).await? {
+        for consumer in state::all(stores, class.stream()).await? {
             consumers.insert(consumer.name.clone(), consumer);
         }
     }
@@ -90,33 +68,4 @@ async fn oldest(
         .first_message(queue.stream(), &queue.subject(), from)
         .await?;
     Ok(first.map(|message| Timestamp::now().since(message.time).as_secs()))
-}
-
-async fn consumers_of(stores: &Stores, stream: &str) -> Result<Vec<Consumer>, Failed> {
-    let mut all = Vec::new();
-    for _ in 0..PAGES_MAX {
-        let subject = format!("CONSUMER.LIST.{stream}");
-        let payload = serde_json::json!({"offset": all.len()});
-        let answer = stores.bus.jetstream().request(subject, &payload).await;
-        let page: Listed = match answer {
-            Ok(Response::Ok(page)) => page,
-            Ok(Response::Err { error }) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                return Ok(all);
-            }
-            Ok(Response::Err { error }) => return Err(no_list(stream, &error)),
-            Err(error) => return Err(no_list(stream, &error)),
-        };
-        let consumers = page.consumers.unwrap_or_default();
-        let is_last = consumers.is_empty();
-        all.extend(consumers);
-        if is_last || all.len() >= page.total {
-            return Ok(all);
-        }
-    }
-    Ok(all)
-}
-
-fn no_list(stream: &str, error: &dyn std::fmt::Display) -> Failed {
-    tracing::warn!(stream, %error, "the consumers can't be listed");
-    JobError::internal("the queues can't be listed").into()
 }

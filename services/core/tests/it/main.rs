@@ -5,9 +5,14 @@
     reason = "clippy.toml lets tests unwrap, but doesn't see that their helpers here are tests"
 )]
 
+mod asking;
 mod bad_input;
+mod catalogue;
+mod changing;
 mod control;
 mod election;
 mod mending;
+mod pausing;
 mod registering;
 mod stack;
+mod submitting;

@@ -43,6 +43,8 @@ pub struct ById<I> {
 
 /// Lists disks, media or domains. What is left out doesn't matter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+// A state that may be left out needs no default of its own.
+#[serde(bound(deserialize = "S: Deserialize<'de>"))]
 pub struct ListOf<S> {
     /// In this pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -236,7 +236,11 @@ fn chosen_id(arrival: &Arrival<'_>, envelope: &Envelope) -> Result<Option<JobId>
     }
 }
 
-fn check_against_id(envelope: &Envelope, id: &JobId) -> Result<(), JobError> {
+/// Checks what of an envelope depends on the job's id.
+///
+/// # Errors
+/// `job.invalid_params`, naming the field.
+pub fn check_against_id(envelope: &Envelope, id: &JobId) -> Result<(), JobError> {
     if envelope
         .after
         .iter()
@@ -256,14 +260,18 @@ fn check_against_id(envelope: &Envelope, id: &JobId) -> Result<(), JobError> {
 
 fn first_record(arrival: &Arrival<'_>, id: JobId, job: Envelope, queue: Address) -> Record {
     let mut record = Record::new(id, job, queue, arrival.time);
-    let fits = |text: &&str| {
-        text.len() <= TRACE_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic())
-    };
-    record.trace = arrival.headers.traceparent.filter(fits).map(|text| Trace {
-        traceparent: text.to_owned(),
-    });
+    record.trace = arrival.headers.traceparent.and_then(trace);
     record.dedupe = Some(arrival.dedupe());
     record
+}
+
+/// The publisher's trace context from its header; none when it can't be one.
+#[must_use]
+pub fn trace(header: &str) -> Option<Trace> {
+    let fits = header.len() <= TRACE_BYTES_MAX && header.bytes().all(|b| b.is_ascii_graphic());
+    fits.then(|| Trace {
+        traceparent: header.to_owned(),
+    })
 }
 
 /// What can't be decoded: a failed job under the message's own number, and a dead letter.

@@ -1,12 +1,17 @@
 //! The consumers of all queues are there: looked at whenever the catalogue changes, and now and
-//! then in case somebody removed one.
+//! then in case somebody removed one. Those of paused queues are paused.
+
+pub(crate) mod state;
 
 use crate::service::Stores;
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
-use virtbus_bus::topology::{self, TopologyError};
-use virtbus_wire::Queue;
+use virtbus_bus::{
+    BusError,
+    topology::{self, TopologyError},
+};
+use virtbus_wire::{Class, Queue};
 
 /// How often the catalogue is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -42,7 +47,40 @@ pub async fn run(stores: Stores, stop: CancellationToken) {
             }
             Err(error) => tracing::warn!(%error, "consumers are missing"),
         }
+        if let Err(error) = align(&stores).await {
+            tracing::warn!(%error, "pauses can't be looked at");
+        }
     }
+}
+
+/// Makes consumers paused, or not, as the records of their queues say: a consumer may have been
+/// made anew, or core may have stopped between record and consumer.
+async fn align(stores: &Stores) -> Result<(), BusError> {
+    let queues = &stores.catalogue.queues;
+    for class in Class::ALL {
+        let stream = class.stream();
+        let consumers = state::all(stores, stream).await?;
+        // Read after the consumers: whoever pauses writes the record first.
+        let paused = queues.all().await?.into_iter();
+        let paused = paused.filter(|(_, entry)| entry.value.paused);
+        let paused: BTreeSet<String> = paused.map(|(subject, _)| subject).collect();
+        for consumer in consumers {
+            let Some(subject) = &consumer.config.filter_subject else {
+                continue;
+            };
+            if consumer.paused == paused.contains(subject) {
+                continue;
+            }
+            // A replica may be late: only the leader's word ends a pause, or begins one.
+            let record = queues.get_latest(subject).await?;
+            let wanted = record.is_some_and(|entry| entry.value.paused);
+            if consumer.paused != wanted {
+                tracing::info!(queue = subject, paused = wanted, "a pause is put right");
+                state::pause(stores, stream, &consumer.name, wanted).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes the consumers of these queues that aren't there.

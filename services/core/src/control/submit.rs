@@ -1,0 +1,259 @@
+//! `virtbus.jobs.submit`: all jobs of a request are accepted, or none.
+//!
+//! First everything is looked at: task, parameters, place. Then the records are made, `queued`,
+//! and only then the messages are published. Whatever goes wrong after the first record makes all
+//! of them cancelled.
+
+use super::{
+    Caller, Failed, change,
+    placement::{self, Site, Spot, Spots},
+};
+use crate::service::Stores;
+use futures_util::{StreamExt as _, stream};
+use std::time::Duration;
+use tokio::time::timeout;
+use virtbus_bus::{BusError, WriteError, jobs::PublishError};
+use virtbus_wire::{
+    Code, JobError, JobId, Object, Queue, Record, Task, Timestamp,
+    catalog::DiskState,
+    control::{Accepted, Cancel, Placed, Submission, SubmitAnswer},
+    protocol::arrival::{check_against_id, expired_error},
+    record::Trace,
+};
+
+/// The longest time a submission takes, its undoing included.
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+/// How long records may take to be made and published before all is undone.
+const ACCEPT: Duration = Duration::from_secs(20);
+/// Records made at the same time.
+const AT_ONCE: usize = 32;
+
+/// A job that can be accepted.
+struct Ready {
+    record: Record,
+    queue: Queue,
+}
+
+/// Accepts all jobs of a request, or none.
+pub(super) async fn submit(
+    stores: &Stores,
+    asked: Submission,
+    trace: Option<Trace>,
+) -> Result<SubmitAnswer, Failed> {
+    let ready = prepare(stores, asked.jobs(), trace).await?;
+    let mut accepted = match timeout(ACCEPT, accept(stores, &ready)).await {
+        Ok(Ok(accepted)) => accepted,
+        Ok(Err(Refused { error, made })) => {
+            undo(stores, made).await;
+            return Err(error);
+        }
+        Err(_) => {
+            // Which were made isn't known: only a cancel of our own record has an effect.
+            undo(stores, ours(stores, &ready).await?).await;
+            return Err(JobError::internal("the jobs took too long to be accepted").into());
+        }
+    };
+    match asked {
+        Submission::Several { .. } => Ok(SubmitAnswer::Several(accepted)),
+        Submission::One(_) => {
+            let one = accepted.pop();
+            let none = || JobError::internal("nothing was accepted").into();
+            one.map(SubmitAnswer::One).ok_or_else(none)
+        }
+    }
+}
+
+async fn prepare(
+    stores: &Stores,
+    jobs: &[Placed],
+    trace: Option<Trace>,
+) -> Result<Vec<Ready>, Failed> {
+    let site = site(stores).await?;
+    let mut spots = Spots::new();
+    let mut ready = Vec::with_capacity(jobs.len());
+    for placed in jobs {
+        // Decoding gave every job an id.
+        let id = placed.job.id.clone().unwrap_or_default();
+        let named = |error: JobError| error.with("job", id.as_str());
+        let task = task(placed, &id).map_err(named)?;
+        find(stores, &task.objects(), &mut spots).await?;
+        let queue = placement::place(&id, &task, &placed.place, &spots, &site);
+        let queue = queue.map_err(named)?;
+        remember(&task, &queue, &site, &mut spots);
+        let now = Timestamp::now();
+        let mut record = Record::new(id, placed.job.clone(), queue.clone().into(), now);
+        record.params = task.params();
+        record.objects = task.objects().iter().map(ToString::to_string).collect();
+        record.trace = trace.clone();
+        ready.push(Ready { record, queue });
+    }
+    Ok(ready)
+}
+
+/// The task of a job that may be submitted under this id.
+fn task(placed: &Placed, id: &JobId) -> Result<Task, JobError> {
+    let job = &placed.job;
+    if !id.is_publishable() {
+        let error = JobError::new(Code::JobMalformed, "id: is of the system's own kind");
+        return Err(error.with("field", "id"));
+    }
+    check_against_id(job, id)?;
+    if job.expires_at.is_some_and(|end| end <= Timestamp::now()) {
+        return Err(expired_error());
+    }
+    let class = placement::class(&job.task, &job.params, &placed.place)?;
+    Task::decode(class, &job.task, &job.params)
+}
+
+async fn site(stores: &Stores) -> Result<Site, BusError> {
+    let catalogue = &stores.catalogue;
+    let pools = catalogue.pools.all().await?.into_iter();
+    let hosts = catalogue.hypervisors.all().await?.into_iter();
+    let workers = catalogue.workers.all().await?.into_iter();
+    Ok(Site {
+        pools: pools.map(|(_, entry)| entry.value).collect(),
+        hosts: hosts.filter_map(|(name, _)| name.parse().ok()).collect(),
+        workers: workers.map(|(_, entry)| entry.value).collect(),
+    })
+}
+
+/// Looks up where things are. What was deleted is nowhere.
+async fn find(stores: &Stores, objects: &[Object], spots: &mut Spots) -> Result<(), BusError> {
+    let catalogue = &stores.catalogue;
+    let in_pool = |pool, state| (state != DiskState::Deleted).then_some(Spot { pool, host: None });
+    for object in objects {
+        if spots.contains_key(object) {
+            continue;
+        }
+        let spot = match object {
+            Object::Disk(id) => {
+                let found = catalogue.disks.get_latest(id.as_str()).await?;
+                found.and_then(|entry| in_pool(entry.value.pool, entry.value.state))
+            }
+            Object::Media(id) => {
+                let found = catalogue.media.get_latest(id.as_str()).await?;
+                found.and_then(|entry| in_pool(entry.value.pool, entry.value.state))
+            }
+            Object::Domain(id) => {
+                let found = catalogue.domains.get_latest(id.as_str()).await?;
+                found.map(|entry| Spot {
+                    pool: entry.value.pool,
+                    host: entry.value.hypervisor,
+                })
+            }
+        };
+        if let Some(spot) = spot {
+            spots.insert(object.clone(), spot);
+        }
+    }
+    Ok(())
+}
+
+/// What a job is about will be where the job goes: later ones of the request find it there.
+fn remember(task: &Task, queue: &Queue, site: &Site, spots: &mut Spots) {
+    let spot = match queue {
+        Queue::Storage(place, _) => place.pools().first().map(|pool| Spot {
+            pool: (*pool).clone(),
+            host: None,
+        }),
+        Queue::Hypervisor(name, _) => Some(Spot {
+            pool: name.clone(),
+            host: site.hosts.contains(name).then(|| name.clone()),
+        }),
+        Queue::Core => None,
+    };
+    if let Some(spot) = spot {
+        for object in task.objects() {
+            spots.entry(object).or_insert_with(|| spot.clone());
+        }
+    }
+}
+
+/// Why jobs weren't accepted, and which records were made until then.
+struct Refused {
+    error: Failed,
+    made: Vec<JobId>,
+}
+
+async fn accept(stores: &Stores, ready: &[Ready]) -> Result<Vec<Accepted>, Refused> {
+    let create = |job: &Ready| {
+        let record = job.record.clone();
+        async move { (stores.jobs.create(&record).await, record.id) }
+    };
+    let creations: Vec<_> = ready.iter().map(create).collect();
+    let created: Vec<_> = stream::iter(creations).buffered(AT_ONCE).collect().await;
+    let mut made = Vec::with_capacity(created.len());
+    let mut failed = None;
+    for (outcome, id) in created {
+        match outcome {
+            Ok(_) => made.push(id),
+            Err(WriteError::Conflict(_)) => failed = Some(taken(&id).into()),
+            Err(WriteError::Bus(error)) => failed = Some(error.into()),
+        }
+    }
+    if let Some(error) = failed {
+        return Err(Refused { error, made });
+    }
+    let mut accepted = Vec::with_capacity(ready.len());
+    for Ready { record, queue } in ready {
+        let seq = match stores.jobs.publish(record).await {
+            Ok(seq) => seq,
+            Err(error) => {
+                let error = unpublished(error);
+                return Err(Refused { error, made });
+            }
+        };
+        accepted.push(Accepted {
+            id: record.id.clone(),
+            queue: queue.clone(),
+            seq,
+        });
+    }
+    Ok(accepted)
+}
+
+fn taken(id: &JobId) -> JobError {
+    let message = format!("there is a job with the id {id} already");
+    JobError::new(Code::Conflict, message).with("job", id.as_str())
+}
+
+fn unpublished(error: PublishError) -> Failed {
+    match error {
+        PublishError::Full(queue) => {
+            let full = JobError::new(Code::QueueFull, format!("the queue {queue} is full"));
+            full.with("queue", queue).into()
+        }
+        PublishError::Bus(error) => error.into(),
+    }
+}
+
+/// Those of the jobs whose record is the one of this request.
+async fn ours(stores: &Stores, ready: &[Ready]) -> Result<Vec<JobId>, BusError> {
+    let mut ours = Vec::new();
+    for Ready { record, .. } in ready {
+        let found = stores.jobs.get_latest(&record.id).await?;
+        let is_ours =
+            |found: &Record| found.dedupe.is_none() && found.submitted_at == record.submitted_at;
+        if found.is_some_and(|entry| is_ours(&entry.value)) {
+            ours.push(record.id.clone());
+        }
+    }
+    Ok(ours)
+}
+
+/// Cancels what was made of a request that is refused.
+async fn undo(stores: &Stores, made: Vec<JobId>) {
+    let caller = Caller {
+        by: Some("virtbus.jobs.submit".to_owned()),
+    };
+    for id in made {
+        let asked = Cancel {
+            id: id.clone(),
+            only_waiting: false,
+            force: false,
+        };
+        if let Err(error) = change::cancel(stores, asked, &caller).await {
+            tracing::error!(job = %id, %error, "a job of a refused request is left");
+        }
+    }
+}

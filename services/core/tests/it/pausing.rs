@@ -1,0 +1,104 @@
+//! Pause, resume and purge of a queue.
+
+use crate::stack::{Stack, until};
+use serde_json::{Value, json};
+use virtbus_wire::StateName;
+
+const LOW: &str = "storage.default.low";
+
+async fn consumer_is_paused(stack: &Stack, paused: bool) {
+    until(&format!("a consumer with paused {paused}"), async || {
+        let subject = "$JS.API.CONSUMER.INFO.STORAGE.storage_default_low";
+        let answer = stack.raw(subject, Vec::new()).await?;
+        let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+        match info["paused"].as_bool().unwrap_or(false) == paused {
+            true => Ok(()),
+            false => Err(info.to_string()),
+        }
+    })
+    .await;
+}
+
+async fn row(stack: &Stack) -> Value {
+    let list: Value = stack.ask("virtbus.queues.list", &json!({})).await.unwrap();
+    let rows = list["queues"].as_array().unwrap().iter();
+    let mut row = rows.filter(|row| row["queue"] == LOW);
+    row.next().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_paused_queue_says_who_and_why_and_stays_paused_when_its_consumer_is_made_anew() {
+    let (stack, mut core) = Stack::start().await;
+    let ask = json!({"queue": LOW, "reason": "disks full", "by": "alice"});
+    let answer: Value = stack.ask("virtbus.queues.pause", &ask).await.unwrap();
+    assert_eq!(answer, json!({"queue": LOW, "paused": true}));
+    consumer_is_paused(&stack, true).await;
+    let shown = row(&stack).await;
+    assert_eq!(shown["paused"], true);
+    assert_eq!(
+        (&shown["pause"]["by"], &shown["pause"]["reason"]),
+        (&json!("alice"), &json!("disks full"))
+    );
+    stack.publish(LOW, r#"{"id":"j","task":"ping"}"#).await;
+    stack.record("j", StateName::Queued).await;
+    let told: Value = stack
+        .ask("virtbus.jobs.explain", &json!({"id": "j"}))
+        .await
+        .unwrap();
+    assert_eq!(
+        (&told["why"], &told["detail"]["by"]),
+        (&json!("paused"), &json!("alice"))
+    );
+    // Somebody removes the consumer while no core is there.
+    core.kill();
+    let stream = stack.bus.jetstream().get_stream("STORAGE").await.unwrap();
+    stream.delete_consumer("storage_default_low").await.unwrap();
+    let _core = stack.core("core-b");
+    consumer_is_paused(&stack, true).await;
+    let resume = json!({"queue": LOW});
+    let answer = until("an answer", async || {
+        stack.ask::<Value>("virtbus.queues.resume", &resume).await
+    })
+    .await;
+    assert_eq!(answer, json!({"queue": LOW, "paused": false}));
+    consumer_is_paused(&stack, false).await;
+    assert_eq!(row(&stack).await["paused"], false);
+}
+
+#[tokio::test]
+async fn a_purge_cancels_job_by_job_and_leaves_other_queues_alone() {
+    let (stack, _core) = Stack::start().await;
+    for number in 0..50 {
+        let job = json!({"id": format!("j{number}"), "task": "ping"}).to_string();
+        stack.publish(LOW, job).await;
+    }
+    stack
+        .publish("storage.default.high", r#"{"id":"urgent","task":"ping"}"#)
+        .await;
+    let waiting = json!({"id": "w", "task": "ping", "after": ["urgent"]}).to_string();
+    stack.publish(LOW, waiting).await;
+    stack.record("w", StateName::Waiting).await;
+    stack.record("urgent", StateName::Queued).await;
+    let ask = json!({"queue": LOW, "reason": "wrong lesson", "by": "alice"});
+    let answer: Value = stack.ask("virtbus.queues.purge", &ask).await.unwrap();
+    assert_eq!(answer, json!({"queue": LOW, "cancelled": 50}));
+    assert_eq!(stack.lying("STORAGE").await.len(), 1);
+    let record = stack.record("j49", StateName::Cancelled).await.value;
+    assert_eq!(record.cancel.unwrap().by.as_deref(), Some("alice"));
+    stack.record("w", StateName::Waiting).await;
+    stack.record("urgent", StateName::Queued).await;
+}
+
+#[tokio::test]
+async fn a_queue_of_nobody_is_neither_paused_nor_purged() {
+    let (stack, _core) = Stack::start().await;
+    for subject in [
+        "virtbus.queues.pause",
+        "virtbus.queues.resume",
+        "virtbus.queues.purge",
+    ] {
+        let ask = json!({"queue": "storage.nowhere.low", "reason": "x"});
+        let refused = stack.ask::<Value>(subject, &ask).await.unwrap_err();
+        assert!(refused.contains("queue.unknown"), "{refused}");
+    }
+}
