@@ -168,6 +168,9 @@ pub(super) async fn carry_out(
 
 /// Sees to a message whose deliveries ran out: deliveries are not attempts.
 pub(super) async fn see_to_exhausted(stores: &Stores, lying: Lying<'_>) -> Result<(), BusError> {
+    let found = stores.jobs.get_latest(lying.id()).await?;
+    // The record under its number may be of an earlier life of the stream.
+    let lying = lying.or_later(found.as_ref().map(|entry| &entry.value));
     let (stream, seq, id) = (lying.arrival.stream, lying.arrival.seq, lying.id().clone());
     let generation = lying.generation();
     let mut entry = stores.jobs.get_latest(&id).await?;
