@@ -8,7 +8,7 @@ use crate::{
     slots::{Kind, Slot, Slots},
 };
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -197,7 +197,11 @@ impl<P: Perform> Worker<P> {
 /// The claims whose work goes on in this process. A record that names this process for any other
 /// claim is as good as one of a dead owner: its message comes to be claimed anew.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Claims(Arc<Mutex<HashSet<(JobId, u64)>>>);
+pub(crate) struct Claims(Arc<Mutex<Counted>>);
+
+/// How many deliveries try, or run, each claim: of several copies of a job only one gets it, and
+/// those that lose must not make it look given up.
+type Counted = HashMap<(JobId, u64), usize>;
 
 /// Says that a claim's work goes on, or is about to, until dropped.
 #[derive(Debug)]
@@ -210,7 +214,7 @@ impl Claims {
     /// Says so of a claim before it's written: whoever reads it finds it running.
     pub(crate) fn begin(&self, job: &JobId, claim: u64) -> Running {
         let claim = (job.clone(), claim);
-        self.lock().insert(claim.clone());
+        *self.lock().entry(claim.clone()).or_default() += 1;
         Running {
             all: self.clone(),
             claim,
@@ -219,17 +223,23 @@ impl Claims {
 
     /// Whether the work of this claim goes on in this process.
     pub(crate) fn contain(&self, job: &JobId, claim: u64) -> bool {
-        self.lock().contains(&(job.clone(), claim))
+        self.lock().contains_key(&(job.clone(), claim))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<(JobId, u64)>> {
+    fn lock(&self) -> MutexGuard<'_, Counted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.all.lock().remove(&self.claim);
+        let mut all = self.all.lock();
+        if let Some(count) = all.get_mut(&self.claim) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.claim);
+            }
+        }
     }
 }
 
@@ -268,5 +278,20 @@ impl From<ServeError> for Fatal {
             }
             ServeError::Bus(error) => Self::Unreachable(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_loses_the_claim_does_not_make_it_look_given_up() {
+        let (claims, job) = (Claims::default(), JobId::new());
+        let winner = claims.begin(&job, 1);
+        drop(claims.begin(&job, 1));
+        assert!(claims.contain(&job, 1));
+        drop(winner);
+        assert!(!claims.contain(&job, 1));
     }
 }
