@@ -58,6 +58,7 @@ async fn serve(daemon: Daemon<Config>) -> Result<(), Fatal> {
         settings.limits,
         daemon.stop.clone(),
     );
+    virtbus_worker::expect_queues(&daemon.ready, &[Queue::Core]);
     daemon
         .listen(http::router(&app, &daemon.ready, &daemon.metrics))
         .await?;

@@ -38,10 +38,11 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
         .await
         .map_err(|error| Fatal::Unreachable(error.to_string()))?;
     let bus = daemon.connect().await?;
+    let hypervisor = settings.hypervisor(&daemon.identity.host_name);
+    virtbus_worker::expect_queues(&daemon.ready, &queues(&settings.pool(), &hypervisor));
     daemon
         .listen(health::router(&daemon.ready, &daemon.metrics))
         .await?;
-    let hypervisor = settings.hypervisor(&daemon.identity.host_name);
     if !registered(&daemon, &bus, &hypervisor, &node).await {
         return Ok(());
     }

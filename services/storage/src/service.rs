@@ -29,6 +29,7 @@ pub async fn serve(daemon: Daemon<StorageConfig>) -> Result<(), Fatal> {
     store
         .prepare()
         .map_err(|(pool, error)| Fatal::config(format!("pools.{pool}.root"), error))?;
+    virtbus_worker::expect_queues(&daemon.ready, &settings.queues());
     daemon
         .listen(health::router(&daemon.ready, &daemon.metrics))
         .await?;

@@ -66,6 +66,14 @@ pub struct Setup {
     pub metrics: Metrics,
 }
 
+/// Says of each queue that it isn't served yet. To be called before the service answers for its
+/// health, or it would be ready for a moment before anybody has looked.
+pub fn expect_queues(ready: &Readiness, queues: &[Queue]) {
+    for queue in queues {
+        ready.set(format!("queue {queue}"), Err("not looked for yet"));
+    }
+}
+
 /// Takes jobs until `stop`, then lets those that run finish.
 ///
 /// # Errors
