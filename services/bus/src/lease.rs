@@ -117,12 +117,8 @@ impl Leases {
                 () = tokio::time::sleep(BEAT) => {}
             }
             let sent = boot_time();
-            if sent.saturating_sub(confirmed) >= TRUST {
-                // After a suspend the lease may be out before this beat says so.
-                trust.send_if_modified(|before| {
-                    std::mem::replace(before, Trust::Doubtful) != Trust::Doubtful
-                });
-            }
+            // After a suspend the lease may be out before this beat says so.
+            judge(&trust, confirmed);
             let worker = describe();
             let beat = self.beat(&worker, revision);
             match tokio::time::timeout(BEAT, beat).await {
@@ -140,9 +136,7 @@ impl Leases {
                 }
                 Err(_) => tracing::warn!("heartbeat not confirmed in time"),
             }
-            let held = boot_time().saturating_sub(confirmed) < TRUST;
-            let now = if held { Trust::Held } else { Trust::Doubtful };
-            trust.send_if_modified(|before| std::mem::replace(before, now) != now);
+            judge(&trust, confirmed);
         }
     }
 
@@ -158,6 +152,13 @@ impl Leases {
             Err(WriteError::Bus(error)) => Err(error.into()),
         }
     }
+}
+
+/// Says whether a lease that was confirmed then can still be trusted.
+fn judge(trust: &watch::Sender<Trust>, confirmed: Duration) {
+    let held = boot_time().saturating_sub(confirmed) < TRUST;
+    let now = if held { Trust::Held } else { Trust::Doubtful };
+    trust.send_if_modified(|before| std::mem::replace(before, now) != now);
 }
 
 /// Time since the host booted, suspends included.
