@@ -15,6 +15,7 @@ mod perform;
 pub mod pool;
 pub mod qemu_img;
 pub mod service;
+mod shared_look;
 pub mod space;
 mod store;
 mod task;

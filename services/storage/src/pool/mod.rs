@@ -12,13 +12,13 @@ pub use error::PoolError;
 pub use name::{Folder, Name};
 pub use root::{Facts, Root};
 
-use crate::config::PoolConfig;
+use crate::{config::PoolConfig, shared_look::SharedLook};
 use camino::Utf8Path;
 use rustix::{
     fs::{Mode, OFlags, openat},
     io::Errno,
 };
-use std::{fs, io, os::fd::OwnedFd};
+use std::{fs, io, os::fd::OwnedFd, sync::Arc};
 use virtbus_wire::Label;
 
 /// The mark of a pool's folder.
@@ -33,13 +33,20 @@ pub struct Pool {
     pub name: Label,
     /// How this host has it.
     pub config: PoolConfig,
+    /// Looks at whether it works.
+    pub(crate) looks: Arc<SharedLook>,
 }
 
 impl Pool {
     /// A pool that was configured. Nothing is looked at yet.
     #[must_use]
     pub fn new(name: Label, config: PoolConfig) -> Self {
-        Self { name, config }
+        let looks = Arc::default();
+        Self {
+            name,
+            config,
+            looks,
+        }
     }
 
     /// Makes folder and mark where they are missing, if the configuration says so.

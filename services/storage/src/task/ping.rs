@@ -49,19 +49,19 @@ impl Ping<'_> {
         Ok(())
     }
 
+    /// The files have this job's names, also where the look serves other pings too.
     async fn look_at(&self, pool: &Pool) -> Result<(), Stop> {
-        let (pool, names) = (pool.clone(), self.files(self.job.claim));
-        let looked: Result<(), PoolError> = blocking::look(move || {
+        let (looks, pool, names) = (&pool.looks, pool.clone(), self.files(self.job.claim));
+        let look = blocking::look(move || {
             let root = pool.reach()?;
             if let [from, to] = &names[..] {
                 drop(root.open_or_make(from)?);
                 root.rename_unsynced(from, to)?;
                 root.unlink(to)?;
             }
-            Ok(())
-        })
-        .await;
-        Ok(looked?)
+            Ok::<(), PoolError>(())
+        });
+        Ok(looks.share(look).await?)
     }
 
     fn files(&self, claim: u64) -> Vec<Name> {
