@@ -7,13 +7,13 @@ use crate::{
     bucket::{Bucket, Entry, is_marker},
     client::{Bus, REQUEST_TIMEOUT},
     error::BusError,
+    transport::status,
 };
 use async_nats::{
     HeaderMap, Message,
-    jetstream::{ErrorCode, stream::DeleteMessageErrorKind},
+    jetstream::{ErrorCode, response::Response},
 };
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -169,38 +169,35 @@ impl Bus {
     /// # Errors
     /// When the server doesn't answer, or refuses.
     pub async fn delete_message(&self, stream: &str, seq: u64) -> Result<(), BusError> {
+        let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
+        let wanted = json!({"seq": seq}).to_string();
         let call = || format!("the deletion of message {seq} of {stream}");
         let unreachable = |error: &dyn ToString| BusError::unreachable(call(), error.to_string());
-        let handle = self.jetstream().get_stream_no_info(stream).await;
-        let handle = handle.map_err(|error| unreachable(&error))?;
-        let Err(error) = handle.delete_message(seq).await else {
-            return Ok(());
-        };
-        match error.kind() {
-            DeleteMessageErrorKind::JetStream(error) if is_absent(&error) => Ok(()),
-            DeleteMessageErrorKind::JetStream(_)
-            | DeleteMessageErrorKind::Request
-            | DeleteMessageErrorKind::TimedOut => Err(unreachable(&error)),
+        let answer = self.ask(subject, None, wanted.into()).await;
+        let answer = answer.map_err(|error| unreachable(&error))?;
+        match serde_json::from_slice::<Response<Value>>(&answer.payload) {
+            Ok(Response::Ok(_)) => Ok(()),
+            Ok(Response::Err { error }) if is_absent(&error) => Ok(()),
+            Ok(Response::Err { error }) => Err(unreachable(&error)),
+            Err(error) => Err(unreachable(&error)),
         }
     }
 
     async fn direct_get(&self, stream: &str, wanted: Value) -> Result<Batch, BusError> {
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
         let failed = |reason: &dyn ToString| BusError::unreachable(&subject, reason.to_string());
-        let inbox = self.client().new_inbox();
-        let answers = self.client().subscribe(inbox.clone()).await;
+        let inbox = self.new_inbox();
+        let answers = self.subscribe(inbox.clone()).await;
         let mut answers = answers.map_err(|error| failed(&error))?;
-        let asked = self
-            .client()
-            .publish_with_reply(subject.clone(), inbox, Bytes::from(wanted.to_string()))
-            .await;
+        let wanted = Bytes::from(wanted.to_string());
+        let asked = self.tell(subject.clone(), Some(inbox), wanted).await;
         asked.map_err(|error| failed(&error))?;
         let mut items: Vec<Stored> = Vec::new();
         while items.len() <= PAGE_MAX {
             let answer = timeout(REQUEST_TIMEOUT, answers.next()).await;
             let answer = answer.map_err(|_| failed(&"no answer in time"))?;
             let answer = answer.ok_or_else(|| failed(&"the connection was closed"))?;
-            match answer.status.map(|status| status.as_u16()) {
+            match status(&answer) {
                 None => items.push(stored(answer).ok_or_else(|| failed(&"no sequence"))?),
                 Some(204) => {
                     let pending = header(&answer.headers, "Nats-Num-Pending");

@@ -7,10 +7,11 @@
 use crate::{
     client::Bus,
     error::{BusError, WriteError},
+    transport::StoreError,
 };
 use async_nats::{
     HeaderMap,
-    jetstream::{context::PublishErrorKind, message::PublishMessage},
+    jetstream::{ErrorCode, message::StreamMessage, response::Response, stream::RawMessage},
 };
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -22,6 +23,7 @@ const WRITES_MAX: u32 = 4;
 /// How long the mark of a removed record stays.
 const MARKER_TTL: Duration = Duration::from_secs(60);
 
+const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 const SEQUENCE: &str = "Nats-Sequence";
 const TIME_STAMP: &str = "Nats-Time-Stamp";
 const OPERATION: &str = "KV-Operation";
@@ -191,9 +193,7 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
     /// When the server doesn't take it.
     pub async fn put(&self, key: &str, value: &T) -> Result<u64, BusError> {
         let payload = self.encode(key, value)?;
-        let sent = self
-            .send(key, PublishMessage::build().payload(payload))
-            .await;
+        let sent = self.send(key, HeaderMap::new(), payload).await;
         sent.map_err(|failed| failed.into_bus_error(&self.subject(key)))
     }
 
@@ -209,7 +209,9 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
             .map(|_| ())
     }
 
-    pub(crate) fn bus(&self) -> &Bus {
+    /// The connection it's read and written through.
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
         &self.bus
     }
 
@@ -251,15 +253,12 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
         key: &str,
         payload: Bytes,
         revision: u64,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
     ) -> Result<u64, WriteError> {
+        headers.insert(EXPECTED, revision.to_string().as_str());
         let mut last = None;
         for _ in 0..WRITES_MAX {
-            let message = PublishMessage::build()
-                .payload(payload.clone())
-                .headers(headers.clone())
-                .expected_last_subject_sequence(revision);
-            let failed = match self.send(key, message).await {
+            let failed = match self.send(key, headers.clone(), payload.clone()).await {
                 Ok(revision) => return Ok(revision),
                 Err(failed) => failed,
             };
@@ -289,27 +288,15 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
         Err(failed.into_bus_error(&self.subject(key)).into())
     }
 
-    async fn send(&self, key: &str, message: PublishMessage) -> Result<u64, SendError> {
-        let subject = self.subject(key);
-        let ack = async {
-            self.bus
-                .jetstream()
-                .send_publish(subject, message)
-                .await?
-                .await
-        };
-        ack.await
-            .map(|ack| ack.sequence)
-            .map_err(|error| match error.kind() {
-                PublishErrorKind::WrongLastSequence => SendError::Conflict,
-                PublishErrorKind::MaxPayloadExceeded => SendError::Refused(error.to_string()),
-                PublishErrorKind::Other => SendError::Refused(error.to_string()),
-                PublishErrorKind::StreamNotFound
-                | PublishErrorKind::WrongLastMessageId
-                | PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::MaxAckPending => SendError::InDoubt(error.to_string()),
-            })
+    async fn send(&self, key: &str, headers: HeaderMap, payload: Bytes) -> Result<u64, SendError> {
+        let stored = self.bus.store(self.subject(key), headers, payload).await;
+        stored.map_err(|error| match error {
+            StoreError::Conflict => SendError::Conflict,
+            StoreError::Refused(reason) | StoreError::Unsendable(reason) => {
+                SendError::Refused(reason)
+            }
+            StoreError::InDoubt(reason) => SendError::InDoubt(reason),
+        })
     }
 
     async fn read_any(&self, key: &str) -> Result<Option<Stored>, BusError> {
@@ -334,26 +321,32 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
     }
 
     async fn read_leader(&self, key: &str) -> Result<Option<Stored>, BusError> {
-        let name = format!("KV_{}", self.name);
-        let call = format!("a read of {key} from {name}");
-        let stream = self.bus.jetstream().get_stream_no_info(name).await;
-        let stream = stream.map_err(|error| BusError::unreachable(&call, error))?;
-        let subject = self.subject(key);
-        use async_nats::jetstream::stream::LastRawMessageErrorKind as Kind;
-        match stream.get_last_raw_message_by_subject(&subject).await {
-            Ok(message) => Ok(Some(Stored {
-                revision: message.sequence,
-                written_at: timestamp(message.time),
-                is_marker: is_marker(&message.headers),
-                payload: message.payload,
-            })),
-            Err(error) => match error.kind() {
-                Kind::NoMessageFound => Ok(None),
-                Kind::InvalidSubject | Kind::JetStream(_) | Kind::Other => {
-                    Err(BusError::unreachable(call, error))
-                }
-            },
+        #[derive(serde::Deserialize)]
+        struct Found {
+            message: RawMessage,
         }
+        let call = format!("a read of {key} from KV_{}", self.name);
+        let subject = format!("$JS.API.STREAM.MSG.GET.KV_{}", self.name);
+        let wanted = serde_json::json!({"last_by_subj": self.subject(key)}).to_string();
+        let unreachable = |reason: &dyn ToString| BusError::unreachable(&call, reason.to_string());
+        let answer = self.bus.ask(subject, None, wanted.into()).await;
+        let answer = answer.map_err(|error| unreachable(&error))?;
+        let found: Response<Found> =
+            serde_json::from_slice(&answer.payload).map_err(|error| unreachable(&error))?;
+        let message = match found {
+            Response::Ok(found) => found.message,
+            Response::Err { error } if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
+                return Ok(None);
+            }
+            Response::Err { error } => return Err(unreachable(&error)),
+        };
+        let message = StreamMessage::try_from(message).map_err(|error| unreachable(&error))?;
+        Ok(Some(Stored {
+            revision: message.sequence,
+            written_at: timestamp(message.time),
+            is_marker: is_marker(&message.headers),
+            payload: message.payload,
+        }))
     }
 }
 

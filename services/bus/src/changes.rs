@@ -9,10 +9,10 @@ use crate::{
     bucket::timestamp,
     client::Bus,
     error::BusError,
+    transport::Subscription,
 };
-use async_nats::{Subscriber, jetstream::stream::LastRawMessageErrorKind};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use virtbus_wire::Timestamp;
 
 /// Records that one reading takes from the leader, one by one, when the replica that answered
@@ -46,7 +46,7 @@ pub struct BucketState {
 /// The changes of a bucket from now on.
 #[derive(Debug)]
 pub struct Changes {
-    subscription: Subscriber,
+    subscription: Subscription,
     bucket: String,
 }
 
@@ -59,7 +59,7 @@ impl Changes {
         let subject = format!("events.{bucket}.*");
         let subscription = subscribe(bus, &subject).await?;
         // Whoever reads the bucket after this misses nothing in between.
-        let flushed = bus.client().flush().await;
+        let flushed = bus.flush().await;
         flushed.map_err(|error| BusError::unreachable(subject, error))?;
         Ok(Self {
             subscription,
@@ -84,7 +84,7 @@ impl Changes {
 
 /// How far jobs come, as it happens; what is lost is made good by the next message.
 #[derive(Debug)]
-pub struct ProgressEvents(Subscriber);
+pub struct ProgressEvents(Subscription);
 
 impl ProgressEvents {
     /// Subscribes to all jobs.
@@ -105,8 +105,8 @@ impl ProgressEvents {
     }
 }
 
-async fn subscribe(bus: &Bus, subject: &str) -> Result<Subscriber, BusError> {
-    let subscribed = bus.client().subscribe(subject.to_owned()).await;
+async fn subscribe(bus: &Bus, subject: &str) -> Result<Subscription, BusError> {
+    let subscribed = bus.subscribe(subject.to_owned()).await;
     subscribed.map_err(|error| BusError::unreachable(subject, error))
 }
 

@@ -1,10 +1,13 @@
 //! The connection: credentials, reconnects with jitter, and what the server says behind our back.
 
-use crate::error::BusError;
+use crate::{
+    error::BusError,
+    transport::{Nats, Transport, Wire},
+};
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// How often the server is pinged: two missed answers mean a lost connection.
@@ -13,8 +16,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait between two attempts to connect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
-/// Publications that may await their acknowledgement at once.
-const ACKS_IN_FLIGHT_MAX: usize = 1024;
 
 /// How to reach the messaging server.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -77,8 +78,7 @@ pub struct Health {
 /// The connection to the messaging server, shared by all parts of a service.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    client: Client,
-    context: jetstream::Context,
+    pub(crate) wire: Wire,
     health: watch::Receiver<Health>,
 }
 
@@ -122,29 +122,43 @@ impl Bus {
                 url: config.url.clone(),
                 reason: error.to_string(),
             })?;
-        let context = jetstream::ContextBuilder::new()
-            .timeout(REQUEST_TIMEOUT)
-            .ack_timeout(REQUEST_TIMEOUT)
-            .max_ack_inflight(ACKS_IN_FLIGHT_MAX)
-            .backpressure_on_inflight(true)
-            .build(client.clone());
         Ok(Self {
-            client,
-            context,
+            wire: Wire::Nats(Arc::new(Nats::new(client))),
             health,
         })
     }
 
+    /// Messages carried by something else than the client: a simulation.
+    #[must_use]
+    pub fn over(transport: Arc<dyn Transport>) -> Self {
+        let health = transport.health();
+        let wire = Wire::Other(transport);
+        Self { wire, health }
+    }
+
     /// The plain client.
+    ///
+    /// # Panics
+    /// Over another transport: only what is never simulated may ask for it.
     #[must_use]
     pub fn client(&self) -> &Client {
-        &self.client
+        &self.nats().client
     }
 
     /// The persistent streams.
+    ///
+    /// # Panics
+    /// As [`Bus::client`].
     #[must_use]
     pub fn jetstream(&self) -> &jetstream::Context {
-        &self.context
+        &self.nats().context
+    }
+
+    fn nats(&self) -> &Nats {
+        match &self.wire {
+            Wire::Nats(nats) => nats,
+            Wire::Other(_) => panic!("there is no client over another transport"),
+        }
     }
 
     /// How the connection is, now and from now on.
@@ -162,16 +176,17 @@ impl Bus {
         subject: &str,
         payload: impl Into<bytes::Bytes>,
     ) -> Result<async_nats::Message, BusError> {
-        let answer = self.client.request(subject.to_owned(), payload.into());
-        answer
-            .await
-            .map_err(|error| BusError::unreachable(subject, error))
+        let answer = self.ask(subject.to_owned(), None, payload.into()).await;
+        answer.map_err(|error| BusError::unreachable(subject, error))
     }
 
     /// Sends what is still buffered and ends the connection.
     pub async fn close(&self) {
+        let Wire::Nats(nats) = &self.wire else {
+            return;
+        };
         // Nothing that matters is lost with an unflushed buffer: every promise was acknowledged.
-        let drained = tokio::time::timeout(REQUEST_TIMEOUT, self.client.drain()).await;
+        let drained = tokio::time::timeout(REQUEST_TIMEOUT, nats.client.drain()).await;
         if !matches!(drained, Ok(Ok(()))) {
             tracing::debug!("the connection was closed without draining");
         }

@@ -5,11 +5,14 @@ use crate::{
     delivery::Delivery,
     error::BusError,
     pulls::{Appetite, Pulls, Step},
+    transport::{Subscription, status},
 };
-use async_nats::{StatusCode, Subscriber, jetstream::consumer::pull::BatchConfig};
-use futures_util::StreamExt;
-use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use async_nats::jetstream::consumer::pull::BatchConfig;
+use std::time::Duration;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use virtbus_wire::Queue;
 
 /// The status of a request that wasn't answered since nothing was there.
@@ -24,7 +27,7 @@ pub struct Deliveries {
     bus: Bus,
     queues: Vec<Queue>,
     inbox: String,
-    answers: Subscriber,
+    answers: Subscription,
     pulls: Pulls,
     health: watch::Receiver<Health>,
     /// Which connection the pulls were sent on.
@@ -77,8 +80,8 @@ impl Deliveries {
     /// # Errors
     /// When the connection is closed.
     pub async fn open(bus: &Bus, queues: Vec<Queue>) -> Result<Self, BusError> {
-        let inbox = bus.client().new_inbox();
-        let answers = bus.client().subscribe(format!("{inbox}.*")).await;
+        let inbox = bus.new_inbox();
+        let answers = bus.subscribe(format!("{inbox}.*")).await;
         let answers = answers.map_err(|error| BusError::unreachable("a subscription", error))?;
         let pulls = Pulls::new(queues.iter().map(Queue::priority));
         Ok(Self {
@@ -125,9 +128,7 @@ impl Deliveries {
     /// Stops asking, and hands back what has come already.
     pub async fn close(mut self) {
         // What the server sends from now on is delivered again after `ack_wait`.
-        if let Err(error) = self.answers.unsubscribe().await {
-            tracing::debug!(%error, "already closed");
-        }
+        self.answers.unsubscribe().await;
         while let Some(answer) = self.answers.next().await {
             if answer.status.is_none()
                 && let Some(delivery) = Delivery::read(&self.bus, answer)
@@ -160,11 +161,7 @@ impl Deliveries {
         let payload = serde_json::to_vec(&config)
             .map_err(|error| BusError::refused("a pull request", error))?;
         let reply = format!("{}.{number}", self.inbox);
-        let sent = self
-            .bus
-            .client()
-            .publish_with_reply(subject, reply, payload.into())
-            .await;
+        let sent = self.bus.tell(subject, Some(reply), payload.into()).await;
         sent.map_err(|error| BusError::unreachable("a pull request", error))
     }
 
@@ -188,7 +185,7 @@ impl Deliveries {
                 }
                 Ok(None)
             }
-            () = tokio::time::sleep_until(until.into()) => Ok(None),
+            () = sleep_until(until) => Ok(None),
         }
     }
 
@@ -197,7 +194,7 @@ impl Deliveries {
         appetite: Appetite,
         answer: async_nats::Message,
     ) -> Result<Option<Delivery>, BusError> {
-        if let Some(status) = answer.status {
+        if let Some(status) = status(&answer) {
             self.told(&answer, status);
             return Ok(None);
         }
@@ -222,14 +219,14 @@ impl Deliveries {
         Ok(Some(delivery))
     }
 
-    fn told(&mut self, answer: &async_nats::Message, status: StatusCode) {
+    fn told(&mut self, answer: &async_nats::Message, status: u16) {
         let number = answer
             .subject
             .rsplit('.')
             .next()
             .and_then(|text| text.parse().ok());
         let Some(number) = number else { return };
-        match status.as_u16() {
+        match status {
             NOTHING | EXPIRED => self.pulls.empty(number),
             status => {
                 let reason = answer.description.as_deref().unwrap_or_default();

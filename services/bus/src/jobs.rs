@@ -4,15 +4,17 @@ use crate::{
     bucket::{Bucket, Entry},
     client::Bus,
     error::{BusError, WriteError},
+    transport::StoreError,
 };
-use async_nats::{
-    HeaderMap,
-    jetstream::{context::PublishErrorKind, message::PublishMessage},
-};
+use async_nats::HeaderMap;
+use bytes::Bytes;
 use std::time::Duration;
 use virtbus_wire::{
-    Event, JobId, Record, StateName, Timestamp,
-    protocol::delivery::{GENERATION_HEADER, JOB_HEADER},
+    Event, JobId, Record, StateName,
+    protocol::{
+        arrival::MSG_ID_HEADER,
+        delivery::{GENERATION_HEADER, JOB_HEADER},
+    },
     state::IllegalEvent,
 };
 
@@ -135,7 +137,7 @@ impl Jobs {
         entry: &Entry<Record>,
         event: Event,
     ) -> Result<Entry<Record>, ChangeError> {
-        let now = Timestamp::now();
+        let now = self.bus.now();
         let value = entry.value.apply(event, now)?;
         let revision = self.write(&value, entry.revision).await?;
         Ok(Entry {
@@ -160,11 +162,9 @@ impl Jobs {
         let subject = record.queue.to_string();
         let corrupt = |error| BusError::refused(format!("job {}", record.id), error);
         let payload = serde_json::to_vec(&record.envelope()).map_err(corrupt)?;
-        let message = PublishMessage::build()
-            .payload(payload.into())
-            .headers(headers)
-            .message_id(format!("{}:{}", record.id, record.generation));
-        self.send(&subject, message).await
+        let message_id = format!("{}:{}", record.id, record.generation);
+        headers.insert(MSG_ID_HEADER, message_id.as_str());
+        self.send(subject, headers, payload.into()).await
     }
 
     /// Copies a message that nobody will run to the dead letters.
@@ -177,38 +177,25 @@ impl Jobs {
         headers.insert("Virtbus-Stream", letter.stream);
         headers.insert("Virtbus-Sequence", letter.seq.to_string().as_str());
         let id = format!("{}:{}:{}", letter.stream, letter.seq, letter.reason);
-        let payload = bytes::Bytes::copy_from_slice(letter.payload);
-        let message = PublishMessage::build()
-            .payload(payload)
-            .headers(headers)
-            .message_id(id);
-        self.send(&format!("dlq.{}", letter.subject), message)
-            .await
-            .map(|_| ())
+        headers.insert(MSG_ID_HEADER, id.as_str());
+        let payload = Bytes::copy_from_slice(letter.payload);
+        let subject = format!("dlq.{}", letter.subject);
+        self.send(subject, headers, payload).await.map(|_| ())
     }
 
-    async fn send(&self, subject: &str, message: PublishMessage) -> Result<u64, PublishError> {
-        let sent = async {
-            self.bus
-                .jetstream()
-                .send_publish(subject.to_owned(), message)
-                .await?
-                .await
-        };
-        sent.await
-            .map(|ack| ack.sequence)
-            .map_err(|error| match error.kind() {
-                PublishErrorKind::Other => PublishError::Full(subject.to_owned()),
-                PublishErrorKind::StreamNotFound
-                | PublishErrorKind::WrongLastMessageId
-                | PublishErrorKind::WrongLastSequence
-                | PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::MaxAckPending
-                | PublishErrorKind::MaxPayloadExceeded => {
-                    BusError::unreachable(format!("a publish to {subject}"), error).into()
-                }
-            })
+    async fn send(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<u64, PublishError> {
+        let stored = self.bus.store(subject.clone(), headers, payload).await;
+        stored.map_err(|error| match error {
+            StoreError::Refused(_) => PublishError::Full(subject),
+            StoreError::Conflict | StoreError::Unsendable(_) | StoreError::InDoubt(_) => {
+                BusError::unreachable(format!("a publish to {subject}"), error).into()
+            }
+        })
     }
 }
 

@@ -110,15 +110,17 @@ impl Leases {
         trust: watch::Sender<Trust>,
         stop: tokio_util::sync::CancellationToken,
     ) {
-        let mut confirmed = boot_time();
+        let bus = self.records.bus();
+        let mut confirmed = bus.boot_time();
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(BEAT) => {}
             }
-            let sent = boot_time();
+            let sent = bus.boot_time();
             // After a suspend the lease may be out before this beat says so.
-            judge(&trust, confirmed);
+            judge(&trust, bus.boot_time().saturating_sub(confirmed));
             let worker = describe();
             let beat = self.beat(&worker, revision);
             match tokio::time::timeout(BEAT, beat).await {
@@ -136,7 +138,7 @@ impl Leases {
                 }
                 Err(_) => tracing::warn!("heartbeat not confirmed in time"),
             }
-            judge(&trust, confirmed);
+            judge(&trust, bus.boot_time().saturating_sub(confirmed));
         }
     }
 
@@ -154,16 +156,15 @@ impl Leases {
     }
 }
 
-/// Says whether a lease that was confirmed then can still be trusted.
-fn judge(trust: &watch::Sender<Trust>, confirmed: Duration) {
-    let held = boot_time().saturating_sub(confirmed) < TRUST;
+/// Says whether a lease that was confirmed so long ago can still be trusted.
+fn judge(trust: &watch::Sender<Trust>, age: Duration) {
+    let held = age < TRUST;
     let now = if held { Trust::Held } else { Trust::Doubtful };
     trust.send_if_modified(|before| std::mem::replace(before, now) != now);
 }
 
 /// Time since the host booted, suspends included.
-#[must_use]
-pub fn boot_time() -> Duration {
+pub(crate) fn boot_time() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))

@@ -15,6 +15,7 @@ pub mod lease;
 pub mod locks;
 mod pulls;
 pub mod topology;
+pub mod transport;
 
 pub use browse::{Page, Row, Stored};
 pub use bucket::{Bucket, Entry, Slot};
@@ -25,3 +26,4 @@ pub use delivery::Delivery;
 pub use error::{BusError, WriteError};
 pub use jobs::Jobs;
 pub use pulls::Appetite;
+pub use transport::{Subscription, Transport};

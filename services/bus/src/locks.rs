@@ -146,13 +146,17 @@ impl Locks {
         Ok(())
     }
 
+    fn now(&self) -> Timestamp {
+        self.records.bus().now()
+    }
+
     /// Takes one lock, if it may be had.
     async fn take_one(&self, name: &str, claimant: &Claimant) -> Result<Take, WriteError> {
         for _ in 0..TRIES_MAX {
             let slot = self.records.slot(name).await?;
             let lock = slot.value.unwrap_or_default();
             let over = self.over(&lock).await?;
-            let answer = lock.take(claimant, Timestamp::now(), |id| over.contains(id));
+            let answer = lock.take(claimant, self.now(), |id| over.contains(id));
             let Take::Taken(next) = &answer else {
                 return Ok(answer);
             };
@@ -199,7 +203,7 @@ impl Locks {
             let over = self.over(&changed).await?;
             let living = changed.without(|job| over.contains(job));
             let awake = living.next_in_line();
-            let lock = living.woken(&awake, Timestamp::now());
+            let lock = living.woken(&awake, self.now());
             let written = if lock.is_unused() {
                 self.records.remove(name, slot.revision).await
             } else {

@@ -7,7 +7,8 @@
 //! too late would be stranded until `ack_wait`. What comes without a free slot is handed back
 //! instead.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use virtbus_wire::Priority;
 
 /// How long the server keeps a request that waits.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
-use virtbus_bus::{Bucket, Bus, WriteError, lease::boot_time};
+use virtbus_bus::{Bucket, Bus, WriteError};
 use virtbus_wire::{BootId, WorkerId, state::Owner};
 
 /// No worker's id begins like that.
@@ -32,14 +32,15 @@ pub async fn run(bus: Bus, owner: Owner, leads: watch::Sender<bool>, stop: Cance
     let Owner { worker, boot } = owner;
     let us = Leader { worker, boot };
     let mut held: Option<u64> = None;
-    let mut confirmed = boot_time();
+    let mut confirmed = bus.boot_time();
     let mut beat = time::interval(BEAT);
     loop {
         tokio::select! {
-            _ = beat.tick() => {}
+            biased;
             () = stop.cancelled() => break,
+            _ = beat.tick() => {}
         }
-        let sent = boot_time();
+        let sent = bus.boot_time();
         match time::timeout(BEAT, renew(&lease, &us, held)).await {
             Ok(Ok(revision)) => {
                 held = revision;
@@ -48,7 +49,7 @@ pub async fn run(bus: Bus, owner: Owner, leads: watch::Sender<bool>, stop: Cance
             Ok(Err(error)) => tracing::warn!(%error, "the leader's lease was not confirmed"),
             Err(_) => tracing::warn!("the leader's lease was not confirmed in time"),
         }
-        let is_ours = held.is_some() && boot_time().saturating_sub(confirmed) < TRUST;
+        let is_ours = held.is_some() && bus.boot_time().saturating_sub(confirmed) < TRUST;
         leads.send_if_modified(|before| {
             let changed = *before != is_ours;
             if changed {

@@ -17,8 +17,9 @@ pub async fn run(stores: Stores, stop: CancellationToken) {
     let mut seen = BTreeMap::new();
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            biased;
             () = stop.cancelled() => return,
+            _ = tick.tick() => {}
         }
         if let Err(error) = look(&stores, &mut seen).await {
             tracing::warn!(%error, "the leases of workers can't be read");

@@ -91,22 +91,25 @@ pub async fn serve(daemon: Daemon<CoreSettings>) -> Result<(), Fatal> {
 }
 
 /// What the leader does, for as long as it leads.
-async fn duties(stores: Stores, mut leading: watch::Receiver<bool>, stop: CancellationToken) {
+pub async fn duties(stores: Stores, mut leading: watch::Receiver<bool>, stop: CancellationToken) {
     loop {
         tokio::select! {
-            led = leading.wait_for(|leads| *leads) => if led.is_err() { return },
+            biased;
             () = stop.cancelled() => return,
+            led = leading.wait_for(|leads| *leads) => if led.is_err() { return },
         }
         let term = stop.child_token();
         let tasks = TaskTracker::new();
         let (caught_up, registered) = watch::channel(None);
-        tasks.spawn(registrar::run(stores.clone(), caught_up, term.clone()));
-        tasks.spawn(reconciler::run(stores.clone(), registered, term.clone()));
-        tasks.spawn(consumers::run(stores.clone(), term.clone()));
-        tasks.spawn(lost::run(stores.clone(), term.clone()));
+        let bus = &stores.bus;
+        tasks.spawn(bus.within(registrar::run(stores.clone(), caught_up, term.clone())));
+        tasks.spawn(bus.within(reconciler::run(stores.clone(), registered, term.clone())));
+        tasks.spawn(bus.within(consumers::run(stores.clone(), term.clone())));
+        tasks.spawn(bus.within(lost::run(stores.clone(), term.clone())));
         tasks.close();
         let until_it_ends = async {
             tokio::select! {
+                biased;
                 // An election that is over leads no more.
                 _ = leading.wait_for(|leads| !*leads) => {}
                 () = stop.cancelled() => {}

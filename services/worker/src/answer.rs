@@ -34,6 +34,7 @@ pub async fn pong(
 ) -> Result<Done, Stop> {
     if let Some(millis) = ping.sleep_ms {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(Duration::from_millis(millis.get())) => {}
             () = stop.asked() => return Err(Stop::Stopped),
         }

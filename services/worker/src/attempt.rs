@@ -13,7 +13,7 @@ use virtbus_bus::{
     locks::{Granted, LockSet},
 };
 use virtbus_wire::{
-    Code, Event, JobError, JobState, Record, Timestamp,
+    Code, Event, JobError, JobState, Record,
     protocol::{
         lock::{Holder, Mode},
         outcome,
@@ -71,6 +71,7 @@ impl<P: Perform> Attempt<P> {
         let owner = worker.owner.clone();
         let progress = watch::Sender::new(None);
         let keeper = Keeper::new(
+            &worker.bus,
             &worker.jobs,
             entry,
             owner.clone(),
@@ -287,7 +288,7 @@ impl<P: Perform> Attempt<P> {
 
     async fn write_ending(&self, ending: Ending) -> Result<Record, KeepError> {
         let record = self.keeper.record().await;
-        let now = Timestamp::now();
+        let now = self.worker.bus.now();
         let event = match ending {
             Ending::Lost => return Err(KeepError::Lost),
             Ending::Done(done) => Event::Succeed(done),
@@ -301,7 +302,7 @@ impl<P: Perform> Attempt<P> {
                 ticket,
             },
             Ending::Failed(error) => {
-                outcome::after_failure(&record, error, now, rand::random::<f64>())
+                outcome::after_failure(&record, error, now, self.worker.bus.random())
             }
         };
         match self.keeper.apply(event).await {

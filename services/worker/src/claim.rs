@@ -10,7 +10,7 @@ use virtbus_bus::{
     jobs::{ChangeError, DeadLetter, PublishError},
 };
 use virtbus_wire::{
-    Code, Event, JobId, JobState, Record, StateName, Timestamp,
+    Code, Event, JobId, JobState, Record, StateName,
     protocol::{
         arrival::{Arrival, Arrived, Headers, Life, MSG_ID_HEADER, TRACE_HEADER, arrive},
         delivery::{Action, GENERATION_HEADER, JOB_HEADER, Message, Reading, decide},
@@ -55,7 +55,7 @@ impl<P: Perform> Worker<P> {
         room: Room,
     ) -> Result<Settled, BusError> {
         let arrival = arrival(delivery);
-        let now = Timestamp::now();
+        let now = self.bus.now();
         let mut arrived = arrive(&arrival, Life::First, now);
         let mut seen = None;
         if let Arrived::Job { id, record, dlq } = &arrived {
@@ -191,7 +191,7 @@ impl<P: Perform> Worker<P> {
         let event = self.next_event(delivery, queued, room).await?;
         // Every event for a queued job is legal for one; should that be wrong, it stays queued.
         Ok(queued
-            .apply(event, Timestamp::now())
+            .apply(event, self.bus.now())
             .unwrap_or_else(|_| queued.clone()))
     }
 
@@ -239,7 +239,7 @@ impl<P: Perform> Worker<P> {
                 .find(|(job, _)| job == id)
                 .map(|found| found.1)
         };
-        Ok(match gate(queued, Timestamp::now(), state_of) {
+        Ok(match gate(queued, self.bus.now(), state_of) {
             Gate::Wait(on) => Event::Wait(on),
             Gate::Fail(error) => Event::Fail(error),
             Gate::Drop(error) => Event::Drop(error),

@@ -5,9 +5,9 @@ use crate::{
     stop::{StopSignal, Why},
 };
 use tokio::sync::{Mutex, watch};
-use virtbus_bus::{BusError, Entry, Jobs, WriteError, jobs::ChangeError};
+use virtbus_bus::{Bus, BusError, Entry, Jobs, WriteError, jobs::ChangeError};
 use virtbus_wire::{
-    Event, JobError, JobState, Record, Timestamp,
+    Event, JobError, JobState, Record,
     state::{Owner, Phase, Progress},
 };
 
@@ -17,6 +17,7 @@ const WRITES_MAX: u32 = 16;
 /// Holds a claim's record, and knows when the claim is lost.
 #[derive(Debug)]
 pub(crate) struct Keeper {
+    bus: Bus,
     jobs: Jobs,
     owner: Owner,
     claim: u64,
@@ -42,6 +43,7 @@ pub(crate) enum KeepError {
 impl Keeper {
     /// `progress` is what the work last told: it goes into the record with each write.
     pub(crate) fn new(
+        bus: &Bus,
         jobs: &Jobs,
         entry: Entry<Record>,
         owner: Owner,
@@ -50,6 +52,7 @@ impl Keeper {
     ) -> Self {
         let (jobs, claim) = (jobs.clone(), entry.value.claim);
         Self {
+            bus: bus.clone(),
             jobs,
             owner,
             claim,
@@ -134,7 +137,7 @@ impl Keeper {
     fn add_progress(&self, record: &mut Record) {
         let told = self.progress.borrow().clone();
         if let Some(told) = told
-            && let Ok(next) = record.apply(Event::Progress(told), Timestamp::now())
+            && let Ok(next) = record.apply(Event::Progress(told), self.bus.now())
         {
             *record = next;
         }

@@ -31,7 +31,7 @@ use virtbus_bus::{
     locks::Locks,
 };
 use virtbus_daemon::{Identity, Metrics, Readiness};
-use virtbus_wire::{Label, Priority, Queue, Timestamp, catalog::WorkerRecord, state::Owner};
+use virtbus_wire::{Label, Priority, Queue, catalog::WorkerRecord, state::Owner};
 
 /// How often what is missing (a lease, consumers) is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -95,7 +95,8 @@ pub async fn serve<P: Perform>(
     let beats = CancellationToken::new();
     let beating = AbortOnDropHandle::new(tokio::spawn({
         let (leases, describe, beats) = (leases.clone(), describe.clone(), beats.clone());
-        async move { leases.keep(revision, describe, trust, beats).await }
+        let beating = async move { leases.keep(revision, describe, trust, beats).await };
+        setup.bus.within(beating)
     }));
     let keep = Duration::from_secs(setup.work.keep_days * 24 * 60 * 60);
     let jobs = Jobs::new(&setup.bus, keep);
@@ -137,7 +138,8 @@ fn describe(
     class: virtbus_wire::Class,
     slots: Slots,
 ) -> impl Fn() -> WorkerRecord + Clone + Send + 'static {
-    let started_at = Timestamp::now();
+    let bus = setup.bus.clone();
+    let started_at = bus.now();
     let (identity, queues) = (setup.identity.clone(), setup.queues.clone());
     let (pools, versions) = (setup.pools.clone(), setup.versions.clone());
     move || WorkerRecord {
@@ -153,7 +155,7 @@ fn describe(
         capabilities: Vec::new(),
         draining: false,
         started_at,
-        at: Timestamp::now(),
+        at: bus.now(),
     }
 }
 
@@ -197,6 +199,7 @@ async fn take_lease(
             Err(LeaseError::Bus(error)) => setup.ready.set("lease", Err(error)),
         }
         tokio::select! {
+            biased;
             () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep(TRY_AGAIN) => {}
         }
@@ -283,8 +286,8 @@ impl<'a, P: Perform> Loop<'a, P> {
         if slot.is_none() && kind.priority == Priority::Low {
             self.aside += 1;
         }
-        self.running
-            .spawn(Arc::clone(&self.worker).handle(delivery, slot));
+        let handled = Arc::clone(&self.worker).handle(delivery, slot);
+        self.running.spawn(self.worker.bus.within(handled));
     }
 
     /// Looks for the consumers that are still missing; true when some were found.
@@ -331,14 +334,15 @@ impl<'a, P: Perform> Loop<'a, P> {
         let until = Instant::now() + limit;
         while !self.running.is_empty() {
             tokio::select! {
+                biased;
                 Some(ended) = self.running.join_next() => log_ended(ended),
+                () = tokio::time::sleep_until(until) => return,
                 // Nothing is wanted any more: what still comes goes back to the queue at once.
                 delivery = deliveries.next(Appetite::default()) => {
                     if let Ok(delivery) = delivery {
                         delivery.hand_back(None).await;
                     }
                 }
-                () = tokio::time::sleep_until(until) => return,
             }
         }
     }

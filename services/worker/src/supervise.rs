@@ -7,7 +7,6 @@ use crate::{
     rate::Rate,
     stop::Why,
 };
-use futures_util::StreamExt;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
@@ -35,7 +34,8 @@ impl<P: Perform> Attempt<P> {
     pub(crate) async fn supervise(self: &Arc<Self>, delivery: &Delivery) -> (Ending, LockSet) {
         let attempt = Arc::clone(self);
         // In a task of its own: a panic of the work ends the work, not the worker.
-        let work = tokio::spawn(async move { attempt.perform().await });
+        let work = async move { attempt.perform().await };
+        let work = tokio::spawn(self.worker.bus.within(work));
         let mut work = AbortOnDropHandle::new(work);
         let beside = async {
             tokio::time::sleep(WATCHED_AFTER).await;
@@ -46,6 +46,7 @@ impl<P: Perform> Attempt<P> {
             );
         };
         let ended = tokio::select! {
+            biased;
             ended = &mut work => ended,
             () = beside => (&mut work).await,
         };
@@ -83,7 +84,7 @@ impl<P: Perform> Attempt<P> {
     /// can't trust its own lease any more.
     async fn watch(&self) {
         let subject = format!("{EVENTS}.{}", self.job.id);
-        let mut events = self.worker.bus.client().subscribe(subject).await.ok();
+        let mut events = self.worker.bus.subscribe(subject).await.ok();
         let mut trust = self.worker.trust.clone();
         let timeout = self.job.record.timeout_s.map(Duration::from_secs);
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -95,15 +96,9 @@ impl<P: Perform> Attempt<P> {
                     None => std::future::pending().await,
                 }
             };
+            // The gravest first; events last, as many of them may come.
             tokio::select! {
-                event = changed => match event {
-                    // The event is a hint; the record decides.
-                    Some(_) => {
-                        let refreshed = self.keeper.refresh().await;
-                        tracing::trace!(?refreshed, "the record changed");
-                    }
-                    None => events = None,
-                },
+                biased;
                 () = in_doubt(&mut trust) => {
                     tracing::warn!(job = %self.job.id, "killed: the lease is in doubt");
                     self.stop.stop(Why::Lost, true);
@@ -119,6 +114,14 @@ impl<P: Perform> Attempt<P> {
                         self.stop.stop(Why::Deadline, false);
                     }
                 }
+                event = changed => match event {
+                    // The event is a hint; the record decides.
+                    Some(_) => {
+                        let refreshed = self.keeper.refresh().await;
+                        tracing::trace!(?refreshed, "the record changed");
+                    }
+                    None => events = None,
+                },
             }
         }
     }
@@ -171,13 +174,8 @@ impl<P: Perform> Attempt<P> {
             return;
         };
         let subject = format!("{PROGRESS}.{}", self.job.id);
-        if let Err(error) = self
-            .worker
-            .bus
-            .client()
-            .publish(subject, payload.into())
-            .await
-        {
+        let told = self.worker.bus.tell(subject, None, payload.into()).await;
+        if let Err(error) = told {
             tracing::debug!(%error, "progress was not told");
         }
     }

@@ -4,7 +4,12 @@ use super::{
     Asset, Change, ConsumerDefinition, Effect, Item, Outcome, Report, StreamDefinition,
     TopologyError, consumer, consumers, diff, streams,
 };
-use async_nats::jetstream::{self, Context, ErrorCode, response::Response};
+use crate::{client::Bus, transport::RequestFailed};
+use async_nats::jetstream::{
+    self, Context, ErrorCode,
+    context::{RequestError, RequestErrorKind},
+    response::Response,
+};
 use diff::Rules;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -209,19 +214,53 @@ fn refusal(changes: &[Change]) -> String {
     format!("{} can't be changed on an existing one", fields.join(", "))
 }
 
+/// Who asks the server: the client's streams, or a service's connection.
+pub trait Api: Sync {
+    /// One request `$JS.API.<subject>`, and the answer's payload.
+    #[doc(hidden)]
+    fn ask_api(
+        &self,
+        subject: &str,
+        payload: &Value,
+    ) -> impl Future<Output = Result<Value, RequestError>> + Send;
+}
+
+impl Api for Context {
+    async fn ask_api(&self, subject: &str, payload: &Value) -> Result<Value, RequestError> {
+        self.request(subject.to_owned(), payload).await
+    }
+}
+
+impl Api for Bus {
+    async fn ask_api(&self, subject: &str, payload: &Value) -> Result<Value, RequestError> {
+        let subject = format!("$JS.API.{subject}");
+        let answer = self.ask(subject, None, payload.to_string().into()).await;
+        let answer = answer.map_err(|failed| match failed {
+            RequestFailed::NoResponders => RequestError::new(RequestErrorKind::NoResponders),
+            RequestFailed::Refused(_) | RequestFailed::InDoubt(_) => {
+                RequestError::with_source(RequestErrorKind::Other, failed)
+            }
+        })?;
+        let unreadable = |error| RequestError::with_source(RequestErrorKind::Other, error);
+        serde_json::from_slice(&answer.payload).map_err(unreadable)
+    }
+}
+
 /// One JetStream API request: the outer error is the way there, the inner the server's word.
 pub(super) async fn request<T: serde::de::DeserializeOwned>(
-    js: &Context,
+    api: &impl Api,
     asset: &Asset,
     subject: &str,
     payload: &Value,
 ) -> Result<Result<T, jetstream::Error>, TopologyError> {
-    match js.request(subject.to_owned(), payload).await {
-        Ok(Response::Ok(answer)) => Ok(Ok(answer)),
-        Ok(Response::Err { error }) => Ok(Err(error)),
-        Err(source) => Err(TopologyError::Request {
-            asset: asset.clone(),
-            source,
-        }),
+    let failed = |source| TopologyError::Request {
+        asset: asset.clone(),
+        source,
+    };
+    let answer = api.ask_api(subject, payload).await.map_err(failed)?;
+    let unreadable = |error| failed(RequestError::with_source(RequestErrorKind::Other, error));
+    match serde_json::from_value(answer).map_err(unreadable)? {
+        Response::Ok(answer) => Ok(Ok(answer)),
+        Response::Err { error } => Ok(Err(error)),
     }
 }

@@ -1,8 +1,8 @@
 //! Consumers of queues: what is there, and the making of what is missing.
 
-use super::apply::{Verb, request};
+use super::apply::{Api, Verb, request};
 use super::{Asset, ConsumerDefinition, TopologyError, consumer};
-use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::jetstream::ErrorCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -28,7 +28,7 @@ struct Listed {
 
 /// The configurations of all consumers of `stream`, by name.
 pub(super) async fn list(
-    js: &Context,
+    js: &impl Api,
     stream: &str,
 ) -> Result<BTreeMap<String, Map<String, Value>>, TopologyError> {
     let listed: Vec<Listed> = pages(js, stream, "LIST").await?;
@@ -44,7 +44,10 @@ pub(super) async fn list(
 /// # Errors
 /// [`TopologyError`] when the server doesn't answer or refuses, for lack of the stream, say. What
 /// was made until then stays; doing it again goes on from there.
-pub async fn ensure_consumers(js: &Context, queues: &[Queue]) -> Result<Vec<Queue>, TopologyError> {
+pub async fn ensure_consumers(
+    js: &impl Api,
+    queues: &[Queue],
+) -> Result<Vec<Queue>, TopologyError> {
     let mut existing: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     let mut made = Vec::new();
     for queue in queues {
@@ -96,7 +99,7 @@ pub(super) fn request_of(
 }
 
 async fn pages<T: DeserializeOwned>(
-    js: &Context,
+    js: &impl Api,
     stream: &str,
     verb: &str,
 ) -> Result<Vec<T>, TopologyError> {

@@ -19,7 +19,7 @@ mod diff;
 mod report;
 mod role;
 
-pub use apply::{Mode, Wanted, apply};
+pub use apply::{Api, Mode, Wanted, apply};
 pub use consumers::ensure_consumers;
 pub use definition::{
     BUCKETS, ConsumerDefinition, DefinitionError, STREAMS, StreamDefinition, consumer, streams,

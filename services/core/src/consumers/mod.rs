@@ -26,8 +26,9 @@ pub async fn run(stores: Stores, stop: CancellationToken) {
     let mut looked: Option<Instant> = None;
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            biased;
             () = stop.cancelled() => return,
+            _ = tick.tick() => {}
         }
         let wanted = match stores.catalogue.queues().await {
             Ok(wanted) => wanted,
@@ -92,7 +93,7 @@ pub async fn ensure<'a>(
     queues: impl IntoIterator<Item = &'a Queue>,
 ) -> Result<(), TopologyError> {
     let queues: Vec<Queue> = queues.into_iter().cloned().collect();
-    let made = topology::ensure_consumers(stores.bus.jetstream(), &queues).await?;
+    let made = topology::ensure_consumers(&stores.bus, &queues).await?;
     for queue in made {
         tracing::info!(%queue, "consumer made");
     }

@@ -11,7 +11,7 @@ use virtbus_bus::{
     jobs::{ChangeError, PublishError},
 };
 use virtbus_wire::{
-    Code, Event, JobError, JobId, JobState, Priority, Record, Timestamp,
+    Code, Event, JobError, JobId, JobState, Priority, Record,
     control::{
         Cancel, CancelOutcome, Cancelled, ChangePriority, OfJob, PriorityAnswer, PriorityOutcome,
         RetryAnswer, RetryOutcome,
@@ -85,7 +85,7 @@ pub(super) async fn cancel(
 ) -> Result<Cancelled, Failed> {
     let request = state::Cancel {
         by: caller.by.clone(),
-        at: Timestamp::now(),
+        at: stores.bus.now(),
         force: asked.force,
     };
     let rule = |job: &Record| Ok(cancelled(job, asked.only_waiting, &request));

@@ -31,7 +31,7 @@ pub(super) async fn explain(stores: &Stores, asked: Explain) -> Result<Explained
         Some(queue) => line(stores, &job, queue).await?,
         None => Line::default(),
     };
-    Ok(explained(&job, line, Timestamp::now()))
+    Ok(explained(&job, line, stores.bus.now()))
 }
 
 async fn line(stores: &Stores, job: &Record, queue: &Queue) -> Result<Line, BusError> {

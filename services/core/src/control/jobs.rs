@@ -36,7 +36,7 @@ pub(super) async fn list(stores: &Stores, asked: ListJobs) -> Result<JobList, Fa
             .map_err(|_| JobError::invalid_params("cursor", "is not one of ours"))?,
         None => u64::MAX,
     };
-    let now = Timestamp::now();
+    let now = stores.bus.now();
     let mut newest = VecDeque::new();
     let mut are_more = false;
     let mut from = Some(1);

@@ -50,7 +50,7 @@ pub(super) async fn find(stores: &Stores, job: &Record) -> Result<Option<Stored>
         .await?;
     let Page { items, .. } = page;
     let is_its = |stored: &Stored| {
-        lying(stored, Timestamp::now())
+        lying(stored, stores.bus.now())
             .is_some_and(|found| *found.id() == job.id && found.generation() == job.generation)
     };
     Ok(items.into_iter().find(is_its))

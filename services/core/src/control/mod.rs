@@ -185,7 +185,7 @@ async fn serve(
                 None => {
                     let message = "too many requests wait already";
                     let full = JobError::new(Code::QueueFull, message);
-                    send(operation, &request, Err(full.into())).await;
+                    send(operation, &request, refusal(operation, full.into())).await;
                 }
             }
         });
@@ -199,13 +199,27 @@ async fn respond(
     request: &Request,
     stop: &CancellationToken,
 ) {
-    let answer = answer(stores, operation, &request.message, stop);
+    let answer = reply(stores, operation, &request.message, stop).await;
+    send(operation, request, answer).await;
+}
+
+/// The answer to a request, an error of the contract's form included: body and headers.
+pub async fn reply(
+    stores: &Stores,
+    operation: Operation,
+    message: &Message,
+    stop: &CancellationToken,
+) -> (Bytes, HeaderMap) {
+    let answer = answer(stores, operation, message, stop);
     let late = || {
         let message = "the request took too long; it may have had its effect";
         Failed::Refused(JobError::internal(message))
     };
     let answer = time::timeout(deadline(operation), answer).await;
-    send(operation, request, answer.unwrap_or_else(|_| Err(late()))).await;
+    match answer.unwrap_or_else(|_| Err(late())) {
+        Ok(body) => (body, HeaderMap::new()),
+        Err(failed) => refusal(operation, failed),
+    }
 }
 
 /// How long one request may take.
@@ -221,11 +235,7 @@ fn deadline(operation: Operation) -> Duration {
     }
 }
 
-async fn send(operation: Operation, request: &Request, answer: Result<Bytes, Failed>) {
-    let (body, headers) = match answer {
-        Ok(body) => (body, HeaderMap::new()),
-        Err(failed) => refusal(operation, failed),
-    };
+async fn send(operation: Operation, request: &Request, (body, headers): (Bytes, HeaderMap)) {
     // With nobody there to read the answer it's lost, as any answer is.
     if let Err(error) = request.respond_with_headers(Ok(body), headers).await {
         tracing::debug!(%operation, %error, "an answer was not sent");

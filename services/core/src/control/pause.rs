@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::time::Duration;
 use virtbus_bus::{BusError, WriteError, jobs::ChangeError};
 use virtbus_wire::{
-    Event, JobError, JobState, Queue, Record, Timestamp,
+    Event, JobError, JobState, Queue, Record,
     catalog::QueueRecord,
     control::{OnQueue, Paused, Purged, REASON_BYTES_MAX},
     protocol::{
@@ -49,7 +49,7 @@ pub(super) async fn pause(
         paused,
         by: caller.by,
         reason,
-        at: Timestamp::now(),
+        at: stores.bus.now(),
     };
     write(stores, &queue, &record).await?;
     state::pause(stores, queue.stream(), &queue.consumer(), paused).await?;
@@ -91,7 +91,7 @@ pub(super) async fn purge(
     check(stores, &queue, reason.as_ref()).await?;
     let cancel = Cancel {
         by: caller.by,
-        at: Timestamp::now(),
+        at: stores.bus.now(),
         force: false,
     };
     let until = cancel.at.after(CLOCKS_APART);
@@ -101,7 +101,7 @@ pub(super) async fn purge(
             .bus
             .browse(queue.stream(), &queue.subject(), seq)
             .await?;
-        let now = Timestamp::now();
+        let now = stores.bus.now();
         let meant = page.items.iter().filter(|stored| stored.time <= until);
         let found: Vec<Lying<'_>> = meant.filter_map(|stored| lying(stored, now)).collect();
         let is_last = found.len() < page.items.len();
@@ -175,7 +175,7 @@ fn stands(job: &Record, message: &Message) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use virtbus_wire::{BootId, Envelope, state::Owner};
+    use virtbus_wire::{BootId, Envelope, Timestamp, state::Owner};
 
     #[test]
     fn a_purge_touches_only_what_nobody_took() {

@@ -4,7 +4,7 @@ use super::Failed;
 use crate::{consumers, service::Stores};
 use virtbus_bus::{BusError, topology};
 use virtbus_wire::{
-    Code, JobError, Label, Timestamp,
+    Code, JobError, Label,
     catalog::{PoolRecord, WorkerRecord},
     control::{HypervisorList, HypervisorRow, PoolList, PoolName, WorkerList, WorkerRow},
 };
@@ -92,7 +92,7 @@ pub(super) async fn hypervisors(stores: &Stores) -> Result<HypervisorList, BusEr
 }
 
 pub(super) async fn workers(stores: &Stores) -> Result<WorkerList, BusError> {
-    let now = Timestamp::now();
+    let now = stores.bus.now();
     let alive: Vec<WorkerRecord> = values(stores.catalogue.workers.all().await?);
     let lost: Vec<WorkerRecord> = values(stores.catalogue.lost.all().await?);
     let lost = lost.into_iter().filter(|beat| {

@@ -8,7 +8,7 @@ use crate::{
 use std::collections::{BTreeMap, HashMap};
 use virtbus_bus::BusError;
 use virtbus_wire::{
-    Class, Queue, Timestamp,
+    Class, Queue,
     catalog::{QueueRecord, WorkerRecord},
     control::{QueueList, QueueRow},
 };
@@ -67,5 +67,5 @@ async fn oldest(
         .bus
         .first_message(queue.stream(), &queue.subject(), from)
         .await?;
-    Ok(first.map(|message| Timestamp::now().since(message.time).as_secs()))
+    Ok(first.map(|message| stores.bus.now().since(message.time).as_secs()))
 }

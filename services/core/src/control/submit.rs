@@ -75,12 +75,12 @@ async fn prepare(
         // Decoding gave every job an id.
         let id = placed.job.id.clone().unwrap_or_default();
         let named = |error: JobError| error.with("job", id.as_str());
-        let task = task(placed, &id).map_err(named)?;
+        let task = task(placed, &id, stores.bus.now()).map_err(named)?;
         find(stores, &task.objects(), &mut spots).await?;
         let queue = placement::place(&id, &task, &placed.place, &spots, &site);
         let queue = queue.map_err(named)?;
         remember(&task, &queue, &site, &mut spots);
-        let now = Timestamp::now();
+        let now = stores.bus.now();
         let mut record = Record::new(id, placed.job.clone(), queue.clone().into(), now);
         record.params = task.params();
         record.objects = task.objects().iter().map(ToString::to_string).collect();
@@ -91,14 +91,14 @@ async fn prepare(
 }
 
 /// The task of a job that may be submitted under this id.
-fn task(placed: &Placed, id: &JobId) -> Result<Task, JobError> {
+fn task(placed: &Placed, id: &JobId, now: Timestamp) -> Result<Task, JobError> {
     let job = &placed.job;
     if !id.is_publishable() {
         let error = JobError::new(Code::JobMalformed, "id: is of the system's own kind");
         return Err(error.with("field", "id"));
     }
     check_against_id(job, id)?;
-    if job.expires_at.is_some_and(|end| end <= Timestamp::now()) {
+    if job.expires_at.is_some_and(|end| end <= now) {
         return Err(expired_error());
     }
     let class = placement::class(&job.task, &job.params, &placed.place)?;

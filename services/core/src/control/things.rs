@@ -149,7 +149,7 @@ async fn list<T: Thing>(
             .map_err(|_| JobError::invalid_params("cursor", "is not one of ours"))?,
         None => 1,
     };
-    let now = Timestamp::now();
+    let now = bucket.bus().now();
     let mut found = Vec::new();
     let mut from = Some(begin);
     while let Some(revision) = from {

@@ -2,7 +2,6 @@
 
 use super::{Failed, jobs};
 use crate::service::Stores;
-use futures_util::StreamExt as _;
 use std::time::Duration;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -30,11 +29,10 @@ pub(super) async fn wait(
         call: format!("a subscription to {subject}"),
         reason: error.to_string(),
     };
-    let client = stores.bus.client();
-    let events = client.subscribe(subject.clone()).await;
+    let events = stores.bus.subscribe(subject.clone()).await;
     let mut events = events.map_err(|error| unreachable(&error))?;
     // What is read after this misses nothing in between.
-    let flushed = client.flush().await;
+    let flushed = stores.bus.flush().await;
     flushed.map_err(|error| unreachable(&error))?;
     let begin = Instant::now();
     let end = begin + Duration::from_secs(asked.timeout_s.get());
@@ -52,14 +50,15 @@ pub(super) async fn wait(
         }
         let look = if state.is_none() { PATIENCE } else { LOOK };
         tokio::select! {
-            event = events.next() => if event.is_none() {
-                return Err(unreachable(&"the connection was closed").into());
-            },
-            () = time::sleep_until(end.min(Instant::now() + look)) => {}
+            biased;
             () = stop.cancelled() => {
                 let message = "the service is stopping: ask again";
                 return Err(JobError::new(Code::WorkerShutdown, message).into());
             }
+            event = events.next() => if event.is_none() {
+                return Err(unreachable(&"the connection was closed").into());
+            },
+            () = time::sleep_until(end.min(Instant::now() + look)) => {}
         }
     }
 }

@@ -7,7 +7,6 @@ use crate::{
 };
 use serde::Deserialize;
 use virtbus_bus::BusError;
-use virtbus_wire::Timestamp;
 
 /// The stream of the server's notices of messages at `max_deliver`.
 const ADVISORIES: &str = "ADVISORIES";
@@ -51,7 +50,7 @@ async fn see_to(stores: &Stores, advisory: &Advisory) -> Result<(), BusError> {
     else {
         return Ok(());
     };
-    match lying(&stored, Timestamp::now()) {
+    match lying(&stored, stores.bus.now()) {
         Some(lying) => look::see_to_exhausted(stores, lying).await,
         None => Ok(()),
     }

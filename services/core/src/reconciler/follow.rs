@@ -3,11 +3,9 @@
 
 use super::index::{Brief, Index};
 use crate::service::Stores;
-use async_nats::Subscriber;
-use futures_util::StreamExt as _;
 use std::collections::BTreeSet;
 use virtbus_bus::{
-    BusError, Stored, browse,
+    BusError, Stored, Subscription, browse,
     jobs::{BUCKET, EVENTS},
 };
 use virtbus_wire::{JobId, Timestamp};
@@ -17,17 +15,17 @@ pub(super) struct Follower {
     /// The jobs that aren't over.
     pub(super) index: Index,
     due: BTreeSet<JobId>,
-    events: Subscriber,
+    events: Subscription,
 }
 
 impl Follower {
     /// Reads all records, and follows them from there.
     pub(super) async fn start(stores: &Stores) -> Result<Self, BusError> {
         let subject = format!("{EVENTS}.*");
-        let events = stores.bus.client().subscribe(subject).await;
+        let events = stores.bus.subscribe(subject).await;
         let events = events.map_err(|error| BusError::Unreachable {
             call: "the subscription to events".to_owned(),
-            reason: error.to_string(),
+            reason: error,
         })?;
         let mut follower = Self {
             index: Index::default(),
@@ -39,8 +37,8 @@ impl Follower {
     }
 
     /// The jobs to look at because of what was taken in, or because their time has come.
-    pub(super) fn take_due(&mut self) -> BTreeSet<JobId> {
-        let times = self.index.due(Timestamp::now());
+    pub(super) fn take_due(&mut self, now: Timestamp) -> BTreeSet<JobId> {
+        let times = self.index.due(now);
         let mut due = std::mem::take(&mut self.due);
         due.extend(times);
         due

@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 use virtbus_wire::{
     BootId, JobId, StateName, Timestamp, WorkerId,
@@ -82,7 +82,7 @@ pub(super) enum Doing {
 /// All jobs that aren't over, and when to look at which.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    notes: HashMap<JobId, Note>,
+    notes: BTreeMap<JobId, Note>,
     dependents: BTreeMap<JobId, BTreeSet<JobId>>,
     for_lock: BTreeMap<String, BTreeSet<JobId>>,
     times: BinaryHeap<Reverse<(Timestamp, JobId)>>,

@@ -53,7 +53,7 @@ async fn decide(
     states: &BTreeMap<JobId, StateName>,
 ) -> Result<Option<Event>, BusError> {
     let record = &entry.value;
-    let now = Timestamp::now();
+    let now = stores.bus.now();
     let is_lost = known.lost_at == Some(entry.revision);
     let owner_is_alive = match record.state.hold() {
         Some(hold) if is_lost => Leases::new(&stores.bus).is_alive(&hold.owner).await?,
@@ -107,7 +107,7 @@ async fn claims_lock(stores: &Stores, record: &Record, resource: &str) -> Result
         ticket: Some(waiter.ticket),
         mode: waiter.mode,
     };
-    let now = Timestamp::now();
+    let now = stores.bus.now();
     match lock.take(&claimant, now, |job| over.contains(job)) {
         Take::Refused(_) | Take::Lost => Ok(false),
         Take::Taken(_) => {
@@ -170,7 +170,7 @@ pub(super) async fn carry_out(
 pub(super) async fn see_to_exhausted(stores: &Stores, lying: Lying<'_>) -> Result<(), BusError> {
     let found = stores.jobs.get_latest(lying.id()).await?;
     // The record under its number may be of an earlier life of the stream.
-    let lying = lying.or_later(found.as_ref().map(|entry| &entry.value));
+    let lying = lying.or_later(found.as_ref().map(|entry| &entry.value), stores.bus.now());
     let (stream, seq, id) = (lying.arrival.stream, lying.arrival.seq, lying.id().clone());
     let generation = lying.generation();
     let mut entry = stores.jobs.get_latest(&id).await?;

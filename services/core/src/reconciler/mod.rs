@@ -43,15 +43,17 @@ pub async fn run(
 ) {
     while !stop.is_cancelled() {
         let ended = tokio::select! {
-            ended = reconcile(&stores, &registered) => ended,
+            biased;
             () = stop.cancelled() => return,
+            ended = reconcile(&stores, &registered) => ended,
         };
         if let Err(error) = ended {
             tracing::warn!(%error, "reconciling begins anew");
         }
         tokio::select! {
-            () = time::sleep(AGAIN) => {}
+            biased;
             () = stop.cancelled() => return,
+            () = time::sleep(AGAIN) => {}
         }
     }
 }
@@ -68,7 +70,7 @@ async fn reconcile(
     let mut notices = Notices::default();
     let mut next_notices = Instant::now();
     loop {
-        for job in follower.take_due() {
+        for job in follower.take_due(stores.bus.now()) {
             let known = Known {
                 registered: *registered.borrow(),
                 ..Known::default()
@@ -76,10 +78,10 @@ async fn reconcile(
             look::look(stores, &job, known).await?;
         }
         let next_time = follower.index.next_time();
-        let wake = next_time.map_or(SWEEP, |time| time.since(Timestamp::now()).min(SWEEP));
+        let wake = next_time.map_or(SWEEP, |time| time.since(stores.bus.now()).min(SWEEP));
+        // The regular looks come first: a flood of events must not keep them off.
         tokio::select! {
-            taken = follower.next(stores) => taken?,
-            () = time::sleep(wake) => {}
+            biased;
             () = time::sleep_until(next_sweep) => {
                 let began = Instant::now();
                 follower.catch_up(stores).await?;
@@ -91,6 +93,8 @@ async fn reconcile(
                 notices.see_to_new(stores).await?;
                 next_notices = Instant::now() + NOTICES;
             }
+            taken = follower.next(stores) => taken?,
+            () = time::sleep(wake) => {}
         }
     }
 }

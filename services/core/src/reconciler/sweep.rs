@@ -38,7 +38,7 @@ impl Sweep {
     ) -> Result<(), BusError> {
         self.number += 1;
         let alive = alive(stores).await?;
-        let now = Timestamp::now();
+        let now = stores.bus.now();
         let suspects: Vec<(JobId, u64)> = index
             .notes()
             .filter(|(_, note)| now.since(note.written_at) >= AGE_MIN)
@@ -84,7 +84,7 @@ impl Sweep {
         let mut from = Some(1);
         while let Some(seq) = from {
             let page = stores.bus.browse(stream, ">", seq).await?;
-            let now = Timestamp::now();
+            let now = stores.bus.now();
             let mut odd = Vec::new();
             for found in page.items.iter().filter_map(|stored| lying(stored, now)) {
                 let (job, subject) = (found.id(), found.arrival.subject);
@@ -125,9 +125,9 @@ async fn see_to_stray(
     alive: &HashMap<WorkerId, BootId>,
 ) -> Result<(), BusError> {
     let entry = stores.jobs.get_latest(found.id()).await?;
-    let now = Timestamp::now();
+    let now = stores.bus.now();
     let record = entry.as_ref().map(|entry| &entry.value);
-    let found = found.or_later(record);
+    let found = found.or_later(record, now);
     let entry = match record {
         Some(record) if record.id != *found.id() => stores.jobs.get_latest(found.id()).await?,
         Some(_) | None => entry,
@@ -173,7 +173,7 @@ async fn waiting(
     index: &Index,
     registered: Option<Timestamp>,
 ) -> Result<(), BusError> {
-    let now = Timestamp::now();
+    let now = stores.bus.now();
     let mut waits: BTreeMap<JobId, (Timestamp, Vec<JobId>)> = BTreeMap::new();
     let mut old = Vec::new();
     for (job, note) in index.notes() {
@@ -217,7 +217,7 @@ async fn waiting(
 /// Removes from every lock what can't be held or waited for any more, and wakes who is next.
 async fn all_locks(stores: &Stores, index: &Index) -> Result<(), BusError> {
     let records: Bucket<Lock> = Bucket::new(&stores.bus, locks::BUCKET);
-    let now = Timestamp::now();
+    let now = stores.bus.now();
     for (name, entry) in records.all().await? {
         if now.since(entry.written_at) < AGE_MIN {
             continue;

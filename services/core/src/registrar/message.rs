@@ -81,11 +81,11 @@ impl Lying<'_> {
     /// The same message seen as of a later life of its stream, if the record that was found under
     /// its id is an earlier life's.
     #[must_use]
-    pub fn or_later(mut self, found: Option<&Record>) -> Self {
+    pub fn or_later(mut self, found: Option<&Record>, now: Timestamp) -> Self {
         let is_numbered = matches!(&self.arrived, Arrived::Job { .. });
         let life = found.map_or(Life::First, |record| self.arrival.life(record));
         if is_numbered && life == Life::Later {
-            self.arrived = arrive(&self.arrival, Life::Later, Timestamp::now());
+            self.arrived = arrive(&self.arrival, Life::Later, now);
         }
         self
     }

@@ -39,10 +39,11 @@ pub async fn run(
     tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            biased;
             () = stop.cancelled() => return,
+            _ = tick.tick() => {}
         }
-        let began = Timestamp::now();
+        let began = stores.bus.now();
         let mut all_read = true;
         for tail in &mut tails {
             match tail.read_on(&stores, &stop).await {
@@ -81,7 +82,7 @@ impl Tail {
     async fn read_on(&mut self, stores: &Stores, stop: &CancellationToken) -> Result<(), BusError> {
         while !stop.is_cancelled() {
             let page = stores.bus.browse(self.stream, ">", self.next).await?;
-            let now = Timestamp::now();
+            let now = stores.bus.now();
             page.items
                 .iter()
                 .for_each(|item| self.clock.saw(item.time, now));
@@ -100,7 +101,7 @@ impl Tail {
 }
 
 async fn register_all(stores: &Stores, messages: &[&Stored]) -> Result<(), BusError> {
-    let now = Timestamp::now();
+    let now = stores.bus.now();
     let found: Vec<Lying<'_>> = messages
         .iter()
         .filter_map(|item| lying(item, now))

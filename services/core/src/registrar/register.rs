@@ -7,7 +7,7 @@ use crate::{
 use std::collections::BTreeMap;
 use virtbus_bus::{BusError, WriteError, browse::PAGE_MAX, jobs::DeadLetter};
 use virtbus_wire::{
-    Code, Event, JobId, JobState, Queue, Record, StateName, Timestamp,
+    Code, Event, JobId, JobState, Queue, Record, StateName,
     protocol::{
         arrival::{Arrived, unknown_queue},
         gate::{Gate, gate, looks_at_dependencies},
@@ -33,7 +33,7 @@ pub enum Registered {
 pub async fn register(stores: &Stores, lying: Lying<'_>) -> Result<Registered, BusError> {
     let id = lying.id().clone();
     let found = stores.jobs.get_latest(&id).await?.map(|entry| entry.value);
-    let lying = lying.or_later(found.as_ref());
+    let lying = lying.or_later(found.as_ref(), stores.bus.now());
     let found = match *lying.id() == id {
         true => found,
         // It got another name: what is under that one?
@@ -128,7 +128,7 @@ fn log(record: &Record) {
 
 /// What a new job begins as: `queued`, or at once something else.
 async fn settle(stores: &Stores, record: &Record, served: bool) -> Result<Record, BusError> {
-    let now = Timestamp::now();
+    let now = stores.bus.now();
     let event = if served {
         let states = states_before(stores, record).await?;
         match gate(record, now, |job| states.get(job).copied()) {

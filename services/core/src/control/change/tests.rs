@@ -1,7 +1,7 @@
 use super::*;
 use serde_json::{Map, json};
 use virtbus_wire::{
-    BootId, Envelope, Queue, StateName,
+    BootId, Envelope, Queue, StateName, Timestamp,
     state::{Owner, WaitReason},
 };
 
