@@ -217,7 +217,13 @@ async fn the_page_for_a_browser_shows_jobs_as_they_happen() {
     let job = json!({"id": "page-before", "task": "ping"});
     bus.publish("storage.default.high", &job).await;
     let (http, token) = (&stack.ready.http, &stack.ready.token);
-    let mut browser = Chromium::open(&format!("file://{}#{http},{token}", page.display())).await;
+    let mut browser = Chromium::open(&format!("file://{}", page.display())).await;
+    browser.shows("Watch").await;
+    let fill = format!(
+        "{{ const form = document.forms[0]; form.address.value = '{http}'; \
+         form.token.value = '{token}'; form.requestSubmit(); }}"
+    );
+    browser.value(&fill).await;
     browser.shows("ping succeeded").await;
     let params = json!({"disk": "page1", "size": "1MiB"});
     bus.succeed("storage.default.high", "create_disk", params)
