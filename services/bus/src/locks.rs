@@ -169,29 +169,45 @@ impl Locks {
         Err(WriteError::Conflict(name.to_owned()))
     }
 
-    /// Puts the job in line for each lock and gives back those it had taken; who may go on by
-    /// that is woken.
-    async fn enlist(&self, set: &LockSet, holder: &Holder, ticket: u64) -> Result<(), WriteError> {
+    /// Puts the job in line for each lock and gives back those it had taken. Who may go on by
+    /// that, and couldn't before, is woken: jobs that wait for the same use of a disk would else
+    /// wake each other in turn.
+    ///
+    /// # Errors
+    /// When the server doesn't answer; it can be done again.
+    pub async fn enlist(
+        &self,
+        set: &LockSet,
+        holder: &Holder,
+        ticket: u64,
+    ) -> Result<(), WriteError> {
         let mut awake = Vec::new();
         for (name, mode) in set {
             let next = |lock: &Lock| lock.enlist(holder, ticket, *mode);
-            awake.extend(self.change(name, next).await?);
+            let newly = |before: &Lock, after: &Lock| {
+                let could = before.next_in_line();
+                let mut can = after.next_in_line();
+                can.retain(|job| *job != holder.job && !could.contains(job));
+                can
+            };
+            awake.extend(self.change(name, next, newly).await?);
         }
-        awake.retain(|job| *job != holder.job);
         self.wake_all(awake).await
     }
 
     async fn release_one(&self, name: &str, holder: &Holder) -> Result<Vec<JobId>, WriteError> {
         // Where nothing of this claim is, whoever released it has woken the next.
-        self.change(name, |lock| lock.release(holder)).await
+        let all = |_: &Lock, after: &Lock| after.next_in_line();
+        self.change(name, |lock| lock.release(holder), all).await
     }
 
-    /// Writes what `next` makes of the lock, as often as others come between, and says who may go
-    /// on by that: the first in line that isn't over.
+    /// Writes what `next` makes of the lock, as often as others come between, with the wake of
+    /// those whom `awake` names by the lock before and after: of the jobs that aren't over.
     async fn change(
         &self,
         name: &str,
         next: impl Fn(&Lock) -> Lock,
+        awake: impl Fn(&Lock, &Lock) -> Vec<JobId>,
     ) -> Result<Vec<JobId>, WriteError> {
         for _ in 0..TRIES_MAX {
             let slot = self.records.slot(name).await?;
@@ -202,7 +218,7 @@ impl Locks {
             }
             let over = self.over(&changed).await?;
             let living = changed.without(|job| over.contains(job));
-            let awake = living.next_in_line();
+            let awake = awake(&before, &living);
             let lock = living.woken(&awake, self.now());
             let written = if lock.is_unused() {
                 self.records.remove(name, slot.revision).await

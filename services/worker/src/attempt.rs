@@ -150,7 +150,7 @@ impl<P: Perform> Attempt<P> {
 
     async fn take_locks(&self, held: &mut LockSet) -> Result<(), Ending> {
         let holder = self.holder();
-        let ticket = self.job.record.ticket.unwrap_or(self.revision);
+        let ticket = self.ticket();
         let mut waited = self.job.record.ticket.is_some();
         for _ in 0..LOCK_ROUNDS_MAX {
             let set = self.lock_set().await.map_err(Ending::Failed)?;
@@ -268,6 +268,7 @@ impl<P: Perform> Attempt<P> {
             // Before the record is final: whoever comes after a crash in between does both again.
             self.worker.bury(delivery, Code::WorkerLost).await?;
         }
+        let ending = self.in_line(ending, held).await?;
         let record = match self.write_ending(ending).await {
             Ok(record) => record,
             Err(KeepError::Lost | KeepError::Illegal) => return Ok(None),
@@ -284,6 +285,28 @@ impl<P: Perform> Attempt<P> {
             tracing::warn!(job = %self.job.id, %error, "locks will be released by the reconciler");
         }
         Ok(Some(record))
+    }
+
+    /// A job that waits for another's use of what it has locked keeps its place: it gives the
+    /// locks back and stands in line for them, as if it hadn't been granted them.
+    async fn in_line(&self, ending: Ending, held: &LockSet) -> Result<Ending, BusError> {
+        let Ending::Wait(on @ WaitReason::Lock { .. }, None) = ending else {
+            return Ok(ending);
+        };
+        let ticket = self.ticket();
+        match self.worker.locks.enlist(held, &self.holder(), ticket).await {
+            Ok(()) => Ok(Ending::Wait(on, Some(ticket))),
+            Err(WriteError::Conflict(lock)) => Err(BusError::Unreachable {
+                call: format!("a change of lock {lock}"),
+                reason: "others changed it all the time".to_owned(),
+            }),
+            Err(WriteError::Bus(error)) => Err(error),
+        }
+    }
+
+    /// Its place in waiting lists.
+    fn ticket(&self) -> u64 {
+        self.job.record.ticket.unwrap_or(self.revision)
     }
 
     async fn write_ending(&self, ending: Ending) -> Result<Record, KeepError> {

@@ -83,7 +83,8 @@ pub enum Stop {
     Stopped,
     /// The claim is lost: nothing more may be changed.
     Lost,
-    /// Something must come first; nothing was begun.
+    /// Something must come first; nothing was begun. What waits on `lock`, for a use that is no
+    /// job's lock, keeps its place in line for all its locks.
     Wait(WaitReason),
 }
 

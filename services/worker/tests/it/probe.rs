@@ -2,13 +2,14 @@
 
 use serde_json::Map;
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Class, Code, JobError,
-    state::Progress,
+    state::{Progress, WaitReason},
     task::{StorageTask, Task},
 };
 use virtbus_worker::{Assignment, Done, Perform, Run, Stop};
@@ -45,6 +46,31 @@ impl Notes {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Probe {
     pub(crate) notes: Notes,
+    /// By lock: the domain that uses what it stands for.
+    in_use: Arc<Mutex<BTreeMap<String, String>>>,
+}
+
+impl Probe {
+    /// Says that a domain uses what a lock stands for: jobs that hold the lock must wait.
+    pub(crate) fn use_by(&self, lock: &str, domain: &str) {
+        let mut in_use = self.in_use.lock().unwrap();
+        in_use.insert(lock.to_owned(), format!("domain.{domain}"));
+    }
+
+    fn admit(&self, job: &Assignment) -> Result<(), Stop> {
+        let in_use = self.in_use.lock().unwrap();
+        let locks = &job.record.locks;
+        for lock in locks.exclusive.iter().chain(&locks.shared) {
+            if let Some(holder) = in_use.get(lock.as_str()) {
+                return Err(Stop::Wait(WaitReason::Lock {
+                    resource: lock.to_string(),
+                    holder: Some(holder.clone()),
+                    since: None,
+                }));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Perform for Probe {
@@ -70,6 +96,7 @@ impl Perform for Probe {
         let Task::Storage(StorageTask::Ping(ping)) = &job.task else {
             return Err(JobError::internal("only ping").into());
         };
+        self.admit(job)?;
         run.progress(percent(0.0));
         let work = Duration::from_millis(ping.sleep_ms.map_or(0, |millis| millis.get()));
         tokio::select! {

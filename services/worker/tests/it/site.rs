@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{
-    Bus, ConnectConfig, Entry, Jobs,
+    Bucket, Bus, ConnectConfig, Entry, Jobs,
     jobs::KEEP,
+    locks,
     topology::{Mode, Wanted, apply, queues_of_pool},
 };
 use virtbus_daemon::{Identity, Metrics, Readiness};
 
 use virtbus_testbed::{Server, until};
-use virtbus_wire::{BootId, Class, Event, JobId, Queue, Record, StateName};
+use virtbus_wire::{BootId, Class, Event, JobId, Queue, Record, StateName, protocol::lock::Lock};
 use virtbus_worker::{ServeError, Setup, WorkConfig, serve};
 
 pub(crate) struct Site {
@@ -146,6 +147,13 @@ impl Site {
             Err(error) => Err(error.to_string()),
         })
         .await;
+    }
+
+    /// A lock's record.
+    pub(crate) async fn lock(&self, name: &str) -> Option<Lock> {
+        let locks: Bucket<Lock> = Bucket::new(&connect(&self.server).await, locks::BUCKET);
+        let entry = locks.get_latest(name).await.unwrap();
+        entry.map(|entry| entry.value)
     }
 
     /// Puts a record in place of the one that is there.
