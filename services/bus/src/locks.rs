@@ -35,7 +35,7 @@ pub enum Granted {
     All,
     /// A later claim of the job has one of them: this claim is lost.
     Lost,
-    /// It has none, and its ticket is in all of them; this one refused it.
+    /// It has none, and its ticket is in all of them if it waits; this one refused it.
     None {
         /// The lock.
         resource: String,
@@ -66,18 +66,42 @@ impl Locks {
         ticket: u64,
         waited: bool,
     ) -> Result<Granted, WriteError> {
+        let granted = self.take_all(set, holder, waited.then_some(ticket)).await?;
+        if let Granted::None { .. } = granted {
+            self.enlist(set, holder, ticket).await?;
+        }
+        Ok(granted)
+    }
+
+    /// Takes every lock of the set before all who wait, or none; the job doesn't get in line.
+    ///
+    /// # Errors
+    /// As [`Locks::take`].
+    pub async fn try_take(&self, set: &LockSet, holder: &Holder) -> Result<Granted, WriteError> {
+        let granted = self.take_all(set, holder, Some(0)).await?;
+        if let Granted::None { .. } = granted {
+            self.release(set.keys(), holder).await?;
+        }
+        Ok(granted)
+    }
+
+    /// Takes the locks in order up to the first that is refused.
+    async fn take_all(
+        &self,
+        set: &LockSet,
+        holder: &Holder,
+        ticket: Option<u64>,
+    ) -> Result<Granted, WriteError> {
         for (name, mode) in set {
-            let ticket_now = waited.then_some(ticket);
             let claimant = Claimant {
                 holder: holder.clone(),
-                ticket: ticket_now,
+                ticket,
                 mode: *mode,
             };
             match self.take_one(name, &claimant).await? {
                 Take::Taken(_) => {}
                 Take::Lost => return Ok(Granted::Lost),
                 Take::Refused(by) => {
-                    self.enlist(set, holder, ticket).await?;
                     return Ok(Granted::None {
                         resource: name.clone(),
                         holder: by,

@@ -2,7 +2,7 @@
 
 use serde_json::Map;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -38,6 +38,13 @@ impl Notes {
             .collect()
     }
 
+    /// When a job came to a step, as a number that rises with time.
+    pub(crate) fn place(&self, job: &str, step: &str) -> usize {
+        let notes = self.0.lock().unwrap();
+        let at = notes.iter().position(|(id, at)| id == job && *at == step);
+        at.unwrap()
+    }
+
     fn add(&self, job: &Assignment, step: &'static str) {
         self.0.lock().unwrap().push((job.id.to_string(), step));
     }
@@ -48,6 +55,8 @@ pub(crate) struct Probe {
     pub(crate) notes: Notes,
     /// By lock: the domain that uses what it stands for.
     in_use: Arc<Mutex<BTreeMap<String, String>>>,
+    /// Jobs of which an earlier claim's effect is there.
+    done: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Probe {
@@ -55,6 +64,11 @@ impl Probe {
     pub(crate) fn use_by(&self, lock: &str, domain: &str) {
         let mut in_use = self.in_use.lock().unwrap();
         in_use.insert(lock.to_owned(), format!("domain.{domain}"));
+    }
+
+    /// Says that an earlier claim of a job had its effect.
+    pub(crate) fn was_done(&self, job: &str) {
+        self.done.lock().unwrap().insert(job.to_owned());
     }
 
     fn admit(&self, job: &Assignment) -> Result<(), Stop> {
@@ -87,8 +101,12 @@ impl Perform for Probe {
         Ok(())
     }
 
-    async fn recover(&self, _: &Assignment) -> Result<Option<Done>, JobError> {
-        Ok(None)
+    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, JobError> {
+        let is_done = self.done.lock().unwrap().contains(job.id.as_str());
+        if is_done {
+            self.notes.add(job, "recover");
+        }
+        Ok(is_done.then(Map::new))
     }
 
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
