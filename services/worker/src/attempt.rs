@@ -73,13 +73,15 @@ impl<P: Perform> Attempt<P> {
     pub(crate) fn new(worker: &Arc<Worker<P>>, entry: Entry<Record>, task: Task) -> Self {
         let record = entry.value.clone();
         let (stop, revision) = (StopSignal::new(), entry.revision);
-        let owner = worker.owner.clone();
+        let hold = record.state.hold();
+        let owner = hold.map_or_else(|| worker.owner(), |hold| hold.owner.clone());
         let progress = watch::Sender::new(None);
         let keeper = Keeper::new(
             &worker.bus,
             &worker.jobs,
             entry,
             owner.clone(),
+            worker.standing.clone(),
             stop.clone(),
             progress.clone(),
         );

@@ -27,11 +27,11 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use virtbus_bus::{
     Appetite, Bus, Deliveries, Delivery, Jobs,
     deliveries::{Binding, bind},
-    lease::{LeaseError, Leases, Trust},
+    lease::{LeaseError, Leases, Standing, Trust},
     locks::Locks,
 };
 use virtbus_daemon::{Identity, Metrics, Readiness};
-use virtbus_wire::{Label, Priority, Queue, catalog::WorkerRecord, state::Owner};
+use virtbus_wire::{BootId, Label, Priority, Queue, catalog::WorkerRecord};
 
 /// How often what is missing (a lease, consumers) is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -84,7 +84,11 @@ pub async fn serve<P: Perform>(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let lock_file = lock_file(&setup)?;
-    let (trust, trusted) = watch::channel(Trust::Held);
+    let boot = setup.identity.boot;
+    let (standing, stands) = watch::channel(Standing {
+        boot,
+        trust: Trust::Held,
+    });
     let slots = Slots::new(setup.work.slots()?);
     let describe = describe(&setup, perform.class(), slots.clone());
     let leases = Leases::new(&setup.bus);
@@ -92,10 +96,15 @@ pub async fn serve<P: Perform>(
     let Some(revision) = take_lease(&leases, &describe, replace, &setup, &stop).await? else {
         return Ok(());
     };
-    let beats = CancellationToken::new();
+    let (beats, claims) = (CancellationToken::new(), Claims::default());
     let beating = AbortOnDropHandle::new(tokio::spawn({
-        let (leases, describe, beats) = (leases.clone(), describe.clone(), beats.clone());
-        let beating = async move { leases.keep(revision, describe, trust, beats).await };
+        let (leases, beats, claims) = (leases.clone(), beats.clone(), claims.clone());
+        let beating = async move {
+            let is_idle = || claims.is_empty();
+            leases
+                .keep(revision, describe, is_idle, standing, beats)
+                .await;
+        };
         setup.bus.within(beating)
     }));
     let keep = Duration::from_secs(setup.work.keep_days * 24 * 60 * 60);
@@ -107,14 +116,11 @@ pub async fn serve<P: Perform>(
         locks: Locks::new(&setup.bus, &jobs),
         jobs,
         leases: leases.clone(),
-        owner: Owner {
-            worker: setup.identity.worker.clone(),
-            boot: setup.identity.boot,
-        },
+        id: setup.identity.worker.clone(),
         perform,
         slots,
-        trust: trusted,
-        claims: Claims::default(),
+        standing: stands.clone(),
+        claims,
         hard_stop: CancellationToken::new(),
         ack_wait: AtomicU64::new(millis(Duration::from_secs(30))),
     });
@@ -124,9 +130,8 @@ pub async fn serve<P: Perform>(
         tracing::error!(%error, "the heartbeat ended badly");
     }
     if !matches!(ended, Err(ServeError::Replaced(_))) {
-        leases
-            .give_back(&setup.identity.worker, setup.identity.boot)
-            .await;
+        let boot = stands.borrow().boot;
+        leases.give_back(&setup.identity.worker, boot).await;
     }
     drop(lock_file);
     ended
@@ -137,14 +142,14 @@ fn describe(
     setup: &Setup,
     class: virtbus_wire::Class,
     slots: Slots,
-) -> impl Fn() -> WorkerRecord + Clone + Send + 'static {
+) -> impl Fn(BootId) -> WorkerRecord + Send + 'static {
     let bus = setup.bus.clone();
     let started_at = bus.now();
     let (identity, queues) = (setup.identity.clone(), setup.queues.clone());
     let (pools, versions) = (setup.pools.clone(), setup.versions.clone());
-    move || WorkerRecord {
+    move |boot| WorkerRecord {
         worker: identity.worker.clone(),
-        boot: identity.boot,
+        boot,
         class,
         host: identity.host_name.clone(),
         pools: pools.clone(),
@@ -184,13 +189,13 @@ fn lock_file(setup: &Setup) -> Result<Option<File>, ServeError> {
 /// The lease, as soon as it's free; none when the worker was stopped before.
 async fn take_lease(
     leases: &Leases,
-    describe: &impl Fn() -> WorkerRecord,
+    describe: &impl Fn(BootId) -> WorkerRecord,
     replace: bool,
     setup: &Setup,
     stop: &CancellationToken,
 ) -> Result<Option<u64>, ServeError> {
     loop {
-        match leases.take(&describe(), replace).await {
+        match leases.take(&describe(setup.identity.boot), replace).await {
             Ok(revision) => {
                 setup.ready.set("lease", Ok::<(), &str>(()));
                 return Ok(Some(revision));
@@ -232,17 +237,17 @@ impl<'a, P: Perform> Loop<'a, P> {
 
     async fn run(mut self) -> Result<(), ServeError> {
         let mut deliveries = Deliveries::open(&self.worker.bus, Vec::new()).await?;
-        let mut trust = self.worker.trust.clone();
+        let mut standing = self.worker.standing.clone();
         let mut binds = tokio::time::interval(TRY_AGAIN);
         binds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             self.worker.counts.busy(self.worker.slots.busy_count());
-            let appetite = self.appetite(*trust.borrow_and_update());
+            let appetite = self.appetite(standing.borrow_and_update().trust);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break Ok(()),
-                changed = trust.changed() => {
-                    if changed.is_err() || *trust.borrow() == Trust::Taken {
+                changed = standing.changed() => {
+                    if changed.is_err() || standing.borrow().trust == Trust::Taken {
                         let worker = self.setup.identity.worker.clone();
                         break Err(ServeError::Replaced(worker));
                     }

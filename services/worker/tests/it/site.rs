@@ -156,6 +156,12 @@ impl Site {
         entry.map(|entry| entry.value)
     }
 
+    /// Takes a worker's lease away.
+    pub(crate) async fn end_lease(&self, worker: &str) {
+        let leases = self.jetstream.get_key_value("workers").await.unwrap();
+        leases.delete(worker).await.unwrap();
+    }
+
     /// Puts a record in place of the one that is there.
     pub(crate) async fn write(&self, id: &str, record: &Record) {
         let entry = self

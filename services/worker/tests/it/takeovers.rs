@@ -4,6 +4,7 @@ use crate::{
     probe::Probe,
     site::{Site, one_slot},
 };
+use virtbus_testbed::until;
 use virtbus_wire::{
     BootId, Event, Record, StateName, Timestamp,
     state::{Cancel, Owner, Phase},
@@ -113,4 +114,37 @@ async fn the_last_attempts_effect_counts_though_its_worker_died() {
     assert_eq!(left_behind(&site, "j", events).await.tries_left, 0);
     assert_eq!(site.ended("j").await.state.name(), StateName::Succeeded);
     worker.end().await;
+}
+
+#[tokio::test]
+async fn a_claim_given_up_in_doubt_is_a_dead_owners_for_everybody() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let first = site.worker("st-1", &probe, one_slot()).await;
+    let job = r#"{"id":"long","task":"ping","params":{"sleep_ms":8000}}"#;
+    site.publish("storage.p.low", job).await;
+    let running = site.wait("long", &[StateName::Running]).await.value;
+    let old = running.state.hold().unwrap().owner.clone();
+    // As when its beats weren't heard for too long.
+    site.end_lease("st-1").await;
+    until("the work was stopped", async || {
+        match probe.notes.steps_of("long") {
+            steps if steps.contains(&"stopped") => Ok(()),
+            steps => Err(steps),
+        }
+    })
+    .await;
+    let other = r#"{"id":"other","task":"ping","params":{"sleep_ms":60000}}"#;
+    site.publish("storage.p.high", other).await;
+    let other = site.wait("other", &[StateName::Running]).await.value;
+    let new = other.state.hold().unwrap().owner.clone();
+    assert_eq!((&new.worker, new.boot == old.boot), (&old.worker, false));
+    // The first worker has no slot left: its message must do for another one.
+    let second = site.worker("st-2", &probe, one_slot()).await;
+    let record = site.ended("long").await;
+    assert_eq!(record.state.name(), StateName::Succeeded);
+    assert_eq!((record.claim, record.attempt), (2, 2));
+    let steps = ["run", "stopped", "clean", "run", "effect"];
+    assert_eq!(probe.notes.steps_of("long"), steps);
+    first.task.abort();
+    second.end().await;
 }
