@@ -1,6 +1,8 @@
 //! The loop: bind queues, take jobs while there are slots, beat, and drain at the end.
 
 use crate::{
+    aside::Aside,
+    binding::Bindings,
     config::WorkConfig,
     metrics::Counts,
     perform::Perform,
@@ -18,30 +20,23 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use virtbus_bus::{
     Appetite, Bus, Deliveries, Delivery, Jobs,
-    deliveries::{Binding, bind},
+    deliveries::Binding,
     lease::{LeaseError, Leases, Standing, Trust},
     locks::Locks,
 };
 use virtbus_daemon::{Identity, Metrics, Readiness};
-use virtbus_wire::{BootId, Label, Priority, Queue, catalog::WorkerRecord};
+use virtbus_wire::{BootId, Label, Queue, catalog::WorkerRecord};
 
-/// How often what is missing (a lease, consumers) is tried again.
+/// How often a lease that somebody else has is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How long a server that may be silent is waited for where nothing depends on its answer.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long jobs that were told to end may take for it: a tool's grace, and the clean-up.
 const END_GRACE: Duration = Duration::from_secs(30);
-/// How many long jobs without a slot are put aside per [`ASIDE`], so that short ones behind them
-/// get through without the long ones going round and round.
-const ASIDE_MAX: u32 = 16;
-/// The time that [`ASIDE_MAX`] counts for.
-const ASIDE: Duration = Duration::from_secs(10);
 
 /// What a worker is and takes.
 #[derive(Debug)]
@@ -131,7 +126,9 @@ pub async fn serve<P: Perform>(
     }
     if !matches!(ended, Err(ServeError::Replaced(_))) {
         let boot = stands.borrow().boot;
-        leases.give_back(&setup.identity.worker, boot).await;
+        let given_back = leases.give_back(&setup.identity.worker, boot);
+        // A lease that isn't given back runs out by itself.
+        drop(tokio::time::timeout(FAREWELL, given_back).await);
     }
     drop(lock_file);
     ended
@@ -195,7 +192,13 @@ async fn take_lease(
     stop: &CancellationToken,
 ) -> Result<Option<u64>, ServeError> {
     loop {
-        match leases.take(&describe(setup.identity.boot), replace).await {
+        let worker = describe(setup.identity.boot);
+        let taken = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(None),
+            taken = leases.take(&worker, replace) => taken,
+        };
+        match taken {
             Ok(revision) => {
                 setup.ready.set("lease", Ok::<(), &str>(()));
                 return Ok(Some(revision));
@@ -217,8 +220,7 @@ struct Loop<'a, P> {
     stop: CancellationToken,
     running: JoinSet<()>,
     bound: Vec<Queue>,
-    aside: u32,
-    aside_since: Instant,
+    aside: Aside,
 }
 
 impl<'a, P: Perform> Loop<'a, P> {
@@ -230,16 +232,15 @@ impl<'a, P: Perform> Loop<'a, P> {
             stop,
             running,
             bound,
-            aside: 0,
-            aside_since: Instant::now(),
+            aside: Aside::new(Instant::now()),
         }
     }
 
     async fn run(mut self) -> Result<(), ServeError> {
         let mut deliveries = Deliveries::open(&self.worker.bus, Vec::new()).await?;
         let mut standing = self.worker.standing.clone();
-        let mut binds = tokio::time::interval(TRY_AGAIN);
-        binds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let setup = self.setup;
+        let mut bindings = Bindings::find(&self.worker.bus, &setup.queues, &setup.ready);
         let ended = loop {
             self.worker.counts.busy(self.worker.slots.busy_count());
             let appetite = self.appetite(standing.borrow_and_update().trust);
@@ -256,17 +257,16 @@ impl<'a, P: Perform> Loop<'a, P> {
                     log_ended(ended);
                     deliveries.restart();
                 }
-                _ = binds.tick(), if self.bound.len() < self.setup.queues.len() => {
-                    if self.bind().await {
-                        let open = Deliveries::open(&self.worker.bus, self.bound.clone()).await?;
-                        std::mem::replace(&mut deliveries, open).close().await;
-                    }
+                Some(found) = bindings.next() => {
+                    self.bind(found);
+                    let open = Deliveries::open(&self.worker.bus, self.bound.clone()).await?;
+                    close(std::mem::replace(&mut deliveries, open)).await;
                 }
                 delivery = deliveries.next(appetite) => self.take(delivery?),
             }
         };
         self.drain(&mut deliveries).await;
-        deliveries.close().await;
+        close(deliveries).await;
         ended
     }
 
@@ -275,47 +275,26 @@ impl<'a, P: Perform> Loop<'a, P> {
             return Appetite::default();
         }
         let appetite = self.worker.slots.appetite();
-        if self.aside_since.elapsed() >= ASIDE {
-            (self.aside, self.aside_since) = (0, Instant::now());
-        }
-        if self.aside >= ASIDE_MAX {
-            Appetite { low: 0, ..appetite }
-        } else {
-            appetite
-        }
+        self.aside.curb(appetite, Instant::now())
     }
 
     fn take(&mut self, delivery: Delivery) {
         let kind = self.worker.kind(&delivery);
         let slot = self.worker.slots.take(kind);
-        if slot.is_none() && kind.priority == Priority::Low {
-            self.aside += 1;
+        if slot.is_none() {
+            self.aside.add(kind.priority);
         }
         let handled = Arc::clone(&self.worker).handle(delivery, slot);
         self.running.spawn(self.worker.bus.within(handled));
     }
 
-    /// Looks for the consumers that are still missing; true when some were found.
-    async fn bind(&mut self) -> bool {
-        let before = self.bound.len();
-        for queue in &self.setup.queues {
-            if self.bound.contains(queue) {
-                continue;
-            }
-            let name = format!("queue {queue}");
-            match bind(&self.worker.bus, queue).await {
-                Ok(Some(Binding { ack_wait, .. })) => {
-                    self.worker
-                        .ack_wait
-                        .store(millis(ack_wait), Ordering::Relaxed);
-                    self.bound.push(queue.clone());
-                    self.setup.ready.set(name, Ok::<(), &str>(()));
-                }
-                Ok(None) => self.setup.ready.set(name, Err("nobody registered it")),
-                Err(error) => self.setup.ready.set(name, Err(error)),
-            }
+    /// Takes from these queues too.
+    fn bind(&mut self, found: Vec<(Queue, Binding)>) {
+        for (queue, binding) in found {
+            let ack_wait = millis(binding.ack_wait);
+            self.worker.ack_wait.store(ack_wait, Ordering::Relaxed);
+            self.bound.push(queue);
         }
-        self.bound.len() > before
     }
 
     /// Lets running jobs finish, for a while; then tells them to end.
@@ -351,6 +330,11 @@ impl<'a, P: Perform> Loop<'a, P> {
             }
         }
     }
+}
+
+/// What isn't handed back in time is delivered again after `ack_wait`.
+async fn close(deliveries: Deliveries) {
+    drop(tokio::time::timeout(FAREWELL, deliveries.close()).await);
 }
 
 fn log_ended(ended: Result<(), tokio::task::JoinError>) {

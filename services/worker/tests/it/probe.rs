@@ -1,4 +1,4 @@
-//! A service whose only task is `ping`, and which notes each step of each job.
+//! A service whose task is `ping`, and which notes each step of each job; all others hang.
 
 use serde_json::Map;
 use std::{
@@ -112,7 +112,10 @@ impl Perform for Probe {
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
         self.notes.add(job, "run");
         let Task::Storage(StorageTask::Ping(ping)) = &job.task else {
-            return Err(JobError::internal("only ping").into());
+            // Any other task is a tool that hangs.
+            run.stop().asked().await;
+            self.notes.add(job, "stopped");
+            return Err(Stop::Stopped);
         };
         self.admit(job)?;
         run.progress(percent(0.0));

@@ -79,7 +79,8 @@ impl Site {
                 boot: BootId::now_v7(),
                 host_name: "here".to_owned(),
             },
-            queues: queues(),
+            // One of them is never found.
+            queues: [queues(), vec!["storage.unknown.low".parse().unwrap()]].concat(),
             pools: vec!["p".parse().unwrap()],
             work,
             versions: BTreeMap::new(),
