@@ -35,7 +35,7 @@ pub enum Granted {
     All,
     /// A later claim of the job has one of them: this claim is lost.
     Lost,
-    /// It has none, and its ticket is in all of them; this one refused it.
+    /// It has none, and its ticket is in all of them if it waits; this one refused it.
     None {
         /// The lock.
         resource: String,
@@ -66,18 +66,42 @@ impl Locks {
         ticket: u64,
         waited: bool,
     ) -> Result<Granted, WriteError> {
+        let granted = self.take_all(set, holder, waited.then_some(ticket)).await?;
+        if let Granted::None { .. } = granted {
+            self.enlist(set, holder, ticket).await?;
+        }
+        Ok(granted)
+    }
+
+    /// Takes every lock of the set before all who wait, or none; the job doesn't get in line.
+    ///
+    /// # Errors
+    /// As [`Locks::take`].
+    pub async fn try_take(&self, set: &LockSet, holder: &Holder) -> Result<Granted, WriteError> {
+        let granted = self.take_all(set, holder, Some(0)).await?;
+        if let Granted::None { .. } = granted {
+            self.release(set.keys(), holder).await?;
+        }
+        Ok(granted)
+    }
+
+    /// Takes the locks in order up to the first that is refused.
+    async fn take_all(
+        &self,
+        set: &LockSet,
+        holder: &Holder,
+        ticket: Option<u64>,
+    ) -> Result<Granted, WriteError> {
         for (name, mode) in set {
-            let ticket_now = waited.then_some(ticket);
             let claimant = Claimant {
                 holder: holder.clone(),
-                ticket: ticket_now,
+                ticket,
                 mode: *mode,
             };
             match self.take_one(name, &claimant).await? {
                 Take::Taken(_) => {}
                 Take::Lost => return Ok(Granted::Lost),
                 Take::Refused(by) => {
-                    self.enlist(set, holder, ticket).await?;
                     return Ok(Granted::None {
                         resource: name.clone(),
                         holder: by,
@@ -169,29 +193,45 @@ impl Locks {
         Err(WriteError::Conflict(name.to_owned()))
     }
 
-    /// Puts the job in line for each lock and gives back those it had taken; who may go on by
-    /// that is woken.
-    async fn enlist(&self, set: &LockSet, holder: &Holder, ticket: u64) -> Result<(), WriteError> {
+    /// Puts the job in line for each lock and gives back those it had taken. Who may go on by
+    /// that, and couldn't before, is woken: jobs that wait for the same use of a disk would else
+    /// wake each other in turn.
+    ///
+    /// # Errors
+    /// When the server doesn't answer; it can be done again.
+    pub async fn enlist(
+        &self,
+        set: &LockSet,
+        holder: &Holder,
+        ticket: u64,
+    ) -> Result<(), WriteError> {
         let mut awake = Vec::new();
         for (name, mode) in set {
             let next = |lock: &Lock| lock.enlist(holder, ticket, *mode);
-            awake.extend(self.change(name, next).await?);
+            let newly = |before: &Lock, after: &Lock| {
+                let could = before.next_in_line();
+                let mut can = after.next_in_line();
+                can.retain(|job| *job != holder.job && !could.contains(job));
+                can
+            };
+            awake.extend(self.change(name, next, newly).await?);
         }
-        awake.retain(|job| *job != holder.job);
         self.wake_all(awake).await
     }
 
     async fn release_one(&self, name: &str, holder: &Holder) -> Result<Vec<JobId>, WriteError> {
         // Where nothing of this claim is, whoever released it has woken the next.
-        self.change(name, |lock| lock.release(holder)).await
+        let all = |_: &Lock, after: &Lock| after.next_in_line();
+        self.change(name, |lock| lock.release(holder), all).await
     }
 
-    /// Writes what `next` makes of the lock, as often as others come between, and says who may go
-    /// on by that: the first in line that isn't over.
+    /// Writes what `next` makes of the lock, as often as others come between, with the wake of
+    /// those whom `awake` names by the lock before and after: of the jobs that aren't over.
     async fn change(
         &self,
         name: &str,
         next: impl Fn(&Lock) -> Lock,
+        awake: impl Fn(&Lock, &Lock) -> Vec<JobId>,
     ) -> Result<Vec<JobId>, WriteError> {
         for _ in 0..TRIES_MAX {
             let slot = self.records.slot(name).await?;
@@ -202,7 +242,7 @@ impl Locks {
             }
             let over = self.over(&changed).await?;
             let living = changed.without(|job| over.contains(job));
-            let awake = living.next_in_line();
+            let awake = awake(&before, &living);
             let lock = living.woken(&awake, self.now());
             let written = if lock.is_unused() {
                 self.records.remove(name, slot.revision).await

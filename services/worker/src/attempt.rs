@@ -25,6 +25,11 @@ use virtbus_wire::{
 /// How often the set of locks may change under a job that takes them.
 const LOCK_ROUNDS_MAX: u32 = 5;
 
+/// How often a job that was cancelled tries for its locks, to look for an effect.
+const GIVE_UP_TRIES: u32 = 60;
+/// The wait between two of those.
+const GIVE_UP_AGAIN: Duration = Duration::from_millis(500);
+
 /// How often it's tried to put back what was begun.
 const UNDO_MAX: u32 = 5;
 /// The wait between two of those.
@@ -68,13 +73,15 @@ impl<P: Perform> Attempt<P> {
     pub(crate) fn new(worker: &Arc<Worker<P>>, entry: Entry<Record>, task: Task) -> Self {
         let record = entry.value.clone();
         let (stop, revision) = (StopSignal::new(), entry.revision);
-        let owner = worker.owner.clone();
+        let hold = record.state.hold();
+        let owner = hold.map_or_else(|| worker.owner(), |hold| hold.owner.clone());
         let progress = watch::Sender::new(None);
         let keeper = Keeper::new(
             &worker.bus,
             &worker.jobs,
             entry,
             owner.clone(),
+            worker.standing.clone(),
             stop.clone(),
             progress.clone(),
         );
@@ -109,55 +116,61 @@ impl<P: Perform> Attempt<P> {
         (self.undo(ending).await, held)
     }
 
-    /// Everything before the work: clean up, find an effect, take locks, begin the attempt.
+    /// Everything before the work: clean up, take locks, find an effect, begin the attempt.
     async fn prepare(&self, held: &mut LockSet) -> Result<(), Ending> {
         let record = &self.job.record;
+        let phase = record.state.hold().map(|hold| hold.phase);
+        if phase.is_some_and(|phase| phase >= Phase::Work) {
+            // Its work began with the first claim, and it needs no locks.
+            return Ok(());
+        }
+        let perform = &self.worker.perform;
         if record.claim > 1 {
-            self.worker
-                .perform
-                .clean(&self.job)
-                .await
-                .map_err(Ending::Failed)?;
-            let found = self
-                .worker
-                .perform
-                .recover(&self.job)
-                .await
-                .map_err(Ending::Failed)?;
+            perform.clean(&self.job).await.map_err(Ending::Failed)?;
+        }
+        self.take_locks(held).await?;
+        if record.claim > 1 {
+            // Only now: without its locks an effect might be somebody else's.
+            let found = perform.recover(&self.job).await.map_err(Ending::Failed)?;
             if let Some(done) = found {
                 return Err(Ending::Found(done));
             }
         }
-        if let JobState::Cancelling(_) = record.state {
+        if self.is_cancelling() {
             return Err(Ending::GaveUp);
-        }
-        if record
-            .state
-            .hold()
-            .is_some_and(|hold| hold.phase >= Phase::Work)
-        {
-            return Ok(());
         }
         if record.tries_left == 0 {
             return Err(Ending::WorkerLost);
         }
-        self.take_locks(held).await?;
         self.keeper
             .enter(Phase::Work)
             .await
             .map_err(|stop| self.stopped(stop))
     }
 
+    /// Whether it was claimed to be given up.
+    fn is_cancelling(&self) -> bool {
+        matches!(self.job.record.state, JobState::Cancelling(_))
+    }
+
     async fn take_locks(&self, held: &mut LockSet) -> Result<(), Ending> {
         let holder = self.holder();
-        let ticket = self.job.record.ticket.unwrap_or(self.revision);
+        let ticket = self.ticket();
         let mut waited = self.job.record.ticket.is_some();
         for _ in 0..LOCK_ROUNDS_MAX {
             let set = self.lock_set().await.map_err(Ending::Failed)?;
-            let granted = self.worker.locks.take(&set, &holder, ticket, waited).await;
+            let granted = if self.is_cancelling() {
+                self.take_to_give_up(&set).await
+            } else {
+                self.worker.locks.take(&set, &holder, ticket, waited).await
+            };
             match granted.map_err(|error| bus_failed(&error))? {
                 Granted::All => {}
                 Granted::Lost => return Err(Ending::Lost),
+                Granted::None { .. } if self.is_cancelling() => {
+                    tracing::warn!(job = %self.job.id, "others have its locks: looked at later");
+                    return Err(Ending::Lost);
+                }
                 Granted::None { resource, holder } => {
                     let since = holder.as_ref().and_then(|holder| holder.since);
                     let holder = holder.map(|holder| format!("job.{}", holder.job));
@@ -183,6 +196,21 @@ impl<P: Perform> Attempt<P> {
             Code::DiskBusy,
             "what the job needs changes all the time",
         )))
+    }
+
+    /// The locks of a job that will only be looked at and given up. It can't be parked, so it
+    /// tries for a while, and before all who wait: an older claim of it had the locks.
+    async fn take_to_give_up(&self, set: &LockSet) -> Result<Granted, WriteError> {
+        let holder = self.holder();
+        let mut granted = self.worker.locks.try_take(set, &holder).await?;
+        for _ in 1..GIVE_UP_TRIES {
+            if !matches!(granted, Granted::None { .. }) || self.stop.why().is_some() {
+                break;
+            }
+            tokio::time::sleep(GIVE_UP_AGAIN).await;
+            granted = self.worker.locks.try_take(set, &holder).await?;
+        }
+        Ok(granted)
     }
 
     /// What the task needs, with the publisher's own locks.
@@ -268,6 +296,7 @@ impl<P: Perform> Attempt<P> {
             // Before the record is final: whoever comes after a crash in between does both again.
             self.worker.bury(delivery, Code::WorkerLost).await?;
         }
+        let ending = self.in_line(ending, held).await?;
         let record = match self.write_ending(ending).await {
             Ok(record) => record,
             Err(KeepError::Lost | KeepError::Illegal) => return Ok(None),
@@ -284,6 +313,28 @@ impl<P: Perform> Attempt<P> {
             tracing::warn!(job = %self.job.id, %error, "locks will be released by the reconciler");
         }
         Ok(Some(record))
+    }
+
+    /// A job that waits for another's use of what it has locked keeps its place: it gives the
+    /// locks back and stands in line for them, as if it hadn't been granted them.
+    async fn in_line(&self, ending: Ending, held: &LockSet) -> Result<Ending, BusError> {
+        let Ending::Wait(on @ WaitReason::Lock { .. }, None) = ending else {
+            return Ok(ending);
+        };
+        let ticket = self.ticket();
+        match self.worker.locks.enlist(held, &self.holder(), ticket).await {
+            Ok(()) => Ok(Ending::Wait(on, Some(ticket))),
+            Err(WriteError::Conflict(lock)) => Err(BusError::Unreachable {
+                call: format!("a change of lock {lock}"),
+                reason: "others changed it all the time".to_owned(),
+            }),
+            Err(WriteError::Bus(error)) => Err(error),
+        }
+    }
+
+    /// Its place in waiting lists.
+    fn ticket(&self) -> u64 {
+        self.job.record.ticket.unwrap_or(self.revision)
     }
 
     async fn write_ending(&self, ending: Ending) -> Result<Record, KeepError> {

@@ -140,7 +140,7 @@ impl<P: Perform> Worker<P> {
     ) -> Result<Action, BusError> {
         let record = entry.map(|entry| &entry.value);
         let alive = match record.and_then(|record| record.state.hold()) {
-            Some(hold) if hold.owner == self.owner => {
+            Some(hold) if hold.owner == self.owner() => {
                 record.is_some_and(|record| self.claims.contain(&record.id, record.claim))
             }
             Some(hold) => self.leases.is_alive(&hold.owner).await?,
@@ -256,7 +256,7 @@ impl<P: Perform> Worker<P> {
         let needs_no_locks =
             record.objects.is_empty() && locks.exclusive.is_empty() && locks.shared.is_empty();
         Event::Claim {
-            owner: self.owner.clone(),
+            owner: self.owner(),
             seq: delivery.seq,
             begin: needs_no_locks,
         }

@@ -5,7 +5,7 @@ use crate::{
     stop::{StopSignal, Why},
 };
 use tokio::sync::{Mutex, watch};
-use virtbus_bus::{Bus, BusError, Entry, Jobs, WriteError, jobs::ChangeError};
+use virtbus_bus::{Bus, BusError, Entry, Jobs, WriteError, jobs::ChangeError, lease::Standing};
 use virtbus_wire::{
     Event, JobError, JobState, Record,
     state::{Owner, Phase, Progress},
@@ -20,6 +20,7 @@ pub(crate) struct Keeper {
     bus: Bus,
     jobs: Jobs,
     owner: Owner,
+    standing: watch::Receiver<Standing>,
     claim: u64,
     entry: Mutex<Entry<Record>>,
     stop: StopSignal,
@@ -47,6 +48,7 @@ impl Keeper {
         jobs: &Jobs,
         entry: Entry<Record>,
         owner: Owner,
+        standing: watch::Receiver<Standing>,
         stop: StopSignal,
         progress: watch::Sender<Option<Progress>>,
     ) -> Self {
@@ -55,6 +57,7 @@ impl Keeper {
             bus: bus.clone(),
             jobs,
             owner,
+            standing,
             claim,
             entry: Mutex::new(entry),
             stop,
@@ -67,10 +70,15 @@ impl Keeper {
         self.entry.lock().await.value.clone()
     }
 
-    /// Makes a change, however often others come between, as long as the claim is ours.
+    /// Makes a change, however often others come between, as long as the claim is ours and the
+    /// lease isn't in doubt.
     pub(crate) async fn apply(&self, event: Event) -> Result<Record, KeepError> {
         let mut entry = self.entry.lock().await;
         for _ in 0..WRITES_MAX {
+            if !self.standing.borrow().is_held_by(self.owner.boot) {
+                self.stop.stop(Why::Lost, true);
+                return Err(KeepError::Lost);
+            }
             self.add_progress(&mut entry.value);
             match self.jobs.change(&entry, event.clone()).await {
                 Ok(next) => {

@@ -5,7 +5,9 @@
 //! a message, a record's revision or an acknowledgement.
 
 mod answer;
+mod aside;
 mod attempt;
+mod binding;
 mod claim;
 mod config;
 mod keeper;

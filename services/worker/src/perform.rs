@@ -18,9 +18,9 @@ use virtbus_wire::{
 /// What a job that succeeded says.
 pub type Done = Map<String, Value>;
 
-/// A service's work. The loop calls, for each claim, in this order: [`clean`](Self::clean) and
-/// [`recover`](Self::recover) if there were older claims, [`locks`](Self::locks),
-/// [`run`](Self::run), and [`abandon`](Self::abandon) when the job ends or parks without effect.
+/// A service's work. The loop calls, for each claim, in this order: [`clean`](Self::clean) if there
+/// were older claims, [`locks`](Self::locks), then, with the locks held,
+/// [`recover`](Self::recover) if there were older claims, [`run`](Self::run), and [`abandon`](Self::abandon) when the job ends or parks without effect.
 /// Each may be called again by a later claim, on another host: all of them are idempotent. What
 /// takes nothing and leaves nothing needs only [`run`](Self::run).
 pub trait Perform: Send + Sync + 'static {
@@ -28,7 +28,8 @@ pub trait Perform: Send + Sync + 'static {
     fn class(&self) -> Class;
 
     /// The locks the task takes beside the publisher's own, as the catalogue says now. Asked once
-    /// more when they are held; if the answer differs, they are given back and taken anew.
+    /// more when they are held; if the answer differs, they are given back and taken anew. It must
+    /// not fail because an earlier claim's effect is there: that is looked for after it.
     fn locks(&self, job: &Assignment) -> impl Future<Output = Result<LockSet, JobError>> + Send {
         let _ = job;
         async { Ok(LockSet::new()) }
@@ -52,7 +53,8 @@ pub trait Perform: Send + Sync + 'static {
     /// The work and its effect, in the order of the protocol. [`Run::commit`] is the fence.
     fn run(&self, job: &Assignment, run: &Run) -> impl Future<Output = Result<Done, Stop>> + Send;
 
-    /// Puts back what was begun, such as a disk's former state, since there will be no effect.
+    /// Puts back what was begun, such as a disk's former state, since there will be no effect. A
+    /// claim that wasn't granted its locks calls it without them, before the job is parked.
     fn abandon(&self, job: &Assignment) -> impl Future<Output = Result<(), JobError>> + Send {
         let _ = job;
         async { Ok(()) }
@@ -83,7 +85,8 @@ pub enum Stop {
     Stopped,
     /// The claim is lost: nothing more may be changed.
     Lost,
-    /// Something must come first; nothing was begun.
+    /// Something must come first; nothing was begun. What waits on `lock`, for a use that is no
+    /// job's lock, keeps its place in line for all its locks.
     Wait(WaitReason),
 }
 

@@ -1,6 +1,8 @@
 //! The loop: bind queues, take jobs while there are slots, beat, and drain at the end.
 
 use crate::{
+    aside::Aside,
+    binding::Bindings,
     config::WorkConfig,
     metrics::Counts,
     perform::Perform,
@@ -18,30 +20,23 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use virtbus_bus::{
     Appetite, Bus, Deliveries, Delivery, Jobs,
-    deliveries::{Binding, bind},
-    lease::{LeaseError, Leases, Trust},
+    deliveries::Binding,
+    lease::{LeaseError, Leases, Standing, Trust},
     locks::Locks,
 };
 use virtbus_daemon::{Identity, Metrics, Readiness};
-use virtbus_wire::{Label, Priority, Queue, catalog::WorkerRecord, state::Owner};
+use virtbus_wire::{BootId, Label, Queue, catalog::WorkerRecord};
 
-/// How often what is missing (a lease, consumers) is tried again.
+/// How often a lease that somebody else has is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How long a server that may be silent is waited for where nothing depends on its answer.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long jobs that were told to end may take for it: a tool's grace, and the clean-up.
 const END_GRACE: Duration = Duration::from_secs(30);
-/// How many long jobs without a slot are put aside per [`ASIDE`], so that short ones behind them
-/// get through without the long ones going round and round.
-const ASIDE_MAX: u32 = 16;
-/// The time that [`ASIDE_MAX`] counts for.
-const ASIDE: Duration = Duration::from_secs(10);
 
 /// What a worker is and takes.
 #[derive(Debug)]
@@ -84,7 +79,11 @@ pub async fn serve<P: Perform>(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let lock_file = lock_file(&setup)?;
-    let (trust, trusted) = watch::channel(Trust::Held);
+    let boot = setup.identity.boot;
+    let (standing, stands) = watch::channel(Standing {
+        boot,
+        trust: Trust::Held,
+    });
     let slots = Slots::new(setup.work.slots()?);
     let describe = describe(&setup, perform.class(), slots.clone());
     let leases = Leases::new(&setup.bus);
@@ -92,10 +91,15 @@ pub async fn serve<P: Perform>(
     let Some(revision) = take_lease(&leases, &describe, replace, &setup, &stop).await? else {
         return Ok(());
     };
-    let beats = CancellationToken::new();
+    let (beats, claims) = (CancellationToken::new(), Claims::default());
     let beating = AbortOnDropHandle::new(tokio::spawn({
-        let (leases, describe, beats) = (leases.clone(), describe.clone(), beats.clone());
-        let beating = async move { leases.keep(revision, describe, trust, beats).await };
+        let (leases, beats, claims) = (leases.clone(), beats.clone(), claims.clone());
+        let beating = async move {
+            let is_idle = || claims.is_empty();
+            leases
+                .keep(revision, describe, is_idle, standing, beats)
+                .await;
+        };
         setup.bus.within(beating)
     }));
     let keep = Duration::from_secs(setup.work.keep_days * 24 * 60 * 60);
@@ -107,14 +111,11 @@ pub async fn serve<P: Perform>(
         locks: Locks::new(&setup.bus, &jobs),
         jobs,
         leases: leases.clone(),
-        owner: Owner {
-            worker: setup.identity.worker.clone(),
-            boot: setup.identity.boot,
-        },
+        id: setup.identity.worker.clone(),
         perform,
         slots,
-        trust: trusted,
-        claims: Claims::default(),
+        standing: stands.clone(),
+        claims,
         hard_stop: CancellationToken::new(),
         ack_wait: AtomicU64::new(millis(Duration::from_secs(30))),
     });
@@ -124,9 +125,10 @@ pub async fn serve<P: Perform>(
         tracing::error!(%error, "the heartbeat ended badly");
     }
     if !matches!(ended, Err(ServeError::Replaced(_))) {
-        leases
-            .give_back(&setup.identity.worker, setup.identity.boot)
-            .await;
+        let boot = stands.borrow().boot;
+        let given_back = leases.give_back(&setup.identity.worker, boot);
+        // A lease that isn't given back runs out by itself.
+        drop(tokio::time::timeout(FAREWELL, given_back).await);
     }
     drop(lock_file);
     ended
@@ -137,14 +139,14 @@ fn describe(
     setup: &Setup,
     class: virtbus_wire::Class,
     slots: Slots,
-) -> impl Fn() -> WorkerRecord + Clone + Send + 'static {
+) -> impl Fn(BootId) -> WorkerRecord + Send + 'static {
     let bus = setup.bus.clone();
     let started_at = bus.now();
     let (identity, queues) = (setup.identity.clone(), setup.queues.clone());
     let (pools, versions) = (setup.pools.clone(), setup.versions.clone());
-    move || WorkerRecord {
+    move |boot| WorkerRecord {
         worker: identity.worker.clone(),
-        boot: identity.boot,
+        boot,
         class,
         host: identity.host_name.clone(),
         pools: pools.clone(),
@@ -184,13 +186,19 @@ fn lock_file(setup: &Setup) -> Result<Option<File>, ServeError> {
 /// The lease, as soon as it's free; none when the worker was stopped before.
 async fn take_lease(
     leases: &Leases,
-    describe: &impl Fn() -> WorkerRecord,
+    describe: &impl Fn(BootId) -> WorkerRecord,
     replace: bool,
     setup: &Setup,
     stop: &CancellationToken,
 ) -> Result<Option<u64>, ServeError> {
     loop {
-        match leases.take(&describe(), replace).await {
+        let worker = describe(setup.identity.boot);
+        let taken = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(None),
+            taken = leases.take(&worker, replace) => taken,
+        };
+        match taken {
             Ok(revision) => {
                 setup.ready.set("lease", Ok::<(), &str>(()));
                 return Ok(Some(revision));
@@ -212,8 +220,7 @@ struct Loop<'a, P> {
     stop: CancellationToken,
     running: JoinSet<()>,
     bound: Vec<Queue>,
-    aside: u32,
-    aside_since: Instant,
+    aside: Aside,
 }
 
 impl<'a, P: Perform> Loop<'a, P> {
@@ -225,24 +232,23 @@ impl<'a, P: Perform> Loop<'a, P> {
             stop,
             running,
             bound,
-            aside: 0,
-            aside_since: Instant::now(),
+            aside: Aside::new(Instant::now()),
         }
     }
 
     async fn run(mut self) -> Result<(), ServeError> {
         let mut deliveries = Deliveries::open(&self.worker.bus, Vec::new()).await?;
-        let mut trust = self.worker.trust.clone();
-        let mut binds = tokio::time::interval(TRY_AGAIN);
-        binds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut standing = self.worker.standing.clone();
+        let setup = self.setup;
+        let mut bindings = Bindings::find(&self.worker.bus, &setup.queues, &setup.ready);
         let ended = loop {
             self.worker.counts.busy(self.worker.slots.busy_count());
-            let appetite = self.appetite(*trust.borrow_and_update());
+            let appetite = self.appetite(standing.borrow_and_update().trust);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break Ok(()),
-                changed = trust.changed() => {
-                    if changed.is_err() || *trust.borrow() == Trust::Taken {
+                changed = standing.changed() => {
+                    if changed.is_err() || standing.borrow().trust == Trust::Taken {
                         let worker = self.setup.identity.worker.clone();
                         break Err(ServeError::Replaced(worker));
                     }
@@ -251,17 +257,16 @@ impl<'a, P: Perform> Loop<'a, P> {
                     log_ended(ended);
                     deliveries.restart();
                 }
-                _ = binds.tick(), if self.bound.len() < self.setup.queues.len() => {
-                    if self.bind().await {
-                        let open = Deliveries::open(&self.worker.bus, self.bound.clone()).await?;
-                        std::mem::replace(&mut deliveries, open).close().await;
-                    }
+                Some(found) = bindings.next() => {
+                    self.bind(found);
+                    let open = Deliveries::open(&self.worker.bus, self.bound.clone()).await?;
+                    close(std::mem::replace(&mut deliveries, open)).await;
                 }
                 delivery = deliveries.next(appetite) => self.take(delivery?),
             }
         };
         self.drain(&mut deliveries).await;
-        deliveries.close().await;
+        close(deliveries).await;
         ended
     }
 
@@ -270,47 +275,26 @@ impl<'a, P: Perform> Loop<'a, P> {
             return Appetite::default();
         }
         let appetite = self.worker.slots.appetite();
-        if self.aside_since.elapsed() >= ASIDE {
-            (self.aside, self.aside_since) = (0, Instant::now());
-        }
-        if self.aside >= ASIDE_MAX {
-            Appetite { low: 0, ..appetite }
-        } else {
-            appetite
-        }
+        self.aside.curb(appetite, Instant::now())
     }
 
     fn take(&mut self, delivery: Delivery) {
         let kind = self.worker.kind(&delivery);
         let slot = self.worker.slots.take(kind);
-        if slot.is_none() && kind.priority == Priority::Low {
-            self.aside += 1;
+        if slot.is_none() {
+            self.aside.add(kind.priority);
         }
         let handled = Arc::clone(&self.worker).handle(delivery, slot);
         self.running.spawn(self.worker.bus.within(handled));
     }
 
-    /// Looks for the consumers that are still missing; true when some were found.
-    async fn bind(&mut self) -> bool {
-        let before = self.bound.len();
-        for queue in &self.setup.queues {
-            if self.bound.contains(queue) {
-                continue;
-            }
-            let name = format!("queue {queue}");
-            match bind(&self.worker.bus, queue).await {
-                Ok(Some(Binding { ack_wait, .. })) => {
-                    self.worker
-                        .ack_wait
-                        .store(millis(ack_wait), Ordering::Relaxed);
-                    self.bound.push(queue.clone());
-                    self.setup.ready.set(name, Ok::<(), &str>(()));
-                }
-                Ok(None) => self.setup.ready.set(name, Err("nobody registered it")),
-                Err(error) => self.setup.ready.set(name, Err(error)),
-            }
+    /// Takes from these queues too.
+    fn bind(&mut self, found: Vec<(Queue, Binding)>) {
+        for (queue, binding) in found {
+            let ack_wait = millis(binding.ack_wait);
+            self.worker.ack_wait.store(ack_wait, Ordering::Relaxed);
+            self.bound.push(queue);
         }
-        self.bound.len() > before
     }
 
     /// Lets running jobs finish, for a while; then tells them to end.
@@ -346,6 +330,11 @@ impl<'a, P: Perform> Loop<'a, P> {
             }
         }
     }
+}
+
+/// What isn't handed back in time is delivered again after `ack_wait`.
+async fn close(deliveries: Deliveries) {
+    drop(tokio::time::timeout(FAREWELL, deliveries.close()).await);
 }
 
 fn log_ended(ended: Result<(), tokio::task::JoinError>) {

@@ -16,10 +16,10 @@ use tokio_util::task::AbortOnDropHandle;
 use virtbus_bus::{
     Delivery,
     jobs::{EVENTS, PROGRESS},
-    lease::Trust,
+    lease::Standing,
     locks::LockSet,
 };
-use virtbus_wire::{Event, JobError, state::Progress};
+use virtbus_wire::{BootId, Event, JobError, state::Progress};
 
 /// A job that ends sooner isn't watched for cancels: that would cost more than the job.
 const WATCHED_AFTER: Duration = Duration::from_millis(20);
@@ -85,7 +85,7 @@ impl<P: Perform> Attempt<P> {
     async fn watch(&self) {
         let subject = format!("{EVENTS}.{}", self.job.id);
         let mut events = self.worker.bus.subscribe(subject).await.ok();
-        let mut trust = self.worker.trust.clone();
+        let mut standing = self.worker.standing.clone();
         let timeout = self.job.record.timeout_s.map(Duration::from_secs);
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let (mut stopping, mut late) = (false, false);
@@ -99,7 +99,7 @@ impl<P: Perform> Attempt<P> {
             // The gravest first; events last, as many of them may come.
             tokio::select! {
                 biased;
-                () = in_doubt(&mut trust) => {
+                () = in_doubt(&mut standing, self.job.owner.boot) => {
                     tracing::warn!(job = %self.job.id, "killed: the lease is in doubt");
                     self.stop.stop(Why::Lost, true);
                     return;
@@ -181,9 +181,10 @@ impl<P: Perform> Attempt<P> {
     }
 }
 
-/// Ends when the lease may be out. A heartbeat that ended is as bad.
-async fn in_doubt(trust: &mut watch::Receiver<Trust>) {
-    drop(trust.wait_for(|trust| *trust != Trust::Held).await);
+/// Ends when the lease may be out, or was: the process has another boot then. A heartbeat that
+/// ended is as bad.
+async fn in_doubt(standing: &mut watch::Receiver<Standing>, boot: BootId) {
+    drop(standing.wait_for(|now| !now.is_held_by(boot)).await);
 }
 
 async fn at(deadline: Option<Instant>) {

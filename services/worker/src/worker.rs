@@ -19,12 +19,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{
     Bus, BusError, Delivery, Entry, Jobs,
-    lease::{Leases, Trust},
+    lease::{Leases, Standing, Trust},
     locks::{LockSet, Locks},
 };
 use virtbus_daemon::Fatal;
 use virtbus_wire::{
-    Envelope, Event, JobError, JobId, Record,
+    Envelope, Event, JobError, JobId, Record, WorkerId,
     protocol::lock::{Holder, Mode},
     state::Owner,
     task::Task,
@@ -45,11 +45,11 @@ pub(crate) struct Worker<P> {
     pub(crate) jobs: Jobs,
     pub(crate) locks: Locks,
     pub(crate) leases: Leases,
-    pub(crate) owner: Owner,
+    pub(crate) id: WorkerId,
     pub(crate) perform: P,
     pub(crate) slots: Slots,
     pub(crate) counts: Counts,
-    pub(crate) trust: watch::Receiver<Trust>,
+    pub(crate) standing: watch::Receiver<Standing>,
     /// What this process really runs.
     pub(crate) claims: Claims,
     /// Cancelled when jobs that still run must end.
@@ -62,6 +62,14 @@ impl<P: Perform> Worker<P> {
     /// How long a message is ours without a sign of life.
     pub(crate) fn ack_wait(&self) -> Duration {
         Duration::from_millis(self.ack_wait.load(Ordering::Relaxed))
+    }
+
+    /// Who claims: this process as it's called now.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner {
+            worker: self.id.clone(),
+            boot: self.standing.borrow().boot,
+        }
     }
 
     /// What of a message decides which slot it needs. One that can't be decoded needs any.
@@ -83,6 +91,9 @@ impl<P: Perform> Worker<P> {
         } else {
             Room::None
         };
+        if self.standing.borrow().trust != Trust::Held {
+            return delivery.hand_back(Some(UNSETTLED)).await;
+        }
         let settled = match self.settle(&delivery, room).await {
             Ok(settled) => settled,
             Err(error) => {
@@ -187,7 +198,7 @@ impl<P: Perform> Worker<P> {
         Some(Assignment {
             id,
             claim,
-            owner: self.owner.clone(),
+            owner: self.owner(),
             task,
             record: record.clone(),
         })
@@ -219,6 +230,11 @@ impl Claims {
             all: self.clone(),
             claim,
         }
+    }
+
+    /// Whether no work goes on.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
     }
 
     /// Whether the work of this claim goes on in this process.
@@ -253,10 +269,10 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 pub enum ServeError {
     /// Another process of this name runs on this host.
     #[error("another process runs as worker {0} on this host")]
-    Running(virtbus_wire::WorkerId),
+    Running(WorkerId),
     /// Another process took this worker's name.
     #[error("another process took over as worker {0}")]
-    Replaced(virtbus_wire::WorkerId),
+    Replaced(WorkerId),
     /// The lock file can't be had.
     #[error("the worker's lock file can't be used: {0}")]
     LockFile(std::io::Error),

@@ -113,6 +113,23 @@ impl Server {
         Ok(ports.nats.remove(0))
     }
 
+    /// SIGSTOP: connections stay open, and nobody answers.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success(), "{signal}");
+    }
+
     /// A client without limits or credentials.
     pub async fn client(&self) -> Client {
         connect(&self.url, ConnectOptions::new()).await

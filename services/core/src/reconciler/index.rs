@@ -10,6 +10,7 @@ use std::{
 };
 use virtbus_wire::{
     BootId, JobId, StateName, Timestamp, WorkerId,
+    envelope::IfInUse,
     protocol::reconcile::CAPACITY_PAUSE,
     state::{Owner, WaitReason},
 };
@@ -27,6 +28,8 @@ pub(super) struct Brief {
     expires_at: Option<Timestamp>,
     submitted_at: Timestamp,
     waiting: Option<BriefWaiting>,
+    #[serde(default)]
+    if_in_use: IfInUse,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -73,10 +76,19 @@ pub(super) enum Doing {
     AfterJob,
     /// It waits for a time.
     UntilTime,
-    /// It waits for this lock.
-    ForLock(String),
+    /// It waits for a lock.
+    ForLock(ForLock),
     /// It waits for something else.
     Otherwise,
+}
+
+/// What a job waits for that waits for a lock.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ForLock {
+    /// The lock.
+    pub(super) resource: String,
+    /// Who may use what the lock stands for without having the lock, if the job waits for that.
+    pub(super) user: Option<String>,
 }
 
 /// All jobs that aren't over, and when to look at which.
@@ -85,6 +97,7 @@ pub(super) struct Index {
     notes: BTreeMap<JobId, Note>,
     dependents: BTreeMap<JobId, BTreeSet<JobId>>,
     for_lock: BTreeMap<String, BTreeSet<JobId>>,
+    for_use: BTreeMap<String, BTreeSet<JobId>>,
     times: BinaryHeap<Reverse<(Timestamp, JobId)>>,
     /// The last revision that was read.
     pub(super) revision: u64,
@@ -158,12 +171,20 @@ impl Index {
                 self.times.push(Reverse((*until, job.clone())));
                 Doing::UntilTime
             }
-            WaitReason::Lock { resource, .. } => {
+            WaitReason::Lock {
+                resource, holder, ..
+            } => {
                 let waiters = self.for_lock.entry(resource.clone()).or_default();
                 waiters.insert(job.clone());
+                let user = holder.clone().filter(|_| brief.if_in_use == IfInUse::Wait);
+                if user.is_some() {
+                    let waiters = self.for_use.entry(resource.clone()).or_default();
+                    waiters.insert(job.clone());
+                }
                 // The lock may have been released between the look at it and this record.
                 due.push(job.clone());
-                Doing::ForLock(resource.clone())
+                let resource = resource.clone();
+                Doing::ForLock(ForLock { resource, user })
             }
             WaitReason::Transfer { expires_at, .. } => {
                 self.times.push(Reverse((*expires_at, job.clone())));
@@ -186,8 +207,9 @@ impl Index {
         for before in &note.after {
             drop_from(&mut self.dependents, before, job);
         }
-        if let Doing::ForLock(resource) = &note.doing {
-            drop_from(&mut self.for_lock, resource, job);
+        if let Doing::ForLock(lock) = &note.doing {
+            drop_from(&mut self.for_lock, &lock.resource, job);
+            drop_from(&mut self.for_use, &lock.resource, job);
         }
         note.found_in
     }
@@ -214,6 +236,20 @@ impl Index {
     /// One job's note.
     pub(super) fn note(&self, job: &JobId) -> Option<&Note> {
         self.notes.get(job)
+    }
+
+    /// The locks that stand for what may be in use, each with the jobs that wait for the end of
+    /// that and with the user each waits for.
+    pub(super) fn uses(&self) -> impl Iterator<Item = (&str, Vec<(&JobId, &str)>)> {
+        self.for_use.iter().map(|(resource, jobs)| {
+            let user = |job| match &self.notes.get(job)?.doing {
+                Doing::ForLock(lock) => lock.user.as_deref(),
+                Doing::Queued | Doing::Held(_) | Doing::AfterJob => None,
+                Doing::UntilTime | Doing::Otherwise => None,
+            };
+            let jobs = jobs.iter().filter_map(|job| Some((job, user(job)?)));
+            (resource.as_str(), jobs.collect())
+        })
     }
 
     /// Notes that this sweep found a message, and says whether it's the one that its job needs,

@@ -1,5 +1,6 @@
 //! Looking at one job and doing what the rules say: read, decide, compare-and-set, publish.
 
+use super::uses;
 use crate::{
     registrar::{self, Lying},
     service::{Stores, skip_corrupt},
@@ -13,6 +14,7 @@ use virtbus_bus::{
 };
 use virtbus_wire::{
     Code, Event, JobError, JobId, JobState, Record, StateName, Timestamp,
+    envelope::IfInUse,
     protocol::{
         delivery::{Exhausted, exhausted},
         lock::{Claimant, Holder, Lock, Take},
@@ -62,9 +64,9 @@ async fn decide(
     let (lock_is_free, since) = match &record.state {
         JobState::Waiting(waiting) => {
             let free = match &waiting.on {
-                WaitReason::Lock { resource, .. } => {
-                    Some(claims_lock(stores, record, resource).await?)
-                }
+                WaitReason::Lock {
+                    resource, holder, ..
+                } => Some(lock_is_free(stores, record, resource, holder.as_deref()).await?),
                 WaitReason::Dependency { .. } | WaitReason::Time { .. } => None,
                 WaitReason::Capacity { .. } | WaitReason::Tenant { .. } => None,
                 WaitReason::Transfer { .. } => None,
@@ -85,6 +87,23 @@ async fn decide(
         states,
     };
     Ok(mend(record, &seen, now))
+}
+
+/// Whether a job may have what it waits for: nobody uses it any more whom the job waits for, and
+/// its lock would be granted.
+async fn lock_is_free(
+    stores: &Stores,
+    record: &Record,
+    resource: &str,
+    holder: Option<&str>,
+) -> Result<bool, BusError> {
+    let user = holder.filter(|_| record.if_in_use == IfInUse::Wait);
+    if let Some(user) = user
+        && uses::is_used(stores, resource, user).await?
+    {
+        return Ok(false);
+    }
+    claims_lock(stores, record, resource).await
 }
 
 /// Whether the lock a job waits for would be granted now; then its wake is noted there, so that

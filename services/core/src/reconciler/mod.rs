@@ -10,6 +10,7 @@ mod follow;
 mod index;
 mod look;
 mod sweep;
+mod uses;
 
 use crate::service::Stores;
 use exhausted::Notices;
@@ -31,6 +32,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SWEEP_SHARE: u32 = 10;
 /// How often the notices of messages at `max_deliver` are read.
 const NOTICES: Duration = Duration::from_secs(1);
+/// How often it's looked whether the use of a disk that jobs wait for is over.
+const USES: Duration = Duration::from_millis(500);
 /// The wait after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -69,6 +72,7 @@ async fn reconcile(
     let mut next_sweep = Instant::now();
     let mut notices = Notices::default();
     let mut next_notices = Instant::now();
+    let mut next_uses = Instant::now();
     loop {
         for job in follower.take_due(stores.bus.now()) {
             let known = Known {
@@ -88,6 +92,12 @@ async fn reconcile(
                 let registered = *registered.borrow();
                 sweep.run(stores, &mut follower.index, registered).await?;
                 next_sweep = Instant::now() + SWEEP.max(began.elapsed() * SWEEP_SHARE);
+            }
+            () = time::sleep_until(next_uses) => {
+                for job in uses::over(stores, &follower.index).await? {
+                    look::look(stores, &job, Known::default()).await?;
+                }
+                next_uses = Instant::now() + USES;
             }
             () = time::sleep_until(next_notices) => {
                 notices.see_to_new(stores).await?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use virtbus_bus::{Bucket, locks};
 use virtbus_wire::{
     Event, StateName, Timestamp,
+    catalog::DiskRecord,
     protocol::lock::{Holder, Lock, Mode, Waiter},
     state::{Owner, WaitReason},
 };
@@ -135,6 +136,77 @@ async fn a_lock_of_a_job_that_is_over_is_freed_and_who_waits_for_it_wakes() {
         }
     })
     .await;
+}
+
+fn domain(name: &str) -> serde_json::Value {
+    json!({"domain": name, "hypervisor": "hv-1", "mode": "exclusive"})
+}
+
+fn disk(in_use_by: serde_json::Value) -> DiskRecord {
+    let disk = json!({"pool": "default", "format": "qcow2", "state": "ready",
+        "in_use_by": in_use_by, "updated_at": Timestamp::now()});
+    serde_json::from_value(disk).unwrap()
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_the_end_of_a_use_wakes_then_and_not_before() {
+    let (stack, _core) = Stack::start().await;
+    let (disks, locks) = (
+        Bucket::<DiskRecord>::new(&stack.bus, "disks"),
+        Bucket::<Lock>::new(&stack.bus, locks::BUCKET),
+    );
+    let end = Timestamp::now().after(Duration::from_secs(4));
+    let pinned = json!([{"job": "loads", "expires_at": end}]);
+    disks
+        .put("d1", &disk(json!([domain("web1")])))
+        .await
+        .unwrap();
+    disks.put("d2", &disk(pinned)).await.unwrap();
+    for (id, lock, holder) in [
+        ("a", "disk.d1", "domain.web1"),
+        ("b", "disk.d2", "job.loads"),
+    ] {
+        let job = json!({"id": id, "task": "ping", "if_in_use": "wait"}).to_string();
+        let seq = stack.publish("storage.default.low", job).await;
+        let entry = stack.record(id, StateName::Queued).await;
+        let claim = Event::Claim {
+            owner: dead(),
+            seq,
+            begin: false,
+        };
+        let entry = stack.jobs.change(&entry, claim).await.unwrap();
+        let claimed = Holder {
+            job: id.parse().unwrap(),
+            claim: 1,
+            since: None,
+        };
+        let in_line = Lock::default().enlist(&claimed, entry.revision, Mode::Exclusive);
+        locks.create(lock, &in_line).await.unwrap();
+        let park = Event::Park {
+            on: WaitReason::Lock {
+                resource: lock.to_owned(),
+                holder: Some(holder.to_owned()),
+                since: None,
+            },
+            refund: true,
+            ticket: Some(entry.revision),
+        };
+        stack.jobs.change(&entry, park).await.unwrap();
+    }
+    let woken = stack.record("b", StateName::Queued).await;
+    assert!(woken.written_at >= end, "its pin had not expired");
+    // The other one was looked at when it began to wait, and twice a second since.
+    let waits = stack.record("a", StateName::Waiting).await.value;
+    assert_eq!(waits.generation, 1);
+    let before = Timestamp::now();
+    disks
+        .put("d1", &disk(json!([domain("other")])))
+        .await
+        .unwrap();
+    let woken = stack.record("a", StateName::Queued).await;
+    assert_eq!(woken.value.generation, 2);
+    let late = woken.written_at.since(before);
+    assert!(late < Duration::from_secs(2), "{late:?}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 //! taken away by somebody who did not change the record as well.
 
 use crate::{
+    catalog::InUseBy,
     error::{Code, JobError},
     id::JobId,
     protocol::{
@@ -38,7 +39,8 @@ pub struct Seen<'a> {
     pub age: Duration,
     /// Whether a message of its generation lies in its stream; none when nobody looked.
     pub has_message: Option<bool>,
-    /// Whether the lock it waits for would be granted now; none when nobody looked.
+    /// Whether the lock it waits for would be granted now, and what it stands for isn't in use by
+    /// whom the job waits for; none when nobody looked.
     pub lock_is_free: Option<bool>,
     /// Whether all that was published before it began to wait has a record by now.
     pub all_registered: bool,
@@ -204,6 +206,18 @@ fn walk<'a>(
         path.push(next);
     }
     path
+}
+
+/// Whether a disk or a medium is still in use by the holder that a job waits for, `domain.<id>` or
+/// `job.<id>`. A use that ended by its time is none.
+#[must_use]
+pub fn is_in_use(in_use_by: &[InUseBy], holder: &str, now: Timestamp) -> bool {
+    in_use_by.iter().any(|user| match user {
+        InUseBy::Domain { domain, .. } => holder.strip_prefix("domain.") == Some(domain.as_str()),
+        InUseBy::Job { job, expires_at } => {
+            holder.strip_prefix("job.") == Some(job.as_str()) && *expires_at > now
+        }
+    })
 }
 
 /// What is to be done with a message that was found lying in a stream.

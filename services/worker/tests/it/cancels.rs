@@ -4,6 +4,7 @@ use crate::{
     probe::Probe,
     site::{Site, one_slot},
 };
+use std::time::{Duration, Instant};
 use virtbus_wire::{
     Code, Event, JobState, StateName, Timestamp,
     state::{Cancel, WaitReason},
@@ -70,6 +71,29 @@ async fn a_stopped_worker_gives_its_jobs_back_with_their_try() {
     let parked = site.wait("j", &[StateName::Waiting]).await.value;
     assert_eq!((parked.tries_left, parked.attempt), (3, 1));
     assert_eq!(probe.notes.steps_of("j"), ["run", "stopped", "abandon"]);
+}
+
+#[tokio::test]
+async fn a_worker_stops_in_time_while_the_server_is_silent() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    let seq = site.publish("storage.p.low", r#"{"task":"ping"}"#).await;
+    site.ended(&format!("storage-{seq}")).await;
+    site.server.freeze();
+    // Longer than between two looks for the queue that isn't there.
+    let looking = Duration::from_millis(1_500);
+    assert!(
+        tokio::time::timeout(looking, worker.stop.cancelled())
+            .await
+            .is_err()
+    );
+    let began = Instant::now();
+    worker.end().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]

@@ -6,4 +6,5 @@ mod claims;
 mod order;
 mod probe;
 mod site;
+mod takeovers;
 mod waits;

@@ -6,7 +6,7 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 use virtbus_testbed::until;
-use virtbus_wire::StateName;
+use virtbus_wire::{JobState, StateName};
 use virtbus_worker::WorkConfig;
 
 #[tokio::test]
@@ -98,4 +98,44 @@ async fn jobs_for_many_idle_workers_are_stranded_with_none() {
     for worker in workers {
         worker.end().await;
     }
+}
+
+#[tokio::test]
+async fn long_jobs_without_a_slot_are_put_aside_a_few_at_a_time_whatever_their_priority() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let work = WorkConfig {
+        slots: 3,
+        reserved_high: 1,
+        long_max: 1,
+        ..WorkConfig::default()
+    };
+    for priority in ["default", "high"] {
+        for n in 0..20 {
+            let job = format!(
+                r#"{{"id":"{priority}-{n}","task":"convert",
+                    "params":{{"disk":"d","to":"{priority}-{n}","format":"raw"}}}}"#
+            );
+            site.publish(&format!("storage.p.{priority}"), &job).await;
+        }
+    }
+    site.publish("storage.p.default", r#"{"id":"short","task":"ping"}"#)
+        .await;
+    let worker = site.worker("st-1", &probe, work).await;
+    assert_eq!(site.ended("short").await.state.name(), StateName::Succeeded);
+    for (priority, last) in [("high", 19), ("default", 19)] {
+        let mut since = Vec::new();
+        for n in 0..=last {
+            let (id, states) = (
+                format!("{priority}-{n}"),
+                [StateName::Waiting, StateName::Running],
+            );
+            if let JobState::Waiting(waiting) = site.wait(&id, &states).await.value.state {
+                since.push(waiting.since);
+            }
+        }
+        since.sort();
+        let apart = since[16].since(since[0]);
+        assert!(apart >= Duration::from_secs(8), "{priority}: {apart:?}");
+    }
+    worker.task.abort();
 }

@@ -1,14 +1,15 @@
-//! A service whose only task is `ping`, and which notes each step of each job.
+//! A service whose task is `ping`, and which notes each step of each job; all others hang.
 
 use serde_json::Map;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Class, Code, JobError,
-    state::Progress,
+    state::{Progress, WaitReason},
     task::{StorageTask, Task},
 };
 use virtbus_worker::{Assignment, Done, Perform, Run, Stop};
@@ -37,6 +38,13 @@ impl Notes {
             .collect()
     }
 
+    /// When a job came to a step, as a number that rises with time.
+    pub(crate) fn place(&self, job: &str, step: &str) -> usize {
+        let notes = self.0.lock().unwrap();
+        let at = notes.iter().position(|(id, at)| id == job && *at == step);
+        at.unwrap()
+    }
+
     fn add(&self, job: &Assignment, step: &'static str) {
         self.0.lock().unwrap().push((job.id.to_string(), step));
     }
@@ -45,6 +53,38 @@ impl Notes {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Probe {
     pub(crate) notes: Notes,
+    /// By lock: the domain that uses what it stands for.
+    in_use: Arc<Mutex<BTreeMap<String, String>>>,
+    /// Jobs of which an earlier claim's effect is there.
+    done: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Probe {
+    /// Says that a domain uses what a lock stands for: jobs that hold the lock must wait.
+    pub(crate) fn use_by(&self, lock: &str, domain: &str) {
+        let mut in_use = self.in_use.lock().unwrap();
+        in_use.insert(lock.to_owned(), format!("domain.{domain}"));
+    }
+
+    /// Says that an earlier claim of a job had its effect.
+    pub(crate) fn was_done(&self, job: &str) {
+        self.done.lock().unwrap().insert(job.to_owned());
+    }
+
+    fn admit(&self, job: &Assignment) -> Result<(), Stop> {
+        let in_use = self.in_use.lock().unwrap();
+        let locks = &job.record.locks;
+        for lock in locks.exclusive.iter().chain(&locks.shared) {
+            if let Some(holder) = in_use.get(lock.as_str()) {
+                return Err(Stop::Wait(WaitReason::Lock {
+                    resource: lock.to_string(),
+                    holder: Some(holder.clone()),
+                    since: None,
+                }));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Perform for Probe {
@@ -61,15 +101,23 @@ impl Perform for Probe {
         Ok(())
     }
 
-    async fn recover(&self, _: &Assignment) -> Result<Option<Done>, JobError> {
-        Ok(None)
+    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, JobError> {
+        let is_done = self.done.lock().unwrap().contains(job.id.as_str());
+        if is_done {
+            self.notes.add(job, "recover");
+        }
+        Ok(is_done.then(Map::new))
     }
 
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
         self.notes.add(job, "run");
         let Task::Storage(StorageTask::Ping(ping)) = &job.task else {
-            return Err(JobError::internal("only ping").into());
+            // Any other task is a tool that hangs.
+            run.stop().asked().await;
+            self.notes.add(job, "stopped");
+            return Err(Stop::Stopped);
         };
+        self.admit(job)?;
         run.progress(percent(0.0));
         let work = Duration::from_millis(ping.sleep_ms.map_or(0, |millis| millis.get()));
         tokio::select! {

@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{
-    Bus, ConnectConfig, Entry, Jobs,
+    Bucket, Bus, ConnectConfig, Entry, Jobs,
     jobs::KEEP,
+    locks,
     topology::{Mode, Wanted, apply, queues_of_pool},
 };
 use virtbus_daemon::{Identity, Metrics, Readiness};
 
 use virtbus_testbed::{Server, until};
-use virtbus_wire::{BootId, Class, Event, JobId, Queue, Record, StateName};
+use virtbus_wire::{BootId, Class, Event, JobId, Queue, Record, StateName, protocol::lock::Lock};
 use virtbus_worker::{ServeError, Setup, WorkConfig, serve};
 
 pub(crate) struct Site {
@@ -78,7 +79,8 @@ impl Site {
                 boot: BootId::now_v7(),
                 host_name: "here".to_owned(),
             },
-            queues: queues(),
+            // One of them is never found.
+            queues: [queues(), vec!["storage.unknown.low".parse().unwrap()]].concat(),
             pools: vec!["p".parse().unwrap()],
             work,
             versions: BTreeMap::new(),
@@ -146,6 +148,19 @@ impl Site {
             Err(error) => Err(error.to_string()),
         })
         .await;
+    }
+
+    /// A lock's record.
+    pub(crate) async fn lock(&self, name: &str) -> Option<Lock> {
+        let locks: Bucket<Lock> = Bucket::new(&connect(&self.server).await, locks::BUCKET);
+        let entry = locks.get_latest(name).await.unwrap();
+        entry.map(|entry| entry.value)
+    }
+
+    /// Takes a worker's lease away.
+    pub(crate) async fn end_lease(&self, worker: &str) {
+        let leases = self.jetstream.get_key_value("workers").await.unwrap();
+        leases.delete(worker).await.unwrap();
     }
 
     /// Puts a record in place of the one that is there.

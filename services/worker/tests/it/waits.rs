@@ -57,6 +57,43 @@ async fn a_job_that_waits_for_a_lock_goes_on_as_soon_as_it_is_free() {
 }
 
 #[tokio::test]
+async fn a_job_whose_disk_is_in_use_waits_in_line_for_its_locks() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    probe.use_by("x.a", "web1");
+    let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
+    for (id, mode) in [
+        ("alone", "exclusive"),
+        ("shares", "shared"),
+        ("too", "shared"),
+    ] {
+        let job = format!(r#"{{"id":"{id}","task":"ping","locks":{{"{mode}":["x.a"]}}}}"#);
+        site.publish("storage.p.low", &job).await;
+        site.wait(id, &[StateName::Waiting]).await;
+    }
+    site.emptied().await;
+    let mut tickets = Vec::new();
+    for id in ["alone", "shares", "too"] {
+        let parked = site.wait(id, &[StateName::Waiting]).await.value;
+        let JobState::Waiting(waiting) = &parked.state else {
+            panic!("{:?}", parked.state)
+        };
+        let WaitReason::Lock { resource, .. } = &waiting.on else {
+            panic!("{waiting:?}")
+        };
+        assert_eq!(resource, "x.a");
+        // Nobody wakes the others in turn: what they wait for is still there.
+        assert_eq!((parked.claim, parked.tries_left), (1, 3), "{id}");
+        tickets.push((id.to_owned(), parked.ticket.unwrap()));
+    }
+    let lock = site.lock("x.a").await.unwrap();
+    let in_line = lock.waiters.iter();
+    let in_line: Vec<(String, u64)> = in_line.map(|w| (w.job.to_string(), w.ticket)).collect();
+    assert_eq!(in_line, tickets);
+    assert!(lock.exclusive.is_none() && lock.shared.is_empty());
+    worker.end().await;
+}
+
+#[tokio::test]
 async fn a_waiting_job_holds_no_slot() {
     let (site, probe) = (Site::start().await, Probe::default());
     let work = WorkConfig {

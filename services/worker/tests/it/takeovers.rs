@@ -1,0 +1,150 @@
+//! Claims of jobs that somebody had before.
+
+use crate::{
+    probe::Probe,
+    site::{Site, one_slot},
+};
+use virtbus_testbed::until;
+use virtbus_wire::{
+    BootId, Event, Record, StateName, Timestamp,
+    state::{Cancel, Owner, Phase},
+};
+use virtbus_worker::WorkConfig;
+
+const LOCK: &str = r#""locks":{"exclusive":["x.a"]}"#;
+
+/// A process of a worker that nobody has seen.
+fn dead() -> Owner {
+    Owner {
+        worker: "st-dead".parse().unwrap(),
+        boot: BootId::from_u128(7),
+    }
+}
+
+fn claim() -> Event {
+    Event::Claim {
+        owner: dead(),
+        seq: 1,
+        begin: false,
+    }
+}
+
+/// Makes a job of this id whose record is what `events` make of a queued one, with its message.
+async fn left_behind(site: &Site, id: &str, events: Vec<Event>) -> Record {
+    let job =
+        format!(r#"{{"id":"{id}","task":"ping","not_before":"2999-01-01T00:00:00Z",{LOCK}}}"#);
+    site.publish("storage.p.low", &job).await;
+    let mut record = site.wait(id, &[StateName::Waiting]).await.value;
+    for event in [Event::Publish { round: false }].into_iter().chain(events) {
+        record = record.apply(event, Timestamp::now()).unwrap();
+    }
+    site.write(id, &record).await;
+    site.jobs.publish(&record).await.unwrap();
+    record
+}
+
+/// A worker on which a job holds the lock for a while.
+async fn with_a_holder(site: &Site, probe: &Probe) -> crate::site::Running {
+    let worker = site.worker("st-1", probe, WorkConfig::default()).await;
+    let slow = format!(r#"{{"id":"slow","task":"ping","params":{{"sleep_ms":1500}},{LOCK}}}"#);
+    site.publish("storage.p.low", &slow).await;
+    site.wait("slow", &[StateName::Running]).await;
+    worker
+}
+
+#[tokio::test]
+async fn a_take_over_looks_for_an_effect_only_under_the_jobs_locks() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = with_a_holder(&site, &probe).await;
+    probe.was_done("j");
+    let reached_commit = [Phase::Work, Phase::Commit].map(Event::Enter);
+    let events = [claim()].into_iter().chain(reached_commit);
+    left_behind(&site, "j", events.collect()).await;
+    let record = site.ended("j").await;
+    assert_eq!(record.state.name(), StateName::Succeeded);
+    let order = [
+        probe.notes.place("slow", "effect"),
+        probe.notes.place("j", "recover"),
+    ];
+    assert!(order[0] < order[1], "{order:?}");
+    assert!(!probe.notes.steps_of("j").contains(&"run"));
+    site.emptied().await;
+    assert_eq!(site.lock("x.a").await, None);
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_job_whose_effect_is_there_has_succeeded() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = with_a_holder(&site, &probe).await;
+    let cancel = Event::Cancel(Cancel {
+        by: None,
+        at: Timestamp::now(),
+        force: false,
+    });
+    let reached_commit = [Phase::Work, Phase::Commit].map(Event::Enter);
+    // The second claim was cancelled before it came to look.
+    let both = [claim()].into_iter().chain(reached_commit);
+    let events: Vec<Event> = both.chain([claim(), cancel]).collect();
+    probe.was_done("done");
+    left_behind(&site, "done", events.clone()).await;
+    left_behind(&site, "open", events).await;
+    let done = site.ended("done").await;
+    assert_eq!(done.state.name(), StateName::Succeeded);
+    let open = site.ended("open").await;
+    assert_eq!(open.state.name(), StateName::Cancelled);
+    let order = [
+        probe.notes.place("slow", "effect"),
+        probe.notes.place("done", "recover"),
+    ];
+    assert!(order[0] < order[1], "{order:?}");
+    assert_eq!(probe.notes.steps_of("open"), ["clean", "abandon"]);
+    site.emptied().await;
+    assert_eq!(site.lock("x.a").await, None);
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn the_last_attempts_effect_counts_though_its_worker_died() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    probe.was_done("j");
+    let attempt = [claim(), Event::Enter(Phase::Work)];
+    let events: Vec<Event> = attempt.iter().cycle().take(6).cloned().collect();
+    assert_eq!(left_behind(&site, "j", events).await.tries_left, 0);
+    assert_eq!(site.ended("j").await.state.name(), StateName::Succeeded);
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_claim_given_up_in_doubt_is_a_dead_owners_for_everybody() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let first = site.worker("st-1", &probe, one_slot()).await;
+    let job = r#"{"id":"long","task":"ping","params":{"sleep_ms":8000}}"#;
+    site.publish("storage.p.low", job).await;
+    let running = site.wait("long", &[StateName::Running]).await.value;
+    let old = running.state.hold().unwrap().owner.clone();
+    // As when its beats weren't heard for too long.
+    site.end_lease("st-1").await;
+    until("the work was stopped", async || {
+        match probe.notes.steps_of("long") {
+            steps if steps.contains(&"stopped") => Ok(()),
+            steps => Err(steps),
+        }
+    })
+    .await;
+    let other = r#"{"id":"other","task":"ping","params":{"sleep_ms":60000}}"#;
+    site.publish("storage.p.high", other).await;
+    let other = site.wait("other", &[StateName::Running]).await.value;
+    let new = other.state.hold().unwrap().owner.clone();
+    assert_eq!((&new.worker, new.boot == old.boot), (&old.worker, false));
+    // The first worker has no slot left: its message must do for another one.
+    let second = site.worker("st-2", &probe, one_slot()).await;
+    let record = site.ended("long").await;
+    assert_eq!(record.state.name(), StateName::Succeeded);
+    assert_eq!((record.claim, record.attempt), (2, 2));
+    let steps = ["run", "stopped", "clean", "run", "effect"];
+    assert_eq!(probe.notes.steps_of("long"), steps);
+    first.task.abort();
+    second.end().await;
+}
