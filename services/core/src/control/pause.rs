@@ -4,7 +4,7 @@ use super::{Caller, Failed};
 use crate::{
     consumers::{self, state},
     registrar::{self, Lying, lying},
-    service::{Stores, skip_corrupt},
+    service::{Stores, per_job},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::time::Duration;
@@ -122,7 +122,7 @@ pub(super) async fn purge(
 }
 
 async fn remove(stores: &Stores, found: Lying<'_>, cancel: &Cancel) -> Result<bool, BusError> {
-    let removed = skip_corrupt(cancel_job(stores, &found, cancel).await)?;
+    let removed = per_job(cancel_job(stores, &found, cancel).await)?;
     let is_cancelled = removed.unwrap_or(false);
     if is_cancelled {
         registrar::delete(stores, found.arrival.stream, found.arrival.seq).await?;

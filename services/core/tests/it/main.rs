@@ -7,6 +7,7 @@
 
 mod asking;
 mod bad_input;
+mod bursts;
 mod catalogue;
 mod changing;
 mod control;
