@@ -1,15 +1,15 @@
 //! The parts put together.
 
 use crate::{
-    catalogue::Catalogue, config::CoreSettings, consumers, control, leader, lost, reconciler,
-    registrar,
+    catalogue::Catalogue, config::CoreSettings, consumers, control, leader, limits, lost,
+    reconciler, registrar,
 };
 use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{Bus, BusError, Jobs};
 use virtbus_daemon::{Daemon, Fatal, Readiness, Service, health};
-use virtbus_wire::state::Owner;
+use virtbus_wire::{catalog::LimitsRecord, state::Owner};
 
 /// What the service is called.
 pub const SERVICE: Service = Service {
@@ -35,6 +35,8 @@ pub struct Stores {
     pub catalogue: Catalogue,
     /// The checks behind `/readyz`.
     pub ready: Readiness,
+    /// What is limited.
+    pub limits: LimitsRecord,
 }
 
 impl Stores {
@@ -46,6 +48,7 @@ impl Stores {
             jobs: Jobs::new(bus, keep),
             catalogue: Catalogue::new(bus),
             ready: Readiness::default(),
+            limits: LimitsRecord::default(),
         }
     }
 }
@@ -81,6 +84,9 @@ pub async fn serve(daemon: Daemon<CoreSettings>) -> Result<(), Fatal> {
     let bus = daemon.connect().await?;
     let stores = Stores {
         ready: daemon.ready.clone(),
+        limits: LimitsRecord {
+            tenant_max_running: daemon.settings.limits.tenant_max_running,
+        },
         ..Stores::new(&bus, daemon.settings.jobs.keep.duration())
     };
     let owner = Owner {
@@ -120,6 +126,7 @@ pub async fn duties(stores: Stores, mut leading: watch::Receiver<bool>, stop: Ca
         tasks.spawn(bus.within(registrar::run(stores.clone(), caught_up, term.clone())));
         tasks.spawn(bus.within(reconciler::run(stores.clone(), registered, term.clone())));
         tasks.spawn(bus.within(consumers::run(stores.clone(), term.clone())));
+        tasks.spawn(bus.within(limits::run(stores.clone(), term.clone())));
         tasks.spawn(bus.within(lost::run(stores.clone(), term.clone())));
         let broke_off = tokio::select! {
             biased;

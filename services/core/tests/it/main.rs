@@ -11,6 +11,7 @@ mod bursts;
 mod catalogue;
 mod changing;
 mod control;
+mod draining;
 mod election;
 mod mending;
 mod pausing;

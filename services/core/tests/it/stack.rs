@@ -130,12 +130,18 @@ impl Stack {
 
     /// One more core.
     pub(crate) fn core(&self, name: &str) -> Process {
+        self.core_with(name, &[])
+    }
+
+    /// One more core, configured by these variables.
+    pub(crate) fn core_with(&self, name: &str, variables: &[(&str, &str)]) -> Process {
         let mut command = Command::new(
             std::env::var("COREBIN").unwrap_or(env!("CARGO_BIN_EXE_virtbus-core").to_owned()),
         );
         command
             .env("VIRTBUS__NATS__URL", &self.server.url)
             .env("VIRTBUS__WORKER__ID", name)
+            .envs(variables.iter().copied())
             .env("VIRTBUS__LOG__FILTER", "info,virtbus_core=debug");
         Process::start(name, &mut command, self.folder.path())
     }
