@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{Bus, BusError, Jobs};
-use virtbus_daemon::{Daemon, Fatal, Readiness, Service, health};
+use virtbus_daemon::{Daemon, Fatal, Readiness, Service};
 use virtbus_wire::{catalog::LimitsRecord, state::Owner};
 
 /// What the service is called.
@@ -79,8 +79,7 @@ pub(crate) fn per_job<T>(outcome: Result<T, BusError>) -> Result<Option<T>, BusE
 /// When the messaging server can't be reached at start, or the HTTP address can't be had.
 pub async fn serve(daemon: Daemon<CoreSettings>) -> Result<(), Fatal> {
     daemon.ready.set(CONTROL, Err("not started yet"));
-    let router = health::router(&daemon.ready, &daemon.metrics);
-    daemon.listen(router).await?;
+    daemon.listen(daemon.router()).await?;
     let bus = daemon.connect().await?;
     let stores = Stores {
         ready: daemon.ready.clone(),

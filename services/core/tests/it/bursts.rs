@@ -131,7 +131,7 @@ async fn while_the_server_takes_no_records_core_says_so_and_makes_them_afterward
         .publish("storage.default.low", r#"{"id":"late","task":"ping"}"#)
         .await;
     until("a check that fails", async || {
-        let said = core.readiness().await;
+        let said = core.get("/readyz").await;
         match said.contains("takes no record of 1 jobs") {
             true => Ok(()),
             false => Err(said),
@@ -141,7 +141,7 @@ async fn while_the_server_takes_no_records_core_says_so_and_makes_them_afterward
     change(&stack, "KV_jobs", |config| config.max_bytes = before).await;
     stack.record("late", StateName::Queued).await;
     until("all checks are well", async || {
-        let said = core.readiness().await;
+        let said = core.get("/readyz").await;
         match said.contains(r#""ready":true"#) {
             true => Ok(()),
             false => Err(said),

@@ -13,6 +13,7 @@ mod changing;
 mod control;
 mod draining;
 mod election;
+mod http;
 mod mending;
 mod pausing;
 mod registering;

@@ -57,11 +57,11 @@ impl Process {
         .await
     }
 
-    /// What `/readyz` says.
-    pub(crate) async fn readiness(&self) -> String {
+    /// The answer to a request without a token.
+    pub(crate) async fn get(&self, path: &str) -> String {
         let address = self.http().await;
         let mut socket = tokio::net::TcpStream::connect(&address).await.unwrap();
-        let ask = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         socket.write_all(ask.as_bytes()).await.unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.unwrap();
