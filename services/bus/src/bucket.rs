@@ -266,7 +266,7 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
             if !in_doubt {
                 return Err(WriteError::Conflict(key.to_owned()));
             }
-            if let SendError::Refused(_) = failed {
+            if matches!(failed, SendError::Refused(_) | SendError::TooLarge(_)) {
                 return Err(failed.into_bus_error(&self.subject(key)).into());
             }
             last = Some(failed);
@@ -292,9 +292,8 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
         let stored = self.bus.store(self.subject(key), headers, payload).await;
         stored.map_err(|error| match error {
             StoreError::Conflict => SendError::Conflict,
-            StoreError::Refused(reason) | StoreError::Unsendable(reason) => {
-                SendError::Refused(reason)
-            }
+            StoreError::Refused(reason) => SendError::Refused(reason),
+            StoreError::Unsendable(reason) => SendError::TooLarge(reason),
             StoreError::InDoubt(reason) => SendError::InDoubt(reason),
         })
     }
@@ -356,8 +355,10 @@ enum SendError {
     Conflict,
     /// It may have been stored.
     InDoubt(String),
-    /// It wasn't stored and won't be.
+    /// It wasn't stored and won't be, as the server is now.
     Refused(String),
+    /// It wasn't stored and never will be.
+    TooLarge(String),
 }
 
 impl SendError {
@@ -367,6 +368,7 @@ impl SendError {
             Self::Conflict => BusError::refused(call, "another revision is there"),
             Self::InDoubt(reason) => BusError::unreachable(call, reason),
             Self::Refused(reason) => BusError::refused(call, reason),
+            Self::TooLarge(reason) => BusError::TooLarge { call, reason },
         }
     }
 }

@@ -19,6 +19,14 @@ pub enum BusError {
         /// What the server said.
         reason: String,
     },
+    /// A record is larger than the server takes.
+    #[error("the messaging server takes nothing as large as {call}: {reason}")]
+    TooLarge {
+        /// What was to be written.
+        call: String,
+        /// What the server said.
+        reason: String,
+    },
     /// A record can't be read.
     #[error("the record {key} of bucket {bucket} can't be read: {reason}")]
     Corrupt {

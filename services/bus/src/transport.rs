@@ -50,7 +50,7 @@ pub(crate) enum StoreError {
     /// The stream takes no more, or not this.
     #[error("{0}")]
     Refused(String),
-    /// It never left: it's too large.
+    /// It's too large: it never left, or the stream takes nothing of that size.
     #[error("{0}")]
     Unsendable(String),
     /// It may have been stored.
@@ -224,6 +224,9 @@ impl Bus {
             Ok(Response::Ok(ack)) => Ok(ack.seq),
             Ok(Response::Err { error }) => match error.error_code() {
                 ErrorCode::STREAM_WRONG_LAST_SEQUENCE => Err(StoreError::Conflict),
+                ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => {
+                    Err(StoreError::Unsendable(error.to_string()))
+                }
                 _ => Err(StoreError::Refused(error.to_string())),
             },
             Err(error) => Err(StoreError::Refused(error.to_string())),

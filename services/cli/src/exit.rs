@@ -137,7 +137,9 @@ impl From<BusError> for Failure {
             BusError::Unreachable { .. } => {
                 Self::unreachable(message).hint("`virtbus doctor` looks at server and streams")
             }
-            BusError::Refused { .. } | BusError::Corrupt { .. } => Self::failed(message),
+            BusError::Refused { .. } | BusError::TooLarge { .. } | BusError::Corrupt { .. } => {
+                Self::failed(message)
+            }
         }
     }
 }

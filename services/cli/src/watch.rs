@@ -136,7 +136,11 @@ impl Follower {
                 }
                 Ok(None)
             }
-            Err(error @ (BusError::Refused { .. } | BusError::Corrupt { .. })) => Err(error.into()),
+            Err(
+                error @ (BusError::Refused { .. }
+                | BusError::TooLarge { .. }
+                | BusError::Corrupt { .. }),
+            ) => Err(error.into()),
         }
     }
 

@@ -1,12 +1,12 @@
 //! Who and what is registered: pools, hosts, workers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use virtbus_bus::{Bucket, Bus, BusError, lease, topology};
 use virtbus_wire::{
-    Label, PoolPair, Queue,
+    Label, PoolPair, Queue, WorkerId,
     catalog::{
-        DiskRecord, DomainRecord, HypervisorRecord, MediaRecord, PoolRecord, QueueRecord,
-        WorkerRecord,
+        DRAIN_PREFIX, DiskRecord, DomainRecord, HypervisorRecord, LimitsRecord, MediaRecord,
+        PoolRecord, QueueRecord, WorkerRecord,
     },
 };
 
@@ -21,7 +21,7 @@ pub struct Catalogue {
     pub workers: Bucket<WorkerRecord>,
     /// Workers whose lease ran out in the last day.
     pub lost: Bucket<WorkerRecord>,
-    /// Paused queues, by subject.
+    /// Paused queues, by subject, and drained workers.
     pub queues: Bucket<QueueRecord>,
     /// Disks, by id.
     pub disks: Bucket<DiskRecord>,
@@ -29,6 +29,8 @@ pub struct Catalogue {
     pub media: Bucket<MediaRecord>,
     /// Domains, by id.
     pub domains: Bucket<DomainRecord>,
+    /// What is limited: one key of the bucket of pools.
+    pub limits: Bucket<LimitsRecord>,
 }
 
 impl Catalogue {
@@ -44,6 +46,7 @@ impl Catalogue {
             disks: Bucket::new(bus, "disks"),
             media: Bucket::new(bus, "media"),
             domains: Bucket::new(bus, "domains"),
+            limits: Bucket::new(bus, "pools"),
         }
     }
 
@@ -68,6 +71,44 @@ impl Catalogue {
                 Ok(is_host || self.has_pool(name).await?)
             }
         }
+    }
+
+    /// The workers that are to take no more jobs, whether they're there or away.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn drained(&self) -> Result<BTreeMap<WorkerId, QueueRecord>, BusError> {
+        let (mut drained, mut from) = (BTreeMap::new(), Some(1));
+        while let Some(revision) = from {
+            let page = self.queues.page(revision).await?;
+            for row in page.items {
+                let worker = row.key.strip_prefix(DRAIN_PREFIX);
+                let worker = worker.and_then(|id| id.parse::<WorkerId>().ok());
+                if let (Some(worker), Ok(Some(entry))) = (worker, row.entry)
+                    && entry.value.paused
+                {
+                    drained.insert(worker, entry.value);
+                }
+            }
+            from = page.next;
+        }
+        Ok(drained)
+    }
+
+    /// The workers whose lease is there. One that was told to take no more jobs counts as
+    /// draining, though it may not have heard of it yet.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn alive(&self) -> Result<Vec<WorkerRecord>, BusError> {
+        let drained = self.drained().await?;
+        let beats = self.workers.all().await?.into_iter();
+        let alive = beats.map(|(_, entry)| {
+            let mut beat = entry.value;
+            beat.draining |= drained.contains_key(&beat.worker);
+            beat
+        });
+        Ok(alive.collect())
     }
 
     async fn has_pool(&self, pool: &Label) -> Result<bool, BusError> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use virtbus_daemon::{Common, Problem, Settings};
-use virtbus_wire::span::Span;
+use virtbus_wire::{catalog::TenantLimits, span::Span};
 
 /// Settings of `virtbus-core`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -11,6 +11,16 @@ use virtbus_wire::span::Span;
 pub struct CoreSettings {
     /// What becomes of old records.
     pub jobs: JobSettings,
+    /// What is limited.
+    pub limits: LimitSettings,
+}
+
+/// What is limited.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// How many jobs of one tenant may run at once, by class; 0 = as many as there is room for.
+    pub tenant_max_running: TenantLimits,
 }
 
 /// What becomes of old records.

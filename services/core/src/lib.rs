@@ -10,6 +10,7 @@
 //! | [`registrar`] | reads what is new in the streams and makes the records nobody made |
 //! | [`reconciler`] | wakes who waited long enough, mends, deletes what has no purpose |
 //! | [`catalogue`], [`consumers`] | who is registered, and the consumers of their queues |
+//! | [`limits`] | writes the limits of the configuration where workers read them |
 //! | [`lost`] | remembers workers whose lease ran out |
 //! | [`control`] | the requests `virtbus.>` |
 
@@ -18,6 +19,7 @@ pub mod config;
 pub mod consumers;
 pub mod control;
 pub mod leader;
+pub mod limits;
 pub mod lost;
 pub mod reconciler;
 pub mod registrar;

@@ -1,14 +1,15 @@
 //! The parts put together.
 
 use crate::{
-    catalogue::Catalogue, config::CoreSettings, consumers, control, leader, lost, reconciler,
-    registrar,
+    catalogue::Catalogue, config::CoreSettings, consumers, control, leader, limits, lost,
+    reconciler, registrar,
 };
-use tokio::sync::watch;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use std::time::Duration;
+use tokio::{sync::watch, task::JoinSet, time};
+use tokio_util::sync::CancellationToken;
 use virtbus_bus::{Bus, BusError, Jobs};
-use virtbus_daemon::{Daemon, Fatal, Service, health};
-use virtbus_wire::state::Owner;
+use virtbus_daemon::{Daemon, Fatal, Readiness, Service};
+use virtbus_wire::{catalog::LimitsRecord, state::Owner};
 
 /// What the service is called.
 pub const SERVICE: Service = Service {
@@ -20,6 +21,9 @@ pub const SERVICE: Service = Service {
 /// The check that says whether control requests are answered.
 const CONTROL: &str = "control";
 
+/// The wait before the leader's work begins anew after a part of it broke off.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What every part reads and writes through.
 #[derive(Debug, Clone)]
 pub struct Stores {
@@ -29,32 +33,43 @@ pub struct Stores {
     pub jobs: Jobs,
     /// Who and what is registered.
     pub catalogue: Catalogue,
+    /// The checks behind `/readyz`.
+    pub ready: Readiness,
+    /// What is limited.
+    pub limits: LimitsRecord,
 }
 
 impl Stores {
     /// Through this connection; final records stay for `keep`.
     #[must_use]
-    pub fn new(bus: &Bus, keep: std::time::Duration) -> Self {
+    pub fn new(bus: &Bus, keep: Duration) -> Self {
         Self {
             bus: bus.clone(),
             jobs: Jobs::new(bus, keep),
             catalogue: Catalogue::new(bus),
+            ready: Readiness::default(),
+            limits: LimitsRecord::default(),
         }
     }
 }
 
-/// Goes on where a record can't be read: one of them must not keep the others waiting.
+/// Goes on where what is wrong is one job's own: a record that can't be read, or one that the
+/// server doesn't take. It must not keep the others waiting.
 ///
 /// # Errors
 /// Any other error.
-pub(crate) fn skip_corrupt<T>(outcome: Result<T, BusError>) -> Result<Option<T>, BusError> {
+pub(crate) fn per_job<T>(outcome: Result<T, BusError>) -> Result<Option<T>, BusError> {
     match outcome {
         Ok(value) => Ok(Some(value)),
-        Err(error @ BusError::Corrupt { .. }) => {
+        Err(
+            error @ (BusError::Corrupt { .. }
+            | BusError::Refused { .. }
+            | BusError::TooLarge { .. }),
+        ) => {
             tracing::error!(%error, "left as it is");
             Ok(None)
         }
-        Err(error) => Err(error),
+        Err(error @ BusError::Unreachable { .. }) => Err(error),
     }
 }
 
@@ -64,10 +79,15 @@ pub(crate) fn skip_corrupt<T>(outcome: Result<T, BusError>) -> Result<Option<T>,
 /// When the messaging server can't be reached at start, or the HTTP address can't be had.
 pub async fn serve(daemon: Daemon<CoreSettings>) -> Result<(), Fatal> {
     daemon.ready.set(CONTROL, Err("not started yet"));
-    let router = health::router(&daemon.ready, &daemon.metrics);
-    daemon.listen(router).await?;
+    daemon.listen(daemon.router()).await?;
     let bus = daemon.connect().await?;
-    let stores = Stores::new(&bus, daemon.settings.jobs.keep.duration());
+    let stores = Stores {
+        ready: daemon.ready.clone(),
+        limits: LimitsRecord {
+            tenant_max_running: daemon.settings.limits.tenant_max_running,
+        },
+        ..Stores::new(&bus, daemon.settings.jobs.keep.duration())
+    };
     let owner = Owner {
         worker: daemon.identity.worker.clone(),
         boot: daemon.identity.boot,
@@ -99,26 +119,28 @@ pub async fn duties(stores: Stores, mut leading: watch::Receiver<bool>, stop: Ca
             led = leading.wait_for(|leads| *leads) => if led.is_err() { return },
         }
         let term = stop.child_token();
-        let tasks = TaskTracker::new();
+        let mut tasks = JoinSet::new();
         let (caught_up, registered) = watch::channel(None);
         let bus = &stores.bus;
         tasks.spawn(bus.within(registrar::run(stores.clone(), caught_up, term.clone())));
         tasks.spawn(bus.within(reconciler::run(stores.clone(), registered, term.clone())));
         tasks.spawn(bus.within(consumers::run(stores.clone(), term.clone())));
+        tasks.spawn(bus.within(limits::run(stores.clone(), term.clone())));
         tasks.spawn(bus.within(lost::run(stores.clone(), term.clone())));
-        tasks.close();
-        let until_it_ends = async {
-            tokio::select! {
-                biased;
-                // An election that is over leads no more.
-                _ = leading.wait_for(|leads| !*leads) => {}
-                () = stop.cancelled() => {}
-                // A part that panicked is not restarted in silence: all of them begin anew.
-                () = tasks.wait() => {}
-            }
+        let broke_off = tokio::select! {
+            biased;
+            // An election that is over leads no more.
+            _ = leading.wait_for(|leads| !*leads) => None,
+            () = stop.cancelled() => None,
+            // One part that panicked must not leave the others to look like a whole leader: all
+            // of them begin anew.
+            ended = tasks.join_next() => ended,
         };
-        until_it_ends.await;
+        if let Some(ended) = broke_off {
+            tracing::error!(?ended, "a part of the leader's work broke off");
+            time::sleep(AGAIN).await;
+        }
         term.cancel();
-        tasks.wait().await;
+        while tasks.join_next().await.is_some() {}
     }
 }

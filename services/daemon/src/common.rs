@@ -1,6 +1,6 @@
 //! The sections of the configuration that all services have.
 
-use crate::config::Problem;
+use crate::{auth::Algorithm, config::Problem};
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,7 +9,15 @@ use virtbus_bus::ConnectConfig;
 use virtbus_wire::WorkerId;
 
 /// The keys of [`Common`] at the top of the tree.
-pub(crate) const KEYS: [&str; 6] = ["nats", "http", "log", "worker", "state_dir", "pid_file"];
+pub(crate) const KEYS: [&str; 7] = [
+    "nats",
+    "http",
+    "auth",
+    "log",
+    "worker",
+    "state_dir",
+    "pid_file",
+];
 
 /// What all services are told.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -19,6 +27,8 @@ pub struct Common {
     pub nats: ConnectConfig,
     /// The HTTP listener: health and metrics, and what the service offers besides.
     pub http: Http,
+    /// Whose tokens are believed.
+    pub auth: Auth,
     /// What is logged, and how.
     pub log: Log,
     /// Who this process is among the workers.
@@ -41,6 +51,28 @@ impl Default for Http {
     fn default() -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self { listen }
+    }
+}
+
+/// Whose tokens are believed.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// The one algorithm; what a token says of itself doesn't count.
+    pub algorithm: Algorithm,
+    /// The key: for HS256 the secret itself, else a public key (PEM). Without one nobody gets in.
+    pub key_file: Option<Utf8PathBuf>,
+    /// Tokens must name this in `aud`.
+    pub audience: String,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            algorithm: Algorithm::Hs256,
+            key_file: None,
+            audience: "virtbus".to_owned(),
+        }
     }
 }
 
@@ -93,6 +125,9 @@ impl Common {
         }
         if self.nats.url.trim().is_empty() {
             problems.push(Problem::new("nats.url", "is empty"));
+        }
+        if self.auth.audience.is_empty() {
+            problems.push(Problem::new("auth.audience", "is empty"));
         }
         problems
     }

@@ -124,11 +124,6 @@ impl Metrics {
     }
 }
 
-/// `/livez`, `/readyz` and `/metrics`.
-pub fn router(ready: &Readiness, metrics: &Metrics) -> Router {
-    probes(ready).merge(metrics_route(metrics))
-}
-
 /// `/livez` and `/readyz`, which anyone may see.
 pub fn probes(ready: &Readiness) -> Router {
     Router::new()
@@ -137,7 +132,7 @@ pub fn probes(ready: &Readiness) -> Router {
         .with_state(ready.clone())
 }
 
-/// `/metrics` alone, for a listener that asks for a token first.
+/// `/metrics` alone: whoever listens asks for a token first.
 pub fn metrics_route(metrics: &Metrics) -> Router {
     Router::new()
         .route("/metrics", get(metrics_text))

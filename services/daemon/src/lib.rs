@@ -7,7 +7,7 @@
 //! ```no_run
 //! # use serde::{Deserialize, Serialize};
 //! # use std::process::ExitCode;
-//! use virtbus_daemon::{Daemon, Fatal, Service, Settings, health};
+//! use virtbus_daemon::{Daemon, Fatal, Service, Settings};
 //!
 //! #[derive(Debug, Default, Serialize, Deserialize)]
 //! #[serde(default, deny_unknown_fields)]
@@ -25,7 +25,7 @@
 //!
 //! async fn serve(daemon: Daemon<Own>) -> Result<(), Fatal> {
 //!     let bus = daemon.connect().await?;
-//!     daemon.listen(health::router(&daemon.ready, &daemon.metrics)).await?;
+//!     daemon.listen(daemon.router()).await?;
 //!     daemon.stop.cancelled().await;
 //!     bus.close().await;
 //!     Ok(())
@@ -33,6 +33,7 @@
 //! ```
 
 mod args;
+pub mod auth;
 pub mod common;
 pub mod config;
 mod exit;

@@ -2,10 +2,11 @@
 
 use crate::{
     args::{Args, Command, Look},
+    auth::{Verifier, for_overseers},
     common::Common,
     config::{self, ConfigError, Loaded, Settings},
     exit::{Exit, Fatal},
-    health::{Metrics, Readiness},
+    health::{self, Metrics, Readiness},
     identity::Identity,
     log,
 };
@@ -15,7 +16,7 @@ use futures_util::FutureExt as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     future::Future, io::Write as _, net::SocketAddr, panic::AssertUnwindSafe, process::ExitCode,
-    time::Duration,
+    sync::Arc, time::Duration,
 };
 use tokio::{
     net::TcpListener,
@@ -77,6 +78,8 @@ pub struct Daemon<T> {
     pub ready: Readiness,
     /// The metrics behind `/metrics`.
     pub metrics: Metrics,
+    /// Whose tokens are believed.
+    pub verifier: Arc<Verifier>,
     /// Its parts, which end with it.
     pub parts: Parts,
 }
@@ -128,6 +131,12 @@ impl<T> Daemon<T> {
             }
         });
         Ok(bus)
+    }
+
+    /// `/livez` and `/readyz` for everyone, `/metrics` for those who see everything.
+    pub fn router(&self) -> Router {
+        let metrics = health::metrics_route(&self.metrics);
+        health::probes(&self.ready).merge(for_overseers(metrics, &self.verifier))
     }
 
     /// Serves HTTP on `http.listen` until the service stops, and returns the address in use.
@@ -294,6 +303,7 @@ where
         stop: CancellationToken::new(),
         ready: ready.clone(),
         metrics: Metrics::new(service.version, service.commit()),
+        verifier: Arc::new(Verifier::new(&loaded.common.auth)?),
         parts: Parts {
             tracker: TaskTracker::new(),
             broken,

@@ -1,16 +1,17 @@
 //! What all requests share.
 
-use crate::{auth::Verifier, config, view::View};
+use crate::{config, view::View};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use virtbus_bus::Bus;
+use virtbus_daemon::auth::Verifier;
 
 /// What all requests share.
 pub(crate) struct App {
     pub(crate) view: View,
     pub(crate) bus: Bus,
-    pub(crate) verifier: Verifier,
+    pub(crate) verifier: Arc<Verifier>,
     /// Room for websockets.
     pub(crate) places: Arc<Semaphore>,
     /// The websockets that are there.
@@ -22,7 +23,7 @@ impl App {
     pub(crate) fn new(
         view: View,
         bus: Bus,
-        verifier: Verifier,
+        verifier: Arc<Verifier>,
         limits: config::Limits,
         stop: CancellationToken,
     ) -> Arc<Self> {

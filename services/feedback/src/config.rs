@@ -1,7 +1,5 @@
 //! The feedback service's own settings.
 
-use crate::auth::Algorithm;
-use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use virtbus_daemon::{Common, Problem, Settings};
 use virtbus_worker::WorkConfig;
@@ -10,36 +8,12 @@ use virtbus_worker::WorkConfig;
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
-    /// Whose tokens are believed.
-    pub(crate) auth: Auth,
     /// What is kept in memory.
     pub(crate) view: View,
     /// How much browsers may ask for.
     pub(crate) limits: Limits,
     /// The work of the queue `core`.
     pub(crate) work: WorkConfig,
-}
-
-/// Whose tokens are believed.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Auth {
-    /// The one algorithm; what a token says of itself doesn't count.
-    pub(crate) algorithm: Algorithm,
-    /// The key: for HS256 the secret itself, else a public key (PEM). Without one nobody gets in.
-    pub(crate) key_file: Option<Utf8PathBuf>,
-    /// Tokens must name this in `aud`.
-    pub(crate) audience: String,
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Self {
-            algorithm: Algorithm::Hs256,
-            key_file: None,
-            audience: "virtbus".to_owned(),
-        }
-    }
 }
 
 /// What is kept in memory, beside all jobs that haven't ended.
@@ -83,9 +57,6 @@ impl Default for Limits {
 impl Settings for Config {
     fn check(&self, _: &Common) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if self.auth.audience.is_empty() {
-            problems.push(Problem::new("auth.audience", "is empty"));
-        }
         if let Err(error) = self.work.slots() {
             problems.push(Problem::new("work", error));
         }

@@ -5,7 +5,6 @@
 //! the core service after a look at their token ([`command`]).
 
 mod app;
-mod auth;
 mod command;
 mod config;
 mod console;
@@ -17,7 +16,6 @@ mod socket;
 mod view;
 
 use app::App;
-use auth::Verifier;
 use config::Config;
 use core_queue::CoreQueue;
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
@@ -43,7 +41,7 @@ fn main() -> ExitCode {
 
 async fn serve(daemon: Daemon<Config>) -> Result<(), Fatal> {
     let settings = daemon.settings.clone();
-    let verifier = Verifier::new(&settings.auth)?;
+    let verifier = daemon.verifier.clone();
     let keyless = "no key to check tokens with: set auth.key_file";
     let has_key = verifier.has_key().then_some(()).ok_or(keyless);
     daemon.ready.set("auth", has_key);

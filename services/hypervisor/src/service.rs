@@ -12,7 +12,7 @@ use virtbus_bus::{
     Bus,
     topology::{queues_of_host, queues_of_pool},
 };
-use virtbus_daemon::{Daemon, Fatal, Service, health};
+use virtbus_daemon::{Daemon, Fatal, Service};
 use virtbus_wire::{Class, Label, Queue};
 use virtbus_worker::Setup;
 
@@ -40,9 +40,7 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
     let bus = daemon.connect().await?;
     let hypervisor = settings.hypervisor(&daemon.identity.host_name);
     virtbus_worker::expect_queues(&daemon.ready, &queues(&settings.pool(), &hypervisor));
-    daemon
-        .listen(health::router(&daemon.ready, &daemon.metrics))
-        .await?;
+    daemon.listen(daemon.router()).await?;
     if !registered(&daemon, &bus, &hypervisor, &node).await {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::{task::spawn_blocking, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{Jobs, jobs::KEEP};
-use virtbus_daemon::{Daemon, Fatal, Readiness, Service, health};
+use virtbus_daemon::{Daemon, Fatal, Readiness, Service};
 use virtbus_worker::{Setup, process::Stop};
 
 /// Who this is.
@@ -30,9 +30,7 @@ pub async fn serve(daemon: Daemon<StorageConfig>) -> Result<(), Fatal> {
         .prepare()
         .map_err(|(pool, error)| Fatal::config(format!("pools.{pool}.root"), error))?;
     virtbus_worker::expect_queues(&daemon.ready, &settings.queues());
-    daemon
-        .listen(health::router(&daemon.ready, &daemon.metrics))
-        .await?;
+    daemon.listen(daemon.router()).await?;
     watch_pools(&daemon, &store);
 
     let jobs = Jobs::new(&bus, KEEP);

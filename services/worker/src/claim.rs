@@ -268,9 +268,11 @@ impl<P: Perform> Worker<P> {
         let subject = delivery.queue.subject();
         let (stream, seq) = (delivery.queue.stream(), delivery.seq);
         let payload = delivery.payload();
+        let named = delivery.header(JOB_HEADER);
         let letter = DeadLetter {
             subject: &subject,
             payload,
+            job: named.or_else(|| delivery.header(MSG_ID_HEADER)),
             reason,
             stream,
             seq,

@@ -29,7 +29,7 @@ pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, 
     for text in &args.ids {
         let id = jobs::find_id(bus, text).await?;
         let request = json!({"id": id, "force": args.force, "only_waiting": args.only_waiting});
-        let answer = control::ask(bus, "virtbus.jobs.cancel", &request).await?;
+        let answer = control::tell(bus, "virtbus.jobs.cancel", request).await?;
         let outcome = answer.get("outcome").and_then(Value::as_str);
         let outcome = outcome.unwrap_or("unknown").to_owned();
         exit = exit.max(exit_of(&outcome));

@@ -7,6 +7,9 @@ use serde_json::Value;
 use virtbus_bus::Bus;
 use virtbus_wire::JobError;
 
+/// No caller's name has more bytes.
+const CALLER_BYTES_MAX: usize = 128;
+
 /// Asks core, or whoever answers for it.
 ///
 /// # Errors
@@ -36,6 +39,24 @@ pub(crate) async fn ask(bus: &Bus, subject: &str, request: &Value) -> Result<Val
             Err(refusal(&answer.payload, code.as_str(), said))
         }
     }
+}
+
+/// As [`ask`], for what is kept of who it was: the user this program runs as.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) async fn tell(bus: &Bus, subject: &str, mut request: Value) -> Result<Value, Failure> {
+    if let Some(by) = caller() {
+        request["by"] = by.into();
+    }
+    ask(bus, subject, &request).await
+}
+
+/// Who runs this program, as far as the environment says.
+fn caller() -> Option<String> {
+    let names = ["USER", "LOGNAME"].into_iter();
+    let mut names = names.filter_map(|name| std::env::var(name).ok());
+    names.find(|name| !name.is_empty() && name.len() <= CALLER_BYTES_MAX)
 }
 
 /// The error of an answer: its body says more than its headers.

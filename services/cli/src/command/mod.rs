@@ -3,15 +3,20 @@
 mod cancel;
 mod completion;
 pub(crate) mod control;
+mod dlq;
 pub(crate) mod doctor;
+mod explain;
 mod list;
 pub(crate) mod pools;
+mod priority;
 mod queues;
+mod retry;
 mod setup;
 mod show;
 mod submit;
 mod token;
 mod up;
+mod wait;
 mod watch;
 mod workers;
 
@@ -33,6 +38,11 @@ pub(crate) enum Command {
     Show(show::Args),
     Watch(watch::Args),
     Cancel(cancel::Args),
+    Priority(priority::Args),
+    Retry(retry::Args),
+    Wait(wait::Args),
+    Explain(explain::Args),
+    Dlq(dlq::Args),
     Queues(queues::Args),
     Workers(workers::Args),
     Pools(pools::Args),
@@ -61,6 +71,11 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Show(args) => show::run(&args, &bus(common).await?, output).await,
         Command::Watch(args) => watch::run(&args, &bus(common).await?, output).await,
         Command::Cancel(args) => cancel::run(&args, &bus(common).await?, output).await,
+        Command::Priority(args) => priority::run(&args, &bus(common).await?, output).await,
+        Command::Retry(args) => retry::run(&args, &bus(common).await?, output).await,
+        Command::Wait(args) => wait::run(&args, &bus(common).await?, output).await,
+        Command::Explain(args) => explain::run(&args, &bus(common).await?, output).await,
+        Command::Dlq(args) => dlq::run(&args, &bus(common).await?, output).await,
         Command::Queues(args) => queues::run(&args, &bus(common).await?, output).await,
         Command::Workers(args) => workers::run(&args, &bus(common).await?, output).await,
         Command::Pools(args) => pools::run(&args, &bus(common).await?, output).await,

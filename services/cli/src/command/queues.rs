@@ -1,6 +1,6 @@
-//! `virtbus queues`: what waits and what runs, per queue.
+//! `virtbus queues`: what waits and what runs, per queue; and to pause, resume and purge one.
 
-use super::workers;
+use super::{control, workers};
 use crate::{
     exit::{Exit, Failure},
     output::{Cell, Output, Tone},
@@ -11,9 +11,32 @@ use serde_json::{Value, json};
 use virtbus_bus::Bus;
 use virtbus_wire::Class;
 
-/// List the queues
+/// List the queues, or pause, resume or purge one
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Leave a queue's jobs where they are
+    Pause(OnQueue),
+    /// Let a paused queue go on
+    Resume(OnQueue),
+    /// Cancel the jobs of a queue that nobody took
+    Purge(OnQueue),
+}
+
+#[derive(Debug, clap::Args)]
+struct OnQueue {
+    /// The subject of the queue, such as storage.default.low
+    queue: virtbus_wire::Queue,
+    /// Why, for people
+    #[arg(long)]
+    reason: Option<String>,
+}
 
 #[derive(Debug, Serialize)]
 struct Queue {
@@ -27,7 +50,32 @@ struct Queue {
     paused: bool,
 }
 
-pub(crate) async fn run(_: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
+    match &args.action {
+        None => list(bus, output).await,
+        Some(Action::Pause(on)) => change(bus, output, "pause", on).await,
+        Some(Action::Resume(on)) => change(bus, output, "resume", on).await,
+        Some(Action::Purge(on)) => change(bus, output, "purge", on).await,
+    }
+}
+
+async fn change(bus: &Bus, output: Output, verb: &str, on: &OnQueue) -> Result<Exit, Failure> {
+    let request = json!({"queue": on.queue, "reason": on.reason});
+    let answer = control::tell(bus, &format!("virtbus.queues.{verb}"), request).await?;
+    if output.json {
+        output.value(&answer)?;
+        return Ok(Exit::Done);
+    }
+    let said = match (answer.get("cancelled"), answer.get("paused")) {
+        (Some(count), _) => format!("{count} jobs cancelled"),
+        (None, Some(Value::Bool(true))) => "paused".to_owned(),
+        (None, _) => "goes on".to_owned(),
+    };
+    output.text(&format!("{}: {said}", on.queue))?;
+    Ok(Exit::Done)
+}
+
+async fn list(bus: &Bus, output: Output) -> Result<Exit, Failure> {
     let mut queues = read(bus).await?;
     queues.sort_by(|one, other| one.queue.cmp(&other.queue));
     if output.json {

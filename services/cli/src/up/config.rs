@@ -135,6 +135,8 @@ impl Layout {
         }
         let port = self.port(name);
         lines.push(format!("\n[http]\nlisten = \"127.0.0.1:{port}\""));
+        let key = quoted(&self.token_key());
+        lines.push(format!("\n[auth]\nkey_file = {key}"));
         lines.push("\n[log]\nformat = \"text\"".to_owned());
         if name.takes_jobs() {
             // A trial is stopped by a person who waits for it.
@@ -149,11 +151,7 @@ impl Layout {
                 let uri = text_of(&self.libvirt_uri);
                 lines.push(format!("\n[libvirt]\nuri = {uri}"));
             }
-            Name::Feedback => {
-                let key = quoted(&self.token_key());
-                lines.push(format!("\n[auth]\nkey_file = {key}"));
-            }
-            Name::Nats | Name::Core => {}
+            Name::Nats | Name::Core | Name::Feedback => {}
         }
         lines.join("\n")
     }

@@ -6,5 +6,6 @@ mod errors;
 mod follow;
 mod program;
 mod setup;
+mod steering;
 mod submit;
 mod up;

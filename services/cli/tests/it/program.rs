@@ -22,6 +22,7 @@ pub(crate) fn virtbus(url: &str, line: &str) -> Command {
         }
     }
     command.env("VIRTBUS_NATS_URL", url).stdin(Stdio::null());
+    command.env("USER", "alice");
     command
 }
 

@@ -36,10 +36,10 @@ pub(super) async fn explain(stores: &Stores, asked: Explain) -> Result<Explained
 
 async fn line(stores: &Stores, job: &Record, queue: &Queue) -> Result<Line, BusError> {
     let pause = stores.catalogue.queues.get(&queue.subject()).await?;
-    let workers = stores.catalogue.workers.all().await?;
+    let workers = stores.catalogue.alive().await?;
     let serving = workers
         .iter()
-        .filter(|(_, beat)| !beat.value.draining && beat.value.queues.contains(queue));
+        .filter(|beat| !beat.draining && beat.queues.contains(queue));
     let ahead = match &job.state {
         JobState::Queued => ahead(stores, job, queue).await?,
         JobState::Waiting(_) | JobState::Running(_) | JobState::Cancelling(_) => None,

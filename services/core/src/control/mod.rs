@@ -14,6 +14,7 @@ mod queues;
 mod submit;
 mod things;
 mod wait;
+mod workers;
 
 use crate::service::Stores;
 use async_nats::{
@@ -73,6 +74,8 @@ const ANSWERED: &[Operation] = &[
     Operation::DomainsList,
     Operation::HypervisorsList,
     Operation::WorkersList,
+    Operation::WorkersDrain,
+    Operation::WorkersUndrain,
 ];
 
 /// Who asks: services that act for people say for whom.
@@ -303,7 +306,7 @@ async fn answer(
         Operation::PoolsGet => encode(&places::get(stores, decode(body)?).await?),
         Operation::PoolsList => encode(&places::list(stores).await?),
         Operation::HypervisorsList => encode(&places::hypervisors(stores).await?),
-        Operation::WorkersList => encode(&places::workers(stores).await?),
+        Operation::WorkersList => encode(&workers::list(stores).await?),
         Operation::PoolsDeregister => encode(&deregister::deregister(stores, decode(body)?).await?),
         Operation::PoolsLookup => encode(&things::look_up(stores, decode(body)?).await?),
         Operation::DisksGet => encode(&things::disk(stores, decode(body)?).await?),
@@ -312,11 +315,17 @@ async fn answer(
         Operation::MediaList => encode(&things::media(stores, decode(body)?).await?),
         Operation::DomainsGet => encode(&things::domain(stores, decode(body)?).await?),
         Operation::DomainsList => encode(&things::domains(stores, decode(body)?).await?),
+        Operation::WorkersDrain => {
+            let caller = Caller::of(body)?;
+            encode(&workers::drain(stores, decode(body)?, caller, true).await?)
+        }
+        Operation::WorkersUndrain => {
+            let caller = Caller::of(body)?;
+            encode(&workers::drain(stores, decode(body)?, caller, false).await?)
+        }
         Operation::HypervisorsDrain
         | Operation::HypervisorsUndrain
-        | Operation::HypervisorsFence
-        | Operation::WorkersDrain
-        | Operation::WorkersUndrain => {
+        | Operation::HypervisorsFence => {
             // Not among those subscribed to.
             Err(JobError::internal(format!("{operation} is not answered here")).into())
         }

@@ -4,7 +4,7 @@ use super::{Caller, Failed};
 use crate::{
     consumers::{self, state},
     registrar::{self, Lying, lying},
-    service::{Stores, skip_corrupt},
+    service::{Stores, per_job},
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::time::Duration;
@@ -51,34 +51,41 @@ pub(super) async fn pause(
         reason,
         at: stores.bus.now(),
     };
-    write(stores, &queue, &record).await?;
+    write(stores, &queue.subject(), &record).await?;
     state::pause(stores, queue.stream(), &queue.consumer(), paused).await?;
     tracing::info!(%queue, paused, by = record.by, reason = record.reason, "pause");
     Ok(Paused { queue, paused })
 }
 
-async fn check(stores: &Stores, queue: &Queue, reason: Option<&String>) -> Result<(), Failed> {
+/// Refuses a reason that is too long.
+pub(super) fn check_reason(reason: Option<&String>) -> Result<(), JobError> {
     if reason.is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
         let message = format!("at most {REASON_BYTES_MAX} bytes");
-        return Err(JobError::invalid_params("reason", message).into());
+        return Err(JobError::invalid_params("reason", message));
     }
+    Ok(())
+}
+
+async fn check(stores: &Stores, queue: &Queue, reason: Option<&String>) -> Result<(), Failed> {
+    check_reason(reason)?;
     match stores.catalogue.knows(queue).await? {
         true => Ok(()),
         false => Err(unknown_queue(&Address::Queue(queue.clone())).into()),
     }
 }
 
-async fn write(stores: &Stores, queue: &Queue, record: &QueueRecord) -> Result<(), Failed> {
-    let (queues, key) = (&stores.catalogue.queues, queue.subject());
+/// Writes a record of bucket `queues`, as often as others come between.
+pub(super) async fn write(stores: &Stores, key: &str, record: &QueueRecord) -> Result<(), Failed> {
+    let queues = &stores.catalogue.queues;
     for _ in 0..TRIES_MAX {
-        let slot = queues.slot(&key).await?;
-        match queues.update(&key, record, slot.revision).await {
+        let slot = queues.slot(key).await?;
+        match queues.update(key, record, slot.revision).await {
             Ok(_) => return Ok(()),
             Err(WriteError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Err(WriteError::Conflict(key).into())
+    Err(WriteError::Conflict(key.to_owned()).into())
 }
 
 /// Cancels what nobody took yet, job by job: first the record, then the message.
@@ -122,7 +129,7 @@ pub(super) async fn purge(
 }
 
 async fn remove(stores: &Stores, found: Lying<'_>, cancel: &Cancel) -> Result<bool, BusError> {
-    let removed = skip_corrupt(cancel_job(stores, &found, cancel).await)?;
+    let removed = per_job(cancel_job(stores, &found, cancel).await)?;
     let is_cancelled = removed.unwrap_or(false);
     if is_cancelled {
         registrar::delete(stores, found.arrival.stream, found.arrival.seq).await?;

@@ -1,12 +1,12 @@
-//! `virtbus.pools.register`, `get`, `list`, `virtbus.hypervisors.list`, `virtbus.workers.list`.
+//! `virtbus.pools.register`, `get`, `list`, `virtbus.hypervisors.list`.
 
 use super::Failed;
 use crate::{consumers, service::Stores};
 use virtbus_bus::{BusError, topology};
 use virtbus_wire::{
     Code, JobError, Label,
-    catalog::{PoolRecord, WorkerRecord},
-    control::{HypervisorList, HypervisorRow, PoolList, PoolName, WorkerList, WorkerRow},
+    catalog::PoolRecord,
+    control::{HypervisorList, HypervisorRow, PoolList, PoolName},
 };
 
 /// How often a registration that others come between is tried.
@@ -75,7 +75,7 @@ pub(super) async fn list(stores: &Stores) -> Result<PoolList, BusError> {
     Ok(PoolList { pools })
 }
 
-fn values<T>(records: Vec<(String, virtbus_bus::Entry<T>)>) -> Vec<T> {
+pub(super) fn values<T>(records: Vec<(String, virtbus_bus::Entry<T>)>) -> Vec<T> {
     records.into_iter().map(|(_, entry)| entry.value).collect()
 }
 
@@ -89,25 +89,4 @@ pub(super) async fn hypervisors(stores: &Stores) -> Result<HypervisorList, BusEr
     let mut hypervisors: Vec<HypervisorRow> = rows.collect();
     hypervisors.sort_by(|one, other| one.hypervisor.cmp(&other.hypervisor));
     Ok(HypervisorList { hypervisors })
-}
-
-pub(super) async fn workers(stores: &Stores) -> Result<WorkerList, BusError> {
-    let now = stores.bus.now();
-    let alive: Vec<WorkerRecord> = values(stores.catalogue.workers.all().await?);
-    let lost: Vec<WorkerRecord> = values(stores.catalogue.lost.all().await?);
-    let lost = lost.into_iter().filter(|beat| {
-        let is_back = alive.iter().any(|other| other.worker == beat.worker);
-        !is_back
-    });
-    let row = |lost: bool| {
-        move |beat: WorkerRecord| WorkerRow {
-            age_s: now.since(beat.at).as_secs(),
-            beat,
-            lost,
-        }
-    };
-    let lost: Vec<WorkerRow> = lost.map(row(true)).collect();
-    let mut workers: Vec<WorkerRow> = alive.into_iter().map(row(false)).chain(lost).collect();
-    workers.sort_by(|one, other| one.beat.worker.cmp(&other.beat.worker));
-    Ok(WorkerList { workers })
 }

@@ -9,14 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 use virtbus_bus::BusError;
 use virtbus_wire::{
     Class, Queue,
-    catalog::{QueueRecord, WorkerRecord},
+    catalog::QueueRecord,
     control::{QueueList, QueueRow},
 };
 
 /// All queues that have consumers.
 pub(super) async fn list(stores: &Stores) -> Result<QueueList, Failed> {
-    let workers = stores.catalogue.workers.all().await?;
-    let workers: Vec<WorkerRecord> = workers.into_iter().map(|(_, entry)| entry.value).collect();
+    let workers = stores.catalogue.alive().await?;
     let paused: HashMap<String, QueueRecord> = stores
         .catalogue
         .queues
@@ -38,7 +37,7 @@ pub(super) async fn list(stores: &Stores) -> Result<QueueList, Failed> {
         };
         let serving = workers
             .iter()
-            .filter(|worker| worker.queues.contains(&queue));
+            .filter(|worker| !worker.draining && worker.queues.contains(&queue));
         let pause = paused.get(&queue.subject()).filter(|record| record.paused);
         queues.push(QueueRow {
             depth: consumer.num_pending,

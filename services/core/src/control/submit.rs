@@ -109,11 +109,10 @@ async fn site(stores: &Stores) -> Result<Site, BusError> {
     let catalogue = &stores.catalogue;
     let pools = catalogue.pools.all().await?.into_iter();
     let hosts = catalogue.hypervisors.all().await?.into_iter();
-    let workers = catalogue.workers.all().await?.into_iter();
     Ok(Site {
         pools: pools.map(|(_, entry)| entry.value).collect(),
         hosts: hosts.filter_map(|(name, _)| name.parse().ok()).collect(),
-        workers: workers.map(|(_, entry)| entry.value).collect(),
+        workers: catalogue.alive().await?,
     })
 }
 

@@ -3,7 +3,7 @@
 use super::look;
 use crate::{
     registrar::lying,
-    service::{Stores, skip_corrupt},
+    service::{Stores, per_job},
 };
 use serde::Deserialize;
 use virtbus_bus::BusError;
@@ -32,7 +32,7 @@ impl Notices {
             let page = stores.bus.browse(ADVISORIES, ">", seq).await?;
             for stored in &page.items {
                 if let Ok(advisory) = serde_json::from_slice::<Advisory>(&stored.payload) {
-                    skip_corrupt(see_to(stores, &advisory).await)?;
+                    per_job(see_to(stores, &advisory).await)?;
                 }
                 self.read = stored.seq;
             }

@@ -3,7 +3,7 @@
 use super::uses;
 use crate::{
     registrar::{self, Lying},
-    service::{Stores, skip_corrupt},
+    service::{Stores, per_job},
 };
 use std::collections::BTreeMap;
 use virtbus_bus::{
@@ -34,7 +34,7 @@ pub(super) struct Known {
 
 /// Looks at a job and mends it if it needs that.
 pub(super) async fn look(stores: &Stores, job: &JobId, known: Known) -> Result<(), BusError> {
-    skip_corrupt(look_at(stores, job, known).await).map(|_| ())
+    per_job(look_at(stores, job, known).await).map(|_| ())
 }
 
 async fn look_at(stores: &Stores, job: &JobId, known: Known) -> Result<(), BusError> {

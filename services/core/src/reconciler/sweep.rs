@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     registrar::{self, Lying, lying},
-    service::{Stores, skip_corrupt},
+    service::{Stores, per_job},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,6 +21,9 @@ use virtbus_wire::{
     },
     state::Owner,
 };
+
+/// The check that says whether every job can have a record.
+const RECORDS: &str = "records";
 
 /// The state of the sweeps.
 #[derive(Debug, Default)]
@@ -50,9 +53,17 @@ impl Sweep {
             })
             .map(|(job, note)| (job.clone(), note.revision))
             .collect();
+        let mut refused = 0;
         for class in Class::ALL {
-            self.browse(stores, index, class.stream(), &alive).await?;
+            refused += self.browse(stores, index, class.stream(), &alive).await?;
         }
+        let all_written = match refused {
+            0 => Ok(()),
+            jobs => Err(format!(
+                "the messaging server takes no record of {jobs} jobs"
+            )),
+        };
+        stores.ready.set(RECORDS, all_written);
         for (job, revision) in suspects {
             let note = index.note(&job);
             let is_lost = |found_in: u64| found_in != self.number;
@@ -73,15 +84,16 @@ impl Sweep {
         all_locks(stores, index).await
     }
 
-    /// Notes whose message lies in a stream, and deletes those without a purpose.
+    /// Notes whose message lies in a stream, and deletes those without a purpose. Says how many
+    /// jobs stay as they are since the server refuses what is to be done.
     async fn browse(
         &self,
         stores: &Stores,
         index: &mut Index,
         stream: &str,
         alive: &HashMap<WorkerId, BootId>,
-    ) -> Result<(), BusError> {
-        let mut from = Some(1);
+    ) -> Result<u64, BusError> {
+        let (mut from, mut refused) = (Some(1), 0);
         while let Some(seq) = from {
             let page = stores.bus.browse(stream, ">", seq).await?;
             let now = stores.bus.now();
@@ -93,10 +105,10 @@ impl Sweep {
                     odd.push(found);
                 }
             }
-            strays(stores, odd, alive).await?;
+            refused += strays(stores, odd, alive).await?;
             from = page.next;
         }
-        Ok(())
+        Ok(refused)
     }
 }
 
@@ -107,16 +119,26 @@ async fn alive(stores: &Stores) -> Result<HashMap<WorkerId, BootId>, BusError> {
     Ok(workers.map(|worker| (worker.worker, worker.boot)).collect())
 }
 
-/// Messages that stand for no known job: registered, deleted or left.
+/// Messages that stand for no known job: registered, deleted or left. Says how many of them stay
+/// since the server refuses what is to be done.
 async fn strays(
     stores: &Stores,
     odd: Vec<Lying<'_>>,
     alive: &HashMap<WorkerId, BootId>,
-) -> Result<(), BusError> {
+) -> Result<u64, BusError> {
+    let mut refused = 0;
     for found in odd {
-        skip_corrupt(see_to_stray(stores, found, alive).await)?;
+        match see_to_stray(stores, found, alive).await {
+            Err(error @ BusError::Refused { .. }) => {
+                tracing::error!(%error, "a job stays without a record");
+                refused += 1;
+            }
+            outcome => {
+                per_job(outcome)?;
+            }
+        }
     }
-    Ok(())
+    Ok(refused)
 }
 
 async fn see_to_stray(
@@ -193,7 +215,7 @@ async fn waiting(
         }
     }
     for (youngest, circle) in cycles(&waits) {
-        let youngest = skip_corrupt(stores.jobs.get_latest(&youngest).await)?;
+        let youngest = per_job(stores.jobs.get_latest(&youngest).await)?;
         if let Some(Some(entry)) = youngest {
             let event = Event::Fail(cycle_error(&circle));
             look::carry_out(stores, &entry, event).await?;
@@ -222,7 +244,7 @@ async fn all_locks(stores: &Stores, index: &Index) -> Result<(), BusError> {
         if now.since(entry.written_at) < AGE_MIN {
             continue;
         }
-        let Some(Some(tidied)) = skip_corrupt(tidied(stores, &entry.value).await)? else {
+        let Some(Some(tidied)) = per_job(tidied(stores, &entry.value).await)? else {
             continue;
         };
         let next = tidied.next_in_line();

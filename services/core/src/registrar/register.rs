@@ -2,12 +2,12 @@
 
 use crate::{
     registrar::Lying,
-    service::{Stores, skip_corrupt},
+    service::{Stores, per_job},
 };
 use std::collections::BTreeMap;
 use virtbus_bus::{BusError, WriteError, browse::PAGE_MAX, jobs::DeadLetter};
 use virtbus_wire::{
-    Code, Event, JobId, JobState, Queue, Record, StateName,
+    Code, Envelope, Event, JobError, JobId, JobState, Queue, Record, StateName, Timestamp,
     protocol::{
         arrival::{Arrived, unknown_queue},
         gate::{Gate, gate, looks_at_dependencies},
@@ -85,19 +85,44 @@ async fn make(
     dlq: bool,
     served: bool,
 ) -> Result<Registered, BusError> {
-    let record = match record {
+    let mut record = match record {
         Ok(record) => settle(stores, record, served).await?,
         Err(failed) => (**failed).clone(),
     };
     if dlq {
         copy_to_dead_letters(stores, lying, Code::JobMalformed).await?;
     }
-    match stores.jobs.create(&record).await {
+    let made = match stores.jobs.create(&record).await {
+        Err(WriteError::Bus(BusError::TooLarge { reason, .. })) => {
+            record = oversized(&record, &reason, stores.bus.now());
+            stores.jobs.create(&record).await
+        }
+        made => made,
+    };
+    match made {
         Ok(_) => log(&record),
         Err(WriteError::Conflict(_)) => return Ok(Registered::Known),
         Err(WriteError::Bus(error)) => return Err(error),
     }
     finish(stores, lying, &record).await
+}
+
+/// What people see of a job whose record the server will never take: that it failed, and why.
+fn oversized(record: &Record, reason: &str, now: Timestamp) -> Record {
+    let job = Envelope {
+        id: Some(record.id.clone()),
+        user: record.user.clone(),
+        tenant: record.tenant.clone(),
+        ..Envelope::bare(&record.task)
+    };
+    let (id, queue) = (record.id.clone(), record.queue.clone());
+    let mut small = Record::new(id, job, queue, record.submitted_at);
+    small.dedupe = record.dedupe.clone();
+    tracing::error!(job = %record.id, reason, "a job is too large for a record: it fails");
+    let error = JobError::invalid_params("params", "the job is too large for its record");
+    // A record that was just made is queued, and a queued one can fail.
+    let failed = small.apply(Event::Fail(error), now);
+    failed.unwrap_or(small)
 }
 
 /// Deletes the message of a job that needs none.
@@ -164,7 +189,7 @@ pub async fn states_before(
         .collect();
     for ids in ids.chunks(PAGE_MAX) {
         for row in stores.jobs.bucket().of_keys(ids).await? {
-            if let Some(Some(entry)) = skip_corrupt(row.entry)? {
+            if let Some(Some(entry)) = per_job(row.entry)? {
                 states.insert(entry.value.id, entry.value.state.name());
             }
         }
@@ -184,6 +209,7 @@ pub async fn copy_to_dead_letters(
     let letter = DeadLetter {
         subject: lying.arrival.subject,
         payload: lying.arrival.payload,
+        job: Some(lying.id().as_str()),
         reason: reason.as_str(),
         stream: lying.arrival.stream,
         seq: lying.arrival.seq,

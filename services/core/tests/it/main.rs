@@ -7,10 +7,13 @@
 
 mod asking;
 mod bad_input;
+mod bursts;
 mod catalogue;
 mod changing;
 mod control;
+mod draining;
 mod election;
+mod http;
 mod mending;
 mod pausing;
 mod registering;

@@ -9,6 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use virtbus_bus::{
     Bus, ConnectConfig, Entry, Jobs,
     jobs::KEEP,
@@ -40,6 +41,31 @@ impl Process {
             child,
             log,
         }
+    }
+
+    /// Where it listens.
+    pub(crate) async fn http(&self) -> String {
+        until("an address", async || {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines = log
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let mut addresses = lines.filter(|line| line["message"] == "listening");
+            let address = addresses.find_map(|line| Some(line["address"].as_str()?.to_owned()));
+            address.ok_or("none")
+        })
+        .await
+    }
+
+    /// The answer to a request without a token.
+    pub(crate) async fn get(&self, path: &str) -> String {
+        let address = self.http().await;
+        let mut socket = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        socket.write_all(ask.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 
     /// SIGKILL.
@@ -104,10 +130,18 @@ impl Stack {
 
     /// One more core.
     pub(crate) fn core(&self, name: &str) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_virtbus-core"));
+        self.core_with(name, &[])
+    }
+
+    /// One more core, configured by these variables.
+    pub(crate) fn core_with(&self, name: &str, variables: &[(&str, &str)]) -> Process {
+        let mut command = Command::new(
+            std::env::var("COREBIN").unwrap_or(env!("CARGO_BIN_EXE_virtbus-core").to_owned()),
+        );
         command
             .env("VIRTBUS__NATS__URL", &self.server.url)
             .env("VIRTBUS__WORKER__ID", name)
+            .envs(variables.iter().copied())
             .env("VIRTBUS__LOG__FILTER", "info,virtbus_core=debug");
         Process::start(name, &mut command, self.folder.path())
     }

@@ -1,11 +1,12 @@
 //! A session that has said hello: its subscriptions, its rights, and how often it was too slow.
 
 use super::{Act, Now, SUBS_MAX, close, frames, subscription::Subscription};
-use crate::{auth::TokenError, sight::Sight, view::From};
+use crate::{sight::Sight, view::From};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
+use virtbus_daemon::auth::TokenError;
 use virtbus_wire::{
     Code, JobError,
     auth::{Claims, Scope},

@@ -15,7 +15,6 @@ mod live;
 mod subscription;
 
 use crate::{
-    auth::{TokenError, ends_at},
     sight::Sight,
     view::{From, Load, Place, TooMany, Waiting},
 };
@@ -23,6 +22,7 @@ use axum::extract::ws::Utf8Bytes;
 use live::Live;
 use std::time::Duration;
 use subscription::Subscription;
+use virtbus_daemon::auth::{TokenError, ends_at};
 use virtbus_wire::{
     Timestamp,
     auth::Claims,

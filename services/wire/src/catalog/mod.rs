@@ -4,8 +4,8 @@
 mod place;
 
 pub use place::{
-    HypervisorRecord, HypervisorState, PoolRecord, PoolState, QueueRecord, TransferKind,
-    TransferRecord, WorkerRecord,
+    DRAIN_PREFIX, HypervisorRecord, HypervisorState, LIMITS_KEY, LimitsRecord, PoolRecord,
+    PoolState, QueueRecord, TenantLimits, TransferKind, TransferRecord, WorkerRecord, drain_key,
 };
 
 use crate::id::{DiskId, DomainId, JobId, Label, MediaId, SnapshotId, Tenant, User};

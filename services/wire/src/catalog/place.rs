@@ -144,7 +144,51 @@ pub struct WorkerRecord {
     pub at: Timestamp,
 }
 
-/// A record of bucket `queues`, under the queue's subject.
+/// The key in bucket `queues` that says whether a worker is drained: there a [`QueueRecord`] with
+/// `paused` stands for a worker that takes no more jobs, whether it's there or away.
+#[must_use]
+pub fn drain_key(worker: &WorkerId) -> String {
+    format!("{DRAIN_PREFIX}{worker}")
+}
+
+/// What [`drain_key`] begins with. No queue's subject begins like that.
+pub const DRAIN_PREFIX: &str = "_worker.";
+
+/// The key in bucket `pools` of the [`LimitsRecord`]. No pool's name begins like that.
+pub const LIMITS_KEY: &str = "_limits";
+
+/// What core's configuration limits, for workers to read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitsRecord {
+    /// How many jobs of one tenant may run at once.
+    #[serde(default)]
+    pub tenant_max_running: TenantLimits,
+}
+
+/// How many jobs of one tenant may run at once, by class; 0 = as many as there is room for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantLimits {
+    /// On storage services.
+    pub storage: u32,
+    /// On hypervisor services.
+    pub hypervisor: u32,
+}
+
+impl TenantLimits {
+    /// The limit of a class; none where there is none.
+    #[must_use]
+    pub fn of(self, class: Class) -> Option<u32> {
+        let limit = match class {
+            Class::Storage => self.storage,
+            Class::Hypervisor => self.hypervisor,
+            Class::Core => 0,
+        };
+        (limit > 0).then_some(limit)
+    }
+}
+
+/// A record of bucket `queues`, under the queue's subject, or under [`drain_key`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueRecord {
     /// Whether its jobs stay where they are.

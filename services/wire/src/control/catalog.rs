@@ -2,13 +2,14 @@
 
 use super::jobs::ListLimit;
 use crate::catalog::{
-    DiskRecord, DomainRecord, HypervisorRecord, MediaRecord, PoolRecord, WorkerRecord,
+    DiskRecord, DomainRecord, HypervisorRecord, MediaRecord, PoolRecord, QueueRecord, WorkerRecord,
 };
 use crate::control::Since;
 use crate::id::{DiskId, DomainId, Label, MediaId, Tenant, WorkerId};
 use crate::task::Target;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A request about one pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -176,6 +177,18 @@ pub struct FenceOutcome {
 pub struct WorkerName {
     /// The worker.
     pub worker: WorkerId,
+    /// Why, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The answer to a drain of a worker or to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Drained {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Whether it's to take no more jobs.
+    pub drained: bool,
 }
 
 /// A worker as a list shows it.
@@ -188,6 +201,9 @@ pub struct WorkerRow {
     pub age_s: u64,
     /// Whether its lease is out.
     pub lost: bool,
+    /// Who drained it, why and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<QueueRecord>,
 }
 
 /// All workers, those lost in the last day too.
@@ -195,4 +211,7 @@ pub struct WorkerRow {
 pub struct WorkerList {
     /// The workers.
     pub workers: Vec<WorkerRow>,
+    /// Those that are drained, also when they were away for longer.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub drained: BTreeMap<WorkerId, QueueRecord>,
 }

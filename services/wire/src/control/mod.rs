@@ -7,7 +7,7 @@ mod queues;
 mod submit;
 
 pub use catalog::{
-    ById, DiskList, DiskRow, DomainList, DomainRow, Fence, FenceOutcome, HypervisorList,
+    ById, DiskList, DiskRow, DomainList, DomainRow, Drained, Fence, FenceOutcome, HypervisorList,
     HypervisorName, HypervisorRow, ListOf, Location, LookUp, MediaList, MediaRow, PoolList,
     PoolName, WorkerList, WorkerName, WorkerRow,
 };
@@ -106,9 +106,9 @@ operations! {
     HypervisorsFence = "hypervisors.fence",
     /// Nothing → [`WorkerList`].
     WorkersList = "workers.list",
-    /// [`WorkerName`] → [`WorkerRow`].
+    /// [`WorkerName`] → [`Drained`].
     WorkersDrain = "workers.drain",
-    /// [`WorkerName`] → [`WorkerRow`].
+    /// [`WorkerName`] → [`Drained`].
     WorkersUndrain = "workers.undrain",
 }
 

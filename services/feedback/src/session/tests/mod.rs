@@ -4,9 +4,9 @@ mod client;
 mod world;
 
 use super::*;
-use crate::auth::TokenError;
 use axum::extract::ws::Utf8Bytes;
 use serde_json::{Value, json};
+use virtbus_daemon::auth::TokenError;
 
 /// Seconds since 1970 at which the connection is made.
 const BEGIN_S: i64 = 1_700_000_000;

@@ -217,7 +217,7 @@ fn answer(operation: Operation, writer: &mut SchemaGenerator) -> Schema {
         }
         Op::HypervisorsFence => subschema::<control::FenceOutcome>(writer),
         Op::WorkersList => subschema::<control::WorkerList>(writer),
-        Op::WorkersDrain | Op::WorkersUndrain => subschema::<control::WorkerRow>(writer),
+        Op::WorkersDrain | Op::WorkersUndrain => subschema::<control::Drained>(writer),
     }
 }
 

@@ -1,10 +1,21 @@
-//! Tokens: who somebody is, by a key and one pinned algorithm.
+//! Tokens: who somebody is, by a key and one pinned algorithm; and who may ask over HTTP.
 
-use crate::config;
+use crate::{common, exit::Fatal};
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
-use virtbus_daemon::Fatal;
-use virtbus_wire::{Timestamp, auth::Claims};
+use std::sync::Arc;
+use virtbus_wire::{
+    Code, JobError, Timestamp,
+    auth::{Claims, Scope},
+    control::{Refusal, status},
+};
 
 /// The shortest secret: as long as the digest.
 const SECRET_BYTES_MIN: usize = 32;
@@ -15,7 +26,7 @@ const TOKEN_BYTES_MAX: usize = 8 << 10;
 
 /// How tokens are signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-pub(crate) enum Algorithm {
+pub enum Algorithm {
     /// With a secret that issuer and service share.
     #[serde(rename = "HS256")]
     Hs256,
@@ -59,21 +70,26 @@ impl Algorithm {
 
 /// Why a token isn't accepted. The reasons are for the token's owner, and say nothing of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TokenError {
+pub enum TokenError {
+    /// Its time is over.
     #[error("the token has expired")]
     Expired,
+    /// It's for somebody else.
     #[error("the token is for another service")]
     Audience,
+    /// It doesn't say who somebody is.
     #[error("the token lacks a claim, or has one of the wrong kind")]
     Claims,
+    /// It isn't one, or isn't signed by whom we believe.
     #[error("the token isn't valid")]
     Invalid,
+    /// Nobody can be believed.
     #[error("this service has no key to check tokens with")]
     NoKey,
 }
 
 /// What checks tokens.
-pub(crate) struct Verifier {
+pub struct Verifier {
     key: Option<DecodingKey>,
     rules: Validation,
 }
@@ -83,7 +99,7 @@ impl Verifier {
     ///
     /// # Errors
     /// When it can't be read, or isn't one for the algorithm.
-    pub(crate) fn new(config: &config::Auth) -> Result<Self, Fatal> {
+    pub fn new(config: &common::Auth) -> Result<Self, Fatal> {
         let wrong = |reason: String| Fatal::config("auth.key_file", reason);
         let key = match &config.key_file {
             Some(path) => {
@@ -101,7 +117,8 @@ impl Verifier {
     }
 
     /// Whether there is a key at all.
-    pub(crate) fn has_key(&self) -> bool {
+    #[must_use]
+    pub fn has_key(&self) -> bool {
         self.key.is_some()
     }
 
@@ -109,7 +126,7 @@ impl Verifier {
     ///
     /// # Errors
     /// When it isn't valid now, for us.
-    pub(crate) fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let key = self.key.as_ref().ok_or(TokenError::NoKey)?;
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::Invalid);
@@ -138,8 +155,63 @@ fn reason(kind: &ErrorKind) -> TokenError {
     TokenError::Invalid
 }
 
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier")
+            .field("has_key", &self.has_key())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Lets only those through to these routes who see everything.
+pub fn for_overseers(routes: Router, verifier: &Arc<Verifier>) -> Router {
+    routes.layer(middleware::from_fn_with_state(verifier.clone(), oversee))
+}
+
+async fn oversee(State(verifier): State<Arc<Verifier>>, request: Request, next: Next) -> Response {
+    match bearer(&verifier, request.headers()) {
+        Ok(claims) if claims.scope.allows(Scope::JobsReadAll) => next.run(request).await,
+        Ok(_) => refuse(JobError::new(
+            Code::AuthForbidden,
+            format!("this needs {}", Scope::JobsReadAll),
+        )),
+        Err(error) => refuse(error),
+    }
+}
+
+/// Whom a request's token names: `Authorization: Bearer`.
+///
+/// # Errors
+/// `auth.required` without a token that is valid now, for us.
+pub fn bearer(verifier: &Verifier, headers: &HeaderMap) -> Result<Claims, JobError> {
+    let token = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    let Some(token) = token else {
+        return Err(JobError::new(Code::AuthRequired, "a token is needed"));
+    };
+    let verified = verifier.verify(token);
+    verified.map_err(|error| JobError::new(Code::AuthRequired, error.to_string()))
+}
+
+/// The answer to a request that is refused.
+#[must_use]
+pub fn refuse(error: JobError) -> Response {
+    let number = StatusCode::from_u16(status(error.code)).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut response = (number, Json(Refusal { error })).into_response();
+    if number == StatusCode::UNAUTHORIZED {
+        let how = HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, how);
+    }
+    response
+}
+
 /// When a token ends.
-pub(crate) fn ends_at(claims: &Claims) -> Timestamp {
+#[must_use]
+pub fn ends_at(claims: &Claims) -> Timestamp {
     let millis = i64::try_from(claims.exp).unwrap_or(i64::MAX);
     Timestamp::from_millis(millis.saturating_mul(1000))
 }
@@ -158,10 +230,10 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(key.as_bytes()).unwrap();
         let key_file = Some(Utf8PathBuf::try_from(file.path().to_owned()).unwrap());
-        Verifier::new(&config::Auth {
+        Verifier::new(&common::Auth {
             algorithm,
             key_file,
-            ..config::Auth::default()
+            ..common::Auth::default()
         })
     }
 
@@ -257,7 +329,7 @@ mod tests {
 
     #[test]
     fn without_a_key_nobody_gets_in() {
-        let verifier = Verifier::new(&config::Auth::default()).unwrap();
+        let verifier = Verifier::new(&common::Auth::default()).unwrap();
         assert!(!verifier.has_key());
         assert_eq!(verifier.verify(&hs256(&claims())), Err(TokenError::NoKey));
     }
