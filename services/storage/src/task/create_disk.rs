@@ -42,21 +42,6 @@ pub(crate) struct Plan {
 }
 
 impl CreateDisk<'_> {
-    /// Alone on the disk, shared on its backing and all below it.
-    pub(crate) async fn locks(&self) -> Result<LockSet, JobError> {
-        let mut locks = match &self.params.backing {
-            Some(backing) => self.at.locks_below(backing, Mode::Shared).await?,
-            None => LockSet::new(),
-        };
-        locks.insert(context::lock_name(&self.params.disk), Mode::Exclusive);
-        Ok(locks)
-    }
-
-    /// Removes the temporary files of older claims.
-    pub(crate) async fn clean(&self) -> Result<(), Stop> {
-        self.at.clean(&self.params.disk).await
-    }
-
     /// The command, as data.
     fn image(&self, plan: &Plan, part: &Name) -> NewImage {
         NewImage {
@@ -107,6 +92,21 @@ impl CreateDisk<'_> {
 
 impl Steps for CreateDisk<'_> {
     type Plan = Plan;
+
+    // Alone on the disk, shared on its backing and all below it.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        let mut locks = match &self.params.backing {
+            Some(backing) => self.at.locks_below(backing, Mode::Shared).await?,
+            None => LockSet::new(),
+        };
+        locks.insert(context::lock_name(&self.params.disk), Mode::Exclusive);
+        Ok(locks)
+    }
+
+    // Removes the temporary files of older claims.
+    async fn clean(&self) -> Result<(), Stop> {
+        self.at.clean(&self.params.disk).await
+    }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         let pool = self.at.admit_pool(true).await?;

@@ -41,21 +41,6 @@ pub(crate) struct Plan {
 }
 
 impl DeleteDisk<'_> {
-    /// Alone on the disk and, with `tree`, on all above it; shared on all below it.
-    pub(crate) async fn locks(&self) -> Result<LockSet, JobError> {
-        let mut locks = self
-            .at
-            .locks_below(&self.params.disk, Mode::Exclusive)
-            .await?;
-        let disk = self.at.store.disks.get(&self.params.disk).await?;
-        if let Some(disk) = disk.filter(|_| self.params.tree) {
-            let above = self.at.store.disks.above(&disk).await?;
-            let names = above.iter().map(|disk| context::lock_name(&disk.id));
-            locks.extend(names.map(|name| (name, Mode::Exclusive)));
-        }
-        Ok(locks)
-    }
-
     /// Whether a disk may go.
     fn admit(&self, disk: &Disk) -> Result<(), Stop> {
         let (pool, job) = (&self.at.pool.name, &self.at.job.id);
@@ -146,6 +131,21 @@ impl DeleteDisk<'_> {
 
 impl Steps for DeleteDisk<'_> {
     type Plan = Plan;
+
+    // Alone on the disk and, with `tree`, on all above it; shared on all below it.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        let mut locks = self
+            .at
+            .locks_below(&self.params.disk, Mode::Exclusive)
+            .await?;
+        let disk = self.at.store.disks.get(&self.params.disk).await?;
+        if let Some(disk) = disk.filter(|_| self.params.tree) {
+            let above = self.at.store.disks.above(&disk).await?;
+            let names = above.iter().map(|disk| context::lock_name(&disk.id));
+            locks.extend(names.map(|name| (name, Mode::Exclusive)));
+        }
+        Ok(locks)
+    }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         self.at.admit_pool(false).await?;
@@ -262,6 +262,7 @@ impl Steps for DeleteDisk<'_> {
             lost: &never,
             progress: &|_| {},
             keep: &drop,
+            reached: &|_| Ok(()),
         };
         self.intend(&mut plan).await?;
         self.effect(&mut plan, &pace).await?;

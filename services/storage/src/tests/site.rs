@@ -5,12 +5,13 @@ use crate::{
     disks::Disk,
     pool::Root,
     store::Store,
-    task::{Checked, Known, Pace, Steps, drive, known},
+    task::{Known, Pace, Step, known},
 };
 use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     process::{Command, Output},
     sync::Mutex,
 };
@@ -43,25 +44,15 @@ pub(super) struct Site {
     _server: Server,
 }
 
-/// Where a claim's worker dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum After {
-    Check,
-    Work,
-    Intend,
-    Effect,
-    Publish,
-}
-
-impl After {
-    pub(super) const ALL: [Self; 5] = [
-        Self::Check,
-        Self::Work,
-        Self::Intend,
-        Self::Effect,
-        Self::Publish,
-    ];
-}
+/// Where a claim's worker may die: after each of its steps.
+pub(super) const STEPS: [Step; 6] = [
+    Step::Check,
+    Step::Work,
+    Step::Intend,
+    Step::Commit,
+    Step::Effect,
+    Step::Publish,
+];
 
 impl Site {
     pub(super) async fn start() -> Self {
@@ -177,18 +168,43 @@ impl Site {
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Done, Stop> {
         let _others = STARTS.read().await;
+        self.attempt(job, stop, progress, &|_| Ok(())).await
+    }
+
+    async fn attempt(
+        &self,
+        job: &Assignment,
+        stop: &process::Stop,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+        reached: &(dyn Fn(Step) -> Result<(), Stop> + Send + Sync),
+    ) -> Result<Done, Stop> {
         if job.claim > 1 {
             self.store.clean(job).await?;
             if let Some(done) = self.store.recover(job).await? {
                 return Ok(done);
             }
         }
+        let done = self.drive(job, stop, progress, reached).await;
+        if done.is_err() {
+            self.store.abandon(job).await?;
+        }
+        done
+    }
+
+    async fn drive(
+        &self,
+        job: &Assignment,
+        stop: &process::Stop,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+        reached: &(dyn Fn(Step) -> Result<(), Stop> + Send + Sync),
+    ) -> Result<Done, Stop> {
         let lost = process::Stop::new();
         let pace = Pace {
             stop,
             lost: &lost,
             progress,
             keep: &drop,
+            reached,
         };
         let commit = async {
             if stop.is_asked() {
@@ -197,17 +213,10 @@ impl Site {
                 Ok(())
             }
         };
-        let done = match known(&self.store, job)? {
+        match known(&self.store, job)? {
             Known::Ping(task) => task.run(&StopSignal::new()).await,
-            Known::CreateDisk(task) => drive(&task, &pace, commit).await,
-            Known::Resize(task) => drive(&task, &pace, commit).await,
-            Known::Convert(task) => drive(&task, &pace, commit).await,
-            Known::DeleteDisk(task) => drive(&task, &pace, commit).await,
-        };
-        if done.is_err() {
-            self.store.abandon(job).await?;
+            Known::Steps(steps) => steps.drive(&pace, Box::pin(commit)).await,
         }
-        done
     }
 
     /// Runs a new job that must succeed.
@@ -230,53 +239,78 @@ impl Site {
     }
 
     /// Runs a claim until its worker dies: what it holds is gone, what it wrote stays.
-    pub(super) async fn die(&self, job: &Assignment, after: After) {
+    pub(super) async fn die(&self, job: &Assignment, after: Step) {
         let _others = STARTS.read().await;
-        match known(&self.store, job).unwrap() {
-            Known::Ping(_) => {}
-            Known::CreateDisk(task) => self.die_in(&task, after).await,
-            Known::Resize(task) => self.die_in(&task, after).await,
-            Known::Convert(task) => self.die_in(&task, after).await,
-            Known::DeleteDisk(task) => self.die_in(&task, after).await,
+        // A killed worker doesn't clear up behind itself.
+        let left = Mutex::new(None);
+        let reached = |step| {
+            if step != after {
+                return Ok(());
+            }
+            *left.lock().unwrap() = Some(self.remains());
+            Err(Stop::Lost)
+        };
+        let never = process::Stop::new();
+        let died = self.drive(job, &never, &|_| {}, &reached).await;
+        assert_eq!(died, Err(Stop::Lost), "{after:?}");
+        let left = left.into_inner().unwrap().expect("it got that far");
+        for (path, bytes) in left {
+            std::fs::write(path, bytes).unwrap();
         }
     }
 
-    async fn die_in<S: Steps>(&self, task: &S, after: After) {
-        let (stop, order) = (process::Stop::new(), After::ALL);
-        let pace = Pace {
-            stop: &stop,
-            lost: &stop,
-            progress: &|_| {},
-            keep: &drop,
-        };
-        let Checked::Plan(mut plan) = task.check().await.unwrap() else {
-            panic!("there's nothing to do");
-        };
-        for step in order
-            .into_iter()
-            .take_while(|step| *step != after)
-            .chain([after])
-        {
-            match step {
-                After::Check => {}
-                After::Work => task.work(&mut plan, &pace).await.unwrap(),
-                After::Intend => task.intend(&mut plan).await.unwrap(),
-                After::Effect => task.effect(&mut plan, &pace).await.unwrap(),
-                After::Publish => drop(task.publish(&mut plan).await.unwrap()),
+    /// What a worker holds in the pool: temporary files, and the texts of its locks.
+    fn remains(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let parts = self.files("disks").into_iter();
+        let parts = parts.filter(|name| name.starts_with('.'));
+        let parts = parts.map(|name| self.path("disks").join(name));
+        let locks = self.files("locks").into_iter();
+        let locks = locks.map(|name| self.path("locks").join(name));
+        let read = |path: PathBuf| (path.clone(), std::fs::read(path).unwrap());
+        parts.chain(locks).map(read).collect()
+    }
+
+    /// Runs a claim that freezes after a step, and goes on once the next claim is done. Both
+    /// results, the frozen one's first. For a runtime with several threads.
+    pub(super) async fn frozen(
+        &self,
+        job: &Assignment,
+        after: Step,
+        next: &Assignment,
+    ) -> (Result<Done, Stop>, Result<Done, Stop>) {
+        let _others = STARTS.read().await;
+        let never = process::Stop::new();
+        let second = Mutex::new(None);
+        let reached = |step| {
+            if step == after {
+                let done = self.attempt(next, &never, &|_| {}, &|_| Ok(()));
+                let runtime = tokio::runtime::Handle::current();
+                let done = tokio::task::block_in_place(|| runtime.block_on(done));
+                *second.lock().unwrap() = Some(done);
             }
-        }
-        // A killed worker doesn't clear up behind itself.
-        let parts: Vec<_> = self
-            .files("disks")
-            .into_iter()
-            .filter(|name| name.starts_with('.'))
-            .map(|name| self.path("disks").join(name))
-            .map(|path| (std::fs::read(&path).unwrap(), path))
-            .collect();
-        drop(plan);
-        for (bytes, path) in parts {
-            std::fs::write(path, bytes).unwrap();
-        }
+            Ok(())
+        };
+        let first = self.drive(job, &never, &|_| {}, &reached).await;
+        let second = second.into_inner().unwrap().expect("it got that far");
+        (first, second)
+    }
+
+    /// Runs a claim, and does something after one of its steps.
+    pub(super) async fn run_and(
+        &self,
+        job: &Assignment,
+        after: Step,
+        act: &(dyn Fn() + Send + Sync),
+    ) -> Result<Done, Stop> {
+        let _others = STARTS.read().await;
+        let reached = |step| {
+            if step == after {
+                act();
+            }
+            Ok(())
+        };
+        let never = process::Stop::new();
+        self.attempt(job, &never, &|_| {}, &reached).await
     }
 
     pub(super) async fn disk(&self, id: &str) -> Option<Disk> {
@@ -306,7 +340,7 @@ impl Site {
         pool.reach().unwrap()
     }
 
-    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join("pool").join(name)
     }
 
