@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use virtbus_bus::{BusError, lease::Leases};
-use virtbus_wire::{Code, DiskId, JobError, JobId, state::Owner};
+use virtbus_wire::{Code, JobError, JobId, state::Owner, task::Target};
 
 /// How long killed holders may take to let go.
 const KILLED: Duration = Duration::from_secs(5);
@@ -71,18 +71,18 @@ impl From<FenceError> for JobError {
 }
 
 impl Fence {
-    /// Takes the lock of a disk for this claim, from a dead holder by force.
+    /// Takes the lock of a disk or a medium for this claim, from a dead holder by force.
     ///
     /// # Errors
     /// [`FenceError::Busy`] when somebody has it who may, or who can't be killed from here.
     pub async fn take(
         root: &Root,
-        disk: &DiskId,
+        of: impl Into<Target> + Send,
         owner: &Owner,
         (job, claim): (&JobId, u64),
         leases: &Leases,
     ) -> Result<Self, FenceError> {
-        let name = Name::lock(disk);
+        let name = Name::lock(of);
         let own = Holder::new(owner, job, claim);
         let mut give_up: Option<Instant> = None;
         loop {

@@ -13,9 +13,11 @@ pub(crate) mod context;
 mod convert;
 mod create_disk;
 mod delete_disk;
+mod delete_media;
 pub(crate) mod new_disk;
 mod ping;
 mod resize;
+mod restore_disk;
 
 pub(crate) use context::Context;
 
@@ -23,8 +25,10 @@ use crate::store::Store;
 use convert::Convert;
 use create_disk::CreateDisk;
 use delete_disk::DeleteDisk;
+use delete_media::DeleteMedia;
 use ping::Ping;
 use resize::Resize;
+use restore_disk::RestoreDisk;
 use std::{future::Future, pin::Pin};
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
@@ -61,6 +65,19 @@ pub(crate) enum Step {
     Commit,
     Effect,
     Publish,
+}
+
+impl<'a> Pace<'a> {
+    /// For what an earlier claim began and this one ends: nobody stops it, and nobody watches.
+    pub(crate) fn endless(never: &'a process::Stop) -> Self {
+        Self {
+            stop: never,
+            lost: never,
+            progress: &|_| {},
+            keep: &drop,
+            reached: &|_| Ok(()),
+        }
+    }
 }
 
 /// What a check says.
@@ -223,6 +240,8 @@ pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'
         Is::Resize(params) => Known::steps(Resize { at: at()?, params }),
         Is::Convert(params) => Known::steps(Convert { at: at()?, params }),
         Is::DeleteDisk(params) => Known::steps(DeleteDisk { at: at()?, params }),
+        Is::DeleteMedia(params) => Known::steps(DeleteMedia { at: at()?, params }),
+        Is::RestoreDisk(params) => Known::steps(RestoreDisk { at: at()?, params }),
         Is::CreateSnapshot(_)
         | Is::RevertSnapshot(_)
         | Is::DeleteSnapshot(_)
@@ -231,8 +250,6 @@ pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'
         | Is::Sparsify(_)
         | Is::ArchiveDisk(_)
         | Is::UnarchiveDisk(_)
-        | Is::RestoreDisk(_)
-        | Is::DeleteMedia(_)
         | Is::AdoptDisk(_)
         | Is::AdoptMedia(_)
         | Is::CheckDisk(_)

@@ -2,7 +2,7 @@
 
 use crate::{
     config::{PoolConfig, StorageConfig},
-    disks::Disk,
+    disks::{Disk, Medium},
     pool::Root,
     store::Store,
     task::{Known, Pace, Step, known},
@@ -11,9 +11,14 @@ use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    future::{Future, poll_fn},
     path::PathBuf,
     process::{Command, Output},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
 };
 use tempfile::TempDir;
 use tokio::sync::RwLock;
@@ -33,7 +38,7 @@ pub(super) const MIB: u64 = 1 << 20;
 
 /// While a tool is started, nothing else may start programs: they would inherit its lock. In a
 /// service the runner sees to that; here servers and helpers are started beside it.
-static STARTS: RwLock<()> = RwLock::const_new(());
+pub(super) static STARTS: RwLock<()> = RwLock::const_new(());
 
 pub(super) struct Site {
     pub(super) store: Store,
@@ -76,15 +81,20 @@ impl Site {
         };
         let bus = Bus::connect(&connect, "test").await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let root = Utf8PathBuf::from_path_buf(dir.path().join("pool")).unwrap();
-        let mut pool = PoolConfig {
-            create: true,
-            free_min: "1MiB".parse().unwrap(),
-            ..PoolConfig::at(root)
+        let at = |name: &str| {
+            let root = Utf8PathBuf::from_path_buf(dir.path().join(name)).unwrap();
+            PoolConfig {
+                create: true,
+                free_min: "1MiB".parse().unwrap(),
+                ..PoolConfig::at(root)
+            }
         };
+        let (mut pool, other) = (at("pool"), at("other"));
+        pool.archive = Some(at("archive").root);
         change(&mut pool);
+        let named = |name: &str, pool| (name.parse().unwrap(), pool);
         let config = StorageConfig {
-            pools: BTreeMap::from([("default".parse().unwrap(), pool)]),
+            pools: BTreeMap::from([named("default", pool), named("other", other)]),
             ..StorageConfig::default()
         };
         let store = Store::new(&bus, &config);
@@ -103,6 +113,7 @@ impl Site {
             _server: server,
         };
         site.register(json!({ "pool": "default" })).await;
+        site.register(json!({ "pool": "other" })).await;
         site
     }
 
@@ -144,7 +155,11 @@ impl Site {
             &envelope.task,
             &envelope.params,
         );
-        let queue = "storage.default.default".to_owned().into();
+        let place = match envelope.task.as_str() {
+            "move_disk" => "default_other",
+            _ => "default",
+        };
+        let queue = format!("storage.{place}.default").into();
         let mut record = Record::new(id.clone(), envelope, queue, Timestamp::now());
         record.claim = claim;
         Assignment {
@@ -238,6 +253,18 @@ impl Site {
         self.write(&format!("{id}.qcow2"), "qcow2", "write -P 7 1M 1M");
     }
 
+    /// A medium with something in it.
+    pub(super) async fn filled_medium(&self, id: &str) {
+        let record = json!({ "pool": "default", "format": "iso", "virtual_size": MIB,
+                             "state": "ready", "updated_at": Timestamp::now() });
+        let record = serde_json::from_value(record).unwrap();
+        let media = &self.store.media;
+        media.create(&id.parse().unwrap(), record).await.unwrap();
+        std::fs::create_dir_all(self.path("media")).unwrap();
+        let path = self.path("media").join(format!("{id}.iso"));
+        std::fs::write(path, vec![3; 1 << 20]).unwrap();
+    }
+
     /// Runs a claim until its worker dies: what it holds is gone, what it wrote stays.
     pub(super) async fn die(&self, job: &Assignment, after: Step) {
         let _others = STARTS.read().await;
@@ -259,15 +286,55 @@ impl Site {
         }
     }
 
-    /// What a worker holds in the pool: temporary files, and the texts of its locks.
+    /// Runs a claim until its worker dies at one of the moments it waits at after its work: when
+    /// what it waited for has come. Whether it got through before.
+    pub(super) async fn dies_at(&self, job: &Assignment, moment: usize) -> bool {
+        let _others = STARTS.read().await;
+        let is_over = AtomicBool::new(false);
+        let reached = |step| {
+            is_over.fetch_or(step == Step::Work, Ordering::Relaxed);
+            Ok(())
+        };
+        let never = process::Stop::new();
+        let mut claim = Box::pin(self.drive(job, &never, &|_| {}, &reached));
+        let mut left = moment;
+        let done = poll_fn(|context| {
+            if is_over.load(Ordering::Relaxed) {
+                if left == 0 {
+                    return Poll::Ready(None);
+                }
+                left -= 1;
+            }
+            claim.as_mut().poll(context).map(Some)
+        })
+        .await;
+        let remains = self.remains();
+        drop(claim);
+        if done.is_none() {
+            for (path, bytes) in remains {
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+        done.map(Result::unwrap).is_some()
+    }
+
+    /// What a worker holds in the pools: temporary files, and the texts of its locks.
     fn remains(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let parts = self.files("disks").into_iter();
-        let parts = parts.filter(|name| name.starts_with('.'));
-        let parts = parts.map(|name| self.path("disks").join(name));
-        let locks = self.files("locks").into_iter();
-        let locks = locks.map(|name| self.path("locks").join(name));
+        let folders = ["pool", "other", "archive"].map(|root| {
+            ["disks", "media", "locks"].map(|folder| self.dir.path().join(root).join(folder))
+        });
+        let entries = folders.as_flattened().iter();
+        let entries = entries.filter_map(|folder| std::fs::read_dir(folder).ok());
+        let paths = entries.flatten().map(|entry| entry.unwrap().path());
+        let is_held = |path: &PathBuf| {
+            let is_part = path.extension().is_some_and(|end| end == "part");
+            is_part
+                || path
+                    .parent()
+                    .is_some_and(|folder| folder.ends_with("locks"))
+        };
         let read = |path: PathBuf| (path.clone(), std::fs::read(path).unwrap());
-        parts.chain(locks).map(read).collect()
+        paths.filter(is_held).map(read).collect()
     }
 
     /// Runs a claim that freezes after a step, and goes on once the next claim is done. Both
@@ -315,6 +382,10 @@ impl Site {
 
     pub(super) async fn disk(&self, id: &str) -> Option<Disk> {
         self.store.disks.get(&id.parse().unwrap()).await.unwrap()
+    }
+
+    pub(super) async fn medium(&self, id: &str) -> Option<Medium> {
+        self.store.media.get(&id.parse().unwrap()).await.unwrap()
     }
 
     pub(super) async fn record(&self, id: &str) -> DiskRecord {
