@@ -108,6 +108,25 @@ pub fn made(record: &DiskRecord, virtual_size: u64, actual: u64, now: Timestamp)
     }
 }
 
+/// A disk whose file holds these snapshots. One with a name that's no id of ours isn't listed.
+#[must_use]
+pub fn with_snapshots<'a>(record: DiskRecord, names: impl Iterator<Item = &'a str>) -> DiskRecord {
+    DiskRecord {
+        snapshots: names.filter_map(|name| name.parse().ok()).collect(),
+        ..record
+    }
+}
+
+/// A disk that stands on another one now, or on none, in a file of this format.
+#[must_use]
+pub fn on_top_of(record: DiskRecord, backing: Option<&DiskId>, format: ImageFormat) -> DiskRecord {
+    DiskRecord {
+        backing: backing.cloned(),
+        format,
+        ..record
+    }
+}
+
 /// What was to be changed, and wasn't.
 #[must_use]
 pub fn given_back<R: Held>(record: &R, now: Timestamp) -> R {

@@ -29,6 +29,7 @@ use virtbus_worker::perform::{Assignment, Stop};
 const DISK_BYTES_MAX: u64 = 64 << 40;
 
 /// A job in its pool.
+#[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) store: &'a Store,
     pub(crate) job: &'a Assignment,

@@ -30,12 +30,12 @@ pub(crate) struct CreateDisk<'a> {
 }
 
 pub(crate) struct Plan {
-    root: Root,
+    pub(crate) root: Root,
     /// In bytes.
     size: u64,
     qcow2: Qcow2Options,
     /// The backing and all below it.
-    chain: Vec<Disk>,
+    pub(crate) chain: Vec<Disk>,
     draft: Option<Draft>,
     info: Option<Info>,
     intent: Option<Disk>,
@@ -51,6 +51,7 @@ impl CreateDisk<'_> {
             },
             size: plan.size,
             backing: plan.chain.first().map(context::backing_of),
+            is_early: false,
             preallocation: self.params.preallocation,
             qcow2: plan.qcow2.clone(),
         }

@@ -9,32 +9,39 @@
 //! takes the locks on files and writes to the catalogue that this job is about to change it;
 //! after the commit nothing stops; `effect` changes the pool; `publish` says so in the catalogue.
 
+mod base;
 pub(crate) mod context;
 mod convert;
 mod create_disk;
 mod delete_disk;
 mod delete_media;
+mod in_place;
 pub(crate) mod new_disk;
+mod overlay;
 mod ping;
 mod resize;
 mod restore_disk;
+mod snapshot;
 
 pub(crate) use context::Context;
 
-use crate::store::Store;
+use crate::{qemu_img::Act, store::Store};
+use base::Base;
 use convert::Convert;
 use create_disk::CreateDisk;
 use delete_disk::DeleteDisk;
 use delete_media::DeleteMedia;
+use overlay::Overlay;
 use ping::Ping;
 use resize::Resize;
 use restore_disk::RestoreDisk;
+use snapshot::Snapshot;
 use std::{future::Future, pin::Pin};
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, JobError, JobId, Timestamp,
     state::Progress,
-    task::{StorageTask, Task},
+    task::{StorageTask, Task, storage::NewSnapshot},
 };
 use virtbus_worker::{
     perform::{Assignment, Done, Stop},
@@ -229,7 +236,14 @@ impl<'a> Known<'a> {
 /// # Errors
 /// `job.unknown_task`, `pool.not_found`, `pool.unsupported`.
 pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'a>, JobError> {
+    use NewSnapshot as New;
     use StorageTask as Is;
+    let snapshot = |at, disk, name, act| Snapshot {
+        at,
+        disk,
+        name,
+        act,
+    };
     let at = || Context::new(store, job);
     let Task::Storage(task) = &job.task else {
         return Err(unknown(job));
@@ -242,10 +256,24 @@ pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'
         Is::DeleteDisk(params) => Known::steps(DeleteDisk { at: at()?, params }),
         Is::DeleteMedia(params) => Known::steps(DeleteMedia { at: at()?, params }),
         Is::RestoreDisk(params) => Known::steps(RestoreDisk { at: at()?, params }),
-        Is::CreateSnapshot(_)
-        | Is::RevertSnapshot(_)
-        | Is::DeleteSnapshot(_)
-        | Is::Commit(_)
+        Is::CreateSnapshot(params) => match &params.kind {
+            New::Snapshot(name) => Known::steps(snapshot(at()?, &params.disk, name, Act::Create)),
+            New::Overlay(new) => Known::steps(Overlay::new(at()?, &params.disk, new)),
+            New::Base(base) => Known::steps(Base {
+                at: at()?,
+                disk: &params.disk,
+                base,
+            }),
+        },
+        Is::RevertSnapshot(params) => {
+            let (disk, name) = (&params.disk, &params.snapshot);
+            Known::steps(snapshot(at()?, disk, name, Act::Revert))
+        }
+        Is::DeleteSnapshot(params) => {
+            let (disk, name) = (&params.disk, &params.snapshot);
+            Known::steps(snapshot(at()?, disk, name, Act::Delete))
+        }
+        Is::Commit(_)
         | Is::Rebase(_)
         | Is::Sparsify(_)
         | Is::ArchiveDisk(_)

@@ -3,6 +3,7 @@
 mod convert;
 mod crashes;
 mod create_disk;
+mod cuts;
 mod delete_disk;
 mod delete_media;
 mod fences;
@@ -11,4 +12,5 @@ mod ping;
 mod resize;
 mod restore_disk;
 mod site;
+mod snapshots;
 mod sweep;

@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     future::{Future, poll_fn},
+    hash::{DefaultHasher, Hash, Hasher},
     path::PathBuf,
-    process::{Command, Output},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 use tempfile::TempDir;
 use tokio::sync::RwLock;
@@ -32,7 +33,10 @@ use virtbus_wire::{
     catalog::{DiskRecord, DiskState, PoolRecord},
     state::{Owner, Progress},
 };
-use virtbus_worker::{Assignment, Done, Perform, Stop, StopSignal, process};
+use virtbus_worker::{
+    Assignment, Done, Perform, Stop, StopSignal,
+    process::{self, CommandLine, Exit, Limits, RunOptions, Stdout, find_program, run},
+};
 
 pub(super) const MIB: u64 = 1 << 20;
 
@@ -362,6 +366,23 @@ impl Site {
         (first, second)
     }
 
+    /// Runs a claim that is told to stop after one of its steps.
+    pub(super) async fn stopped_after(
+        &self,
+        job: &Assignment,
+        after: Step,
+        stop: &process::Stop,
+    ) -> Result<Done, Stop> {
+        let _others = STARTS.read().await;
+        let reached = |step| {
+            if step == after {
+                stop.stop();
+            }
+            Ok(())
+        };
+        self.attempt(job, stop, &|_| {}, &reached).await
+    }
+
     /// Runs a claim, and does something after one of its steps.
     pub(super) async fn run_and(
         &self,
@@ -438,12 +459,20 @@ impl Site {
         let path = |file: &str| self.path("disks").join(file).to_str().unwrap().to_owned();
         let (left, right) = (path(one.0), path(other.0));
         let args = ["compare", "-f", one.1, "-F", other.1, &left, &right];
-        Command::new("qemu-img")
-            .args(args)
-            .output()
-            .unwrap()
-            .status
-            .success()
+        ran("qemu-img", &args).success()
+    }
+
+    /// What a disk's file shows a guest, as a number.
+    pub(super) fn content(&self, file: &str, format: &str) -> u64 {
+        let (from, to) = (self.path("disks").join(file), self.path("shown"));
+        let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+        program(
+            "qemu-img",
+            &["convert", "-f", format, "-O", "raw", from, to],
+        );
+        let mut hasher = DefaultHasher::new();
+        std::fs::read(to).unwrap().hash(&mut hasher);
+        hasher.finish()
     }
 
     pub(super) fn info(&self, file: &str, format: &str) -> Value {
@@ -474,10 +503,33 @@ impl Told {
     }
 }
 
-pub(super) fn program(name: &str, args: &[&str]) -> Output {
-    let output = Command::new(name).args(args).output().unwrap();
-    assert!(output.status.success(), "{name} {args:?}: {output:?}");
-    output
+/// Runs a program that must succeed.
+pub(super) fn program(name: &str, args: &[&str]) -> Exit {
+    let exit = ran(name, args);
+    assert!(exit.success(), "{name} {args:?}: {exit:?}");
+    exit
+}
+
+/// Runs a program by way of the services' runner: started beside it, it would inherit the locks
+/// that are given to tools at that moment.
+fn ran(name: &str, args: &[&str]) -> Exit {
+    let limits = Limits {
+        file_size_bytes: u64::MAX,
+        wall: Duration::from_secs(120),
+        ..Limits::default()
+    };
+    let line = CommandLine::new(find_program(name).unwrap()).args(args);
+    let line = line.limits(limits);
+    let options = RunOptions {
+        stdout: Stdout::Capture { bytes_max: 1 << 20 },
+        ..RunOptions::default()
+    };
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        runtime.block_on(run(&line, options)).unwrap()
+    };
+    std::thread::scope(|threads| threads.spawn(run).join().unwrap())
 }
 
 pub(super) fn failed(done: Result<Done, Stop>) -> JobError {
