@@ -9,6 +9,8 @@
 //! A step that begins a change (an *intent*) names the job and raises the epoch. The job's name
 //! stays when the change is done: it's how a later claim of the job knows its own effect.
 
+pub use held::{Head, Held};
+
 use virtbus_wire::{
     Code, DiskId, JobError, JobId, Label, Timestamp,
     catalog::{DiskRecord, DiskState, InUseBy, UseMode},
@@ -55,30 +57,43 @@ pub fn new(disk: NewDisk, job: &Record, now: Timestamp) -> DiskRecord {
     }
 }
 
-/// The intent to change a disk. One that can't be used anyway keeps its state, so that giving it
+/// The intent to change something. What can't be used anyway keeps its state, so that giving it
 /// back needs no memory of it.
 #[must_use]
-pub fn taken(record: &DiskRecord, job: &JobId, now: Timestamp) -> DiskRecord {
-    let is_ready = record.state == DiskState::Ready;
-    DiskRecord {
-        state: if is_ready {
-            DiskState::Changing
-        } else {
-            record.state
-        },
+pub fn taken<R: Held>(record: &R, job: &JobId, now: Timestamp) -> R {
+    let head = record.head();
+    let state = match head.state {
+        DiskState::Ready => DiskState::Changing,
+        other => other,
+    };
+    intent(record, state, job, now)
+}
+
+/// The intent to change something, shown as this state.
+#[must_use]
+pub fn intent<R: Held>(record: &R, state: DiskState, job: &JobId, now: Timestamp) -> R {
+    let head = Head {
+        state,
         owner_job: Some(job.clone()),
-        epoch: record.epoch + 1,
-        updated_at: now,
-        ..record.clone()
-    }
+        epoch: record.head().epoch + 1,
+    };
+    record.with_head(head, now)
 }
 
 /// Whether a record still is what an intent made of it.
 #[must_use]
-pub fn is_same_intent(record: &DiskRecord, intent: &DiskRecord) -> bool {
-    record.state == intent.state
-        && record.owner_job == intent.owner_job
-        && record.epoch == intent.epoch
+pub fn is_same_intent<R: Held>(record: &R, intent: &R) -> bool {
+    record.head() == intent.head()
+}
+
+/// The same thing in another state.
+#[must_use]
+pub fn in_state<R: Held>(record: &R, state: DiskState, now: Timestamp) -> R {
+    let head = Head {
+        state,
+        ..record.head()
+    };
+    record.with_head(head, now)
 }
 
 /// The result of making or changing a disk; sizes in bytes, as measured.
@@ -93,54 +108,51 @@ pub fn made(record: &DiskRecord, virtual_size: u64, actual: u64, now: Timestamp)
     }
 }
 
-/// A disk that was to be changed, and wasn't.
+/// A disk whose file holds these snapshots. One with a name that's no id of ours isn't listed.
 #[must_use]
-pub fn given_back(record: &DiskRecord, now: Timestamp) -> DiskRecord {
-    let is_changing = record.state == DiskState::Changing;
+pub fn with_snapshots<'a>(record: DiskRecord, names: impl Iterator<Item = &'a str>) -> DiskRecord {
     DiskRecord {
-        state: if is_changing {
-            DiskState::Ready
-        } else {
-            record.state
-        },
-        updated_at: now,
-        ..record.clone()
+        snapshots: names.filter_map(|name| name.parse().ok()).collect(),
+        ..record
     }
+}
+
+/// A disk that stands on another one now, or on none, in a file of this format.
+#[must_use]
+pub fn on_top_of(record: DiskRecord, backing: Option<&DiskId>, format: ImageFormat) -> DiskRecord {
+    DiskRecord {
+        backing: backing.cloned(),
+        format,
+        ..record
+    }
+}
+
+/// What was to be changed, and wasn't.
+#[must_use]
+pub fn given_back<R: Held>(record: &R, now: Timestamp) -> R {
+    let state = match record.head().state {
+        DiskState::Changing => DiskState::Ready,
+        other => other,
+    };
+    in_state(record, state, now)
 }
 
 /// A disk whose bytes are no longer what they were.
 #[must_use]
-pub fn broken(record: &DiskRecord, now: Timestamp) -> DiskRecord {
-    DiskRecord {
-        state: DiskState::Broken,
-        updated_at: now,
-        ..record.clone()
-    }
+pub fn broken<R: Held>(record: &R, now: Timestamp) -> R {
+    in_state(record, DiskState::Broken, now)
 }
 
-/// A disk whose file is in the trash. It's still a child of its backing.
+/// Something whose file is in the trash. A disk is still a child of its backing.
 #[must_use]
-pub fn trashed(record: &DiskRecord, now: Timestamp) -> DiskRecord {
-    DiskRecord {
-        state: DiskState::Trashed,
-        updated_at: now,
-        ..record.clone()
-    }
+pub fn trashed<R: Held>(record: &R, now: Timestamp) -> R {
+    in_state(record, DiskState::Trashed, now)
 }
 
-/// The tombstone of a disk: its size is what its end gave free.
+/// The tombstone of what is gone: its size is what its end gave free.
 #[must_use]
-pub fn deleted(record: &DiskRecord, freed: u64, now: Timestamp) -> DiskRecord {
-    DiskRecord {
-        state: DiskState::Deleted,
-        actual_size: Some(freed),
-        backing: None,
-        children: Vec::new(),
-        snapshots: Vec::new(),
-        in_use_by: Vec::new(),
-        updated_at: now,
-        ..record.clone()
-    }
+pub fn deleted<R: Held>(record: &R, freed: u64, now: Timestamp) -> R {
+    record.tombstone(freed, now)
 }
 
 /// A disk that another one is on top of now; none if it was before.
@@ -167,71 +179,91 @@ pub fn without_child(record: &DiskRecord, child: &DiskId, now: Timestamp) -> Opt
     Some(record)
 }
 
-/// What a job wants of a disk.
+/// What a job wants of a disk or a medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Its bytes.
     Use,
     /// Its end: also of one that can't be used.
     Delete,
+    /// Its way out of the trash.
+    Restore,
+    /// Its way out of the archive.
+    Unarchive,
 }
 
-/// Lets a job have a disk, or says why not.
+impl Purpose {
+    /// Whether it's what something in this state, of no other job, is for.
+    fn takes(self, state: DiskState) -> bool {
+        match state {
+            DiskState::Ready => matches!(self, Self::Use | Self::Delete),
+            DiskState::Archived => matches!(self, Self::Delete | Self::Unarchive),
+            DiskState::Trashed => matches!(self, Self::Delete | Self::Restore),
+            DiskState::Missing | DiskState::Broken => self == Self::Delete,
+            DiskState::Changing
+            | DiskState::Archiving
+            | DiskState::Creating
+            | DiskState::Uploading
+            | DiskState::Deleted => false,
+        }
+    }
+}
+
+/// Lets a job have a disk or a medium, or says why not.
 ///
 /// # Errors
-/// `disk.not_found`, `disk.wrong_pool`, `disk.busy`, `disk.wrong_state`.
-pub fn admit<'a>(
-    id: &DiskId,
-    record: Option<&'a DiskRecord>,
+/// `disk.not_found`, `media.not_found`, `disk.wrong_pool`, `disk.busy`, `disk.wrong_state`.
+pub fn admit<'a, R: Held>(
+    id: &R::Id,
+    record: Option<&'a R>,
     pool: &Label,
     job: &JobId,
     purpose: Purpose,
-) -> Result<&'a DiskRecord, JobError> {
-    let refuse = |code, text: &str| JobError::new(code, text).with("disk", id.as_str());
-    let not_found = || refuse(Code::DiskNotFound, "no disk has this id");
+) -> Result<&'a R, JobError> {
+    let word = R::WORD;
+    let refuse = |code, text: &str| JobError::new(code, text).with(R::KEY, id.as_ref());
+    let not_found = || refuse(R::NOT_FOUND, &format!("no {word} has this id"));
     let record = record.ok_or_else(not_found)?;
-    if record.state == DiskState::Deleted {
+    let head = record.head();
+    if head.state == DiskState::Deleted {
         return Err(not_found());
     }
-    if record.pool != *pool {
-        return Err(refuse(Code::DiskWrongPool, "the disk lies in another pool")
-            .with("pool", record.pool.as_str()));
+    if record.pool() != pool {
+        let text = format!("the {word} lies in another pool");
+        let refusal = refuse(Code::DiskWrongPool, &text);
+        return Err(refusal.with("pool", record.pool().as_str()));
     }
-    let is_ours = record.owner_job.as_ref() == Some(job);
-    match record.state {
-        DiskState::Ready => Ok(record),
-        DiskState::Changing if is_ours => Ok(record),
+    let is_ours = head.owner_job.as_ref() == Some(job);
+    match head.state {
+        DiskState::Changing | DiskState::Archiving if is_ours => Ok(record),
         DiskState::Creating | DiskState::Uploading | DiskState::Changing | DiskState::Archiving => {
-            Err(refuse(Code::DiskBusy, "another job is changing the disk"))
+            let text = format!("another job is changing the {word}");
+            Err(refuse(Code::DiskBusy, &text))
         }
-        DiskState::Archived | DiskState::Trashed | DiskState::Missing | DiskState::Broken
-            if purpose == Purpose::Delete =>
-        {
-            Ok(record)
-        }
-        DiskState::Archived
-        | DiskState::Trashed
-        | DiskState::Missing
-        | DiskState::Broken
-        | DiskState::Deleted => {
-            let text = format!("the disk is {}", record.state.as_str());
-            Err(refuse(Code::DiskWrongState, &text).with("state", record.state.as_str()))
+        state if purpose.takes(state) => Ok(record),
+        state => {
+            let text = format!("the {word} is {}", state.as_str());
+            Err(refuse(Code::DiskWrongState, &text).with("state", state.as_str()))
         }
     }
 }
 
-/// Lets a job make a disk of this id: nobody has or had it, or this job has begun to.
+/// Lets a job make a disk or a medium of this id: nobody has or had it, or this job has begun to.
 ///
 /// # Errors
-/// `disk.exists`, `disk.busy`.
-pub fn admit_new(id: &DiskId, record: Option<&DiskRecord>, job: &JobId) -> Result<(), JobError> {
-    let Some(record) = record else { return Ok(()) };
-    let is_ours = record.owner_job.as_ref() == Some(job);
-    let (code, text) = match record.state {
+/// `disk.exists`, `media.exists`, `disk.busy`.
+pub fn admit_new<R: Held>(id: &R::Id, record: Option<&R>, job: &JobId) -> Result<(), JobError> {
+    let Some(head) = record.map(Held::head) else {
+        return Ok(());
+    };
+    let is_ours = head.owner_job.as_ref() == Some(job);
+    let word = R::WORD;
+    let (code, text) = match head.state {
         DiskState::Creating if is_ours => return Ok(()),
-        DiskState::Creating | DiskState::Uploading => {
-            (Code::DiskBusy, "another job is making a disk of this id")
-        }
+        DiskState::Creating | DiskState::Uploading => (
+            Code::DiskBusy,
+            format!("another job is making a {word} of this id"),
+        ),
         DiskState::Ready
         | DiskState::Changing
         | DiskState::Archiving
@@ -239,18 +271,18 @@ pub fn admit_new(id: &DiskId, record: Option<&DiskRecord>, job: &JobId) -> Resul
         | DiskState::Trashed
         | DiskState::Missing
         | DiskState::Broken
-        | DiskState::Deleted => (Code::DiskExists, "the disk's id is taken"),
+        | DiskState::Deleted => (R::EXISTS, format!("the {word}'s id is taken")),
     };
-    Err(JobError::new(code, text).with("disk", id.as_str()))
+    Err(JobError::new(code, text).with(R::KEY, id.as_ref()))
 }
 
-/// Lets a job write a disk only if nobody else uses it, and read it only if nobody writes it.
+/// Lets a job write something only if nobody else uses it, and read it only if nobody writes it.
 ///
 /// # Errors
-/// `disk.in_use`, or a wait until it's free where the job says so.
-pub fn admit_use(
-    id: &DiskId,
-    record: &DiskRecord,
+/// `disk.in_use`, `media.in_use`, or a wait until it's free where the job says so.
+pub fn admit_use<R: Held>(
+    id: &R::Id,
+    record: &R,
     wants: UseMode,
     if_in_use: IfInUse,
     now: Timestamp,
@@ -259,27 +291,29 @@ pub fn admit_use(
         InUseBy::Domain { mode, .. } => wants == UseMode::Exclusive || *mode == UseMode::Exclusive,
         InUseBy::Job { expires_at, .. } => wants == UseMode::Exclusive && *expires_at > now,
     };
-    let Some(user) = record.in_use_by.iter().find(conflicts) else {
+    let Some(user) = record.in_use_by().iter().find(conflicts) else {
         return Ok(());
     };
+    let word = R::WORD;
     let (holder, error) = match user {
         InUseBy::Domain {
             domain, hypervisor, ..
         } => (
             format!("domain.{domain}"),
-            JobError::new(Code::DiskInUse, "a domain uses the disk")
+            JobError::new(R::IN_USE, format!("a domain uses the {word}"))
                 .with("domain", domain.as_str())
                 .with("hypervisor", hypervisor.as_str()),
         ),
         InUseBy::Job { job, .. } => (
             format!("job.{job}"),
-            JobError::new(Code::DiskInUse, "a download uses the disk").with("job", job.as_str()),
+            JobError::new(R::IN_USE, format!("a download uses the {word}"))
+                .with("job", job.as_str()),
         ),
     };
     match if_in_use {
-        IfInUse::Fail => Err(Stop::Failed(error.with("disk", id.as_str()))),
+        IfInUse::Fail => Err(Stop::Failed(error.with(R::KEY, id.as_ref()))),
         IfInUse::Wait => Err(Stop::Wait(WaitReason::Lock {
-            resource: format!("disk.{id}"),
+            resource: R::target(id).to_string(),
             holder: Some(holder),
             since: None,
         })),
@@ -301,5 +335,6 @@ pub fn admit_change(id: &DiskId, record: &DiskRecord) -> Result<(), JobError> {
         .with("children", children))
 }
 
+mod held;
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,10 @@ pub struct StorageConfig {
 pub struct PoolConfig {
     /// The pool's folder; absolute. Its file `.virtbus-pool` holds the pool's name.
     pub root: Utf8PathBuf,
+    /// The folder of the pool's archive; absolute. It carries the same mark as the pool. Without
+    /// it, disks of the pool can't be archived.
+    #[serde(default)]
+    pub archive: Option<Utf8PathBuf>,
     /// Whether folder and mark are made at start where they are missing. Never for a folder that
     /// is mounted: the empty mount point would become a second pool of that name.
     #[serde(default)]
@@ -59,11 +63,16 @@ fn free_min() -> Size {
 }
 
 impl PoolConfig {
+    fn folders(&self) -> impl Iterator<Item = &Utf8PathBuf> {
+        std::iter::once(&self.root).chain(&self.archive)
+    }
+
     /// A pool at this folder, everything else as by default.
     #[must_use]
     pub fn at(root: impl Into<Utf8PathBuf>) -> Self {
         Self {
             root: root.into(),
+            archive: None,
             create: false,
             free_min: free_min(),
             cache: Cache::default(),
@@ -104,11 +113,24 @@ impl Settings for StorageConfig {
         for (name, pool) in &self.pools {
             let field = format!("pools.{name}.root");
             demand(pool.root.is_absolute(), &field, "must be absolute");
-            let others = self.pools.iter().filter(|(other, _)| *other != name);
-            let nested = others
-                .map(|(_, other)| &other.root)
-                .any(|other| pool.root.starts_with(other));
-            demand(!nested, &field, "lies in the folder of another pool");
+            let others = || self.pools.iter().filter(|(other, _)| *other != name);
+            let nested = |root: &Utf8PathBuf| {
+                let mut roots = others().flat_map(|(_, other)| other.folders());
+                roots.any(|other| root.starts_with(other))
+            };
+            demand(
+                !nested(&pool.root),
+                &field,
+                "lies in the folder of another pool",
+            );
+            if let Some(archive) = &pool.archive {
+                let field = format!("pools.{name}.archive");
+                demand(archive.is_absolute(), &field, "must be absolute");
+                let apart = !archive.starts_with(&pool.root)
+                    && !pool.root.starts_with(archive)
+                    && !nested(archive);
+                demand(apart, &field, "lies in the folder of a pool, or around it");
+            }
         }
         problems.extend(
             self.work
@@ -146,12 +168,19 @@ mod tests {
     #[test]
     fn all_problems_are_told_at_once() {
         let config = config(serde_json::json!({
-            "pools": { "a": { "root": "srv/a" }, "b": { "root": "/b" }, "c": { "root": "/b/c" } },
+            "pools": { "a": { "root": "srv/a" }, "b": { "root": "/b", "archive": "/b/x" },
+                       "c": { "root": "/b/c" } },
             "work": { "slots": 2, "reserved_high": 2 }, "tools_dir": "bin",
         }));
         assert_eq!(
             problems(&config),
-            ["tools_dir", "pools.a.root", "pools.c.root", "work"]
+            [
+                "tools_dir",
+                "pools.a.root",
+                "pools.b.archive",
+                "pools.c.root",
+                "work"
+            ]
         );
     }
 

@@ -1,14 +1,16 @@
-//! The bucket `disks`: reading records and chains, writing them by compare-and-set.
+//! The buckets `disks` and `media`: reading records and chains, writing them by compare-and-set.
 
-use crate::catalog;
+use crate::catalog::{self, Held};
 use std::collections::{BTreeSet, VecDeque};
 use thiserror::Error;
 use virtbus_bus::{Bucket, Bus, BusError, Entry, WriteError};
-use virtbus_wire::{Code, DiskId, JobError, JobId, Timestamp, catalog::DiskRecord};
+use virtbus_wire::{
+    Code, DiskId, JobError, JobId, Timestamp,
+    catalog::{DiskRecord, DiskState, MediaRecord},
+    task::Target,
+};
 use virtbus_worker::perform::Stop;
 
-/// The bucket's name.
-const BUCKET: &str = "disks";
 /// How often a write is tried again because another writer came first.
 const WRITES_MAX: u32 = 32;
 /// The most disks of a chain: qemu opens each of them.
@@ -16,22 +18,32 @@ const CHAIN_MAX: usize = 32;
 /// The most disks of a tree: each takes a lock.
 const TREE_MAX: usize = 1_024;
 
-/// The catalogue's disks.
+/// The catalogue's records of one kind.
 #[derive(Debug, Clone)]
-pub struct Disks {
-    records: Bucket<DiskRecord>,
+pub struct Shelf<R> {
+    records: Bucket<R>,
 }
 
-/// A disk as it was read or written.
+/// The catalogue's disks.
+pub type Disks = Shelf<DiskRecord>;
+/// The catalogue's media.
+pub type Media = Shelf<MediaRecord>;
+
+/// A disk or a medium as it was read or written.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Disk {
+pub struct Kept<R: Held> {
     /// Its id.
-    pub id: DiskId,
+    pub id: R::Id,
     /// Its record.
-    pub record: DiskRecord,
+    pub record: R,
     /// The record's revision.
     pub revision: u64,
 }
+
+/// A disk as it was read or written.
+pub type Disk = Kept<DiskRecord>;
+/// A medium as it was read or written.
+pub type Medium = Kept<MediaRecord>;
 
 /// Why the catalogue couldn't be read or written.
 #[derive(Debug, Error)]
@@ -41,7 +53,7 @@ pub enum CatalogError {
     Bus(#[from] BusError),
     /// Somebody else changed the record. With the locks held, only a newer claim can have.
     #[error("write the record of {0}: it was changed by somebody else")]
-    Conflict(DiskId),
+    Conflict(Target),
     /// Disks lie on top of each other in a circle, or too many.
     #[error("follow the disks below or above {0}")]
     Endless(DiskId),
@@ -53,9 +65,13 @@ impl From<CatalogError> for JobError {
         tracing::warn!(error = chain, "the catalogue can't be used");
         match error {
             CatalogError::Bus(_) => Self::internal("the catalogue doesn't answer"),
-            CatalogError::Conflict(id) => {
+            CatalogError::Conflict(Target::Disk(id)) => {
                 Self::new(Code::DiskBusy, "another job is changing the disk")
                     .with("disk", id.as_str())
+            }
+            CatalogError::Conflict(Target::Media(id)) => {
+                Self::new(Code::DiskBusy, "another job is changing the medium")
+                    .with("media", id.as_str())
             }
             CatalogError::Endless(id) => {
                 Self::new(Code::PoolUnsupported, "the chain of disks is too long")
@@ -71,25 +87,25 @@ impl From<CatalogError> for Stop {
     }
 }
 
-impl Disks {
+impl<R: Held> Shelf<R> {
     /// The bucket. Nothing is asked of the server yet.
     #[must_use]
     pub fn new(bus: &Bus) -> Self {
         Self {
-            records: Bucket::new(bus, BUCKET),
+            records: Bucket::new(bus, R::BUCKET),
         }
     }
 
-    /// A disk's newest record.
+    /// The newest record of one.
     ///
     /// # Errors
     /// When the server doesn't answer.
-    pub async fn get(&self, id: &DiskId) -> Result<Option<Disk>, CatalogError> {
-        let entry = self.records.get_latest(id.as_str()).await?;
+    pub async fn get(&self, id: &R::Id) -> Result<Option<Kept<R>>, CatalogError> {
+        let entry = self.records.get_latest(id.as_ref()).await?;
         Ok(entry.map(
             |Entry {
                  value, revision, ..
-             }| Disk {
+             }| Kept {
                 id: id.clone(),
                 record: value,
                 revision,
@@ -97,6 +113,87 @@ impl Disks {
         ))
     }
 
+    /// Makes a record.
+    ///
+    /// # Errors
+    /// [`CatalogError::Conflict`] when there is one.
+    pub async fn create(&self, id: &R::Id, record: R) -> Result<Kept<R>, CatalogError> {
+        let written = self.records.create(id.as_ref(), &record).await;
+        done(id, record, written)
+    }
+
+    /// Replaces the record of this revision.
+    ///
+    /// # Errors
+    /// [`CatalogError::Conflict`] when it has another one by now.
+    pub async fn update(&self, kept: &Kept<R>, record: R) -> Result<Kept<R>, CatalogError> {
+        let written = self
+            .records
+            .update(kept.id.as_ref(), &record, kept.revision)
+            .await;
+        done(&kept.id, record, written)
+    }
+
+    /// Removes the record of this revision.
+    ///
+    /// # Errors
+    /// [`CatalogError::Conflict`] when it has another one by now.
+    pub async fn remove(&self, kept: &Kept<R>) -> Result<(), CatalogError> {
+        let removed = self.records.remove(kept.id.as_ref(), kept.revision).await;
+        removed.map_err(|error| lost::<R>(&kept.id, error))
+    }
+
+    /// Writes an intent: the record says that the job changes it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Conflict`] when the record was changed since it was read.
+    pub async fn take(&self, kept: &Kept<R>, job: &JobId) -> Result<Kept<R>, CatalogError> {
+        let record = catalog::taken(&kept.record, job, Timestamp::now());
+        self.update(kept, record).await
+    }
+
+    /// Writes an intent that shows as this state.
+    ///
+    /// # Errors
+    /// As [`Shelf::take`].
+    pub async fn take_as(
+        &self,
+        kept: &Kept<R>,
+        state: DiskState,
+        job: &JobId,
+    ) -> Result<Kept<R>, CatalogError> {
+        let record = catalog::intent(&kept.record, state, job, Timestamp::now());
+        self.update(kept, record).await
+    }
+
+    /// Writes the result on top of an intent, also if something else of the record was written
+    /// meanwhile. None = the intent isn't the newest any more, so a newer claim has it.
+    ///
+    /// # Errors
+    /// When the server doesn't answer, or others write all the time.
+    pub async fn finish(
+        &self,
+        intent: &Kept<R>,
+        step: impl Fn(&R) -> R,
+    ) -> Result<Option<Kept<R>>, CatalogError> {
+        let mut latest = intent.clone();
+        for _ in 0..WRITES_MAX {
+            match self.update(&latest, step(&latest.record)).await {
+                Err(CatalogError::Conflict(_)) => {}
+                other => return other.map(Some),
+            }
+            match self.get(&intent.id).await? {
+                Some(kept) if catalog::is_same_intent(&kept.record, &intent.record) => {
+                    latest = kept;
+                }
+                Some(_) | None => return Ok(None),
+            }
+        }
+        Err(CatalogError::Conflict(R::target(&intent.id)))
+    }
+}
+
+impl Disks {
     /// The disks below one, from the top down. One without a record ends the chain.
     ///
     /// # Errors
@@ -139,71 +236,6 @@ impl Disks {
         Ok(found)
     }
 
-    /// Makes a record.
-    ///
-    /// # Errors
-    /// [`CatalogError::Conflict`] when there is one.
-    pub async fn create(&self, id: &DiskId, record: DiskRecord) -> Result<Disk, CatalogError> {
-        let written = self.records.create(id.as_str(), &record).await;
-        done(id, record, written)
-    }
-
-    /// Replaces the record of this revision.
-    ///
-    /// # Errors
-    /// [`CatalogError::Conflict`] when it has another one by now.
-    pub async fn update(&self, disk: &Disk, record: DiskRecord) -> Result<Disk, CatalogError> {
-        let written = self
-            .records
-            .update(disk.id.as_str(), &record, disk.revision)
-            .await;
-        done(&disk.id, record, written)
-    }
-
-    /// Removes the record of this revision.
-    ///
-    /// # Errors
-    /// [`CatalogError::Conflict`] when it has another one by now.
-    pub async fn remove(&self, disk: &Disk) -> Result<(), CatalogError> {
-        let removed = self.records.remove(disk.id.as_str(), disk.revision).await;
-        removed.map_err(|error| lost(&disk.id, error))
-    }
-
-    /// Writes a disk's intent: the record says that the job changes it.
-    ///
-    /// # Errors
-    /// [`CatalogError::Conflict`] when the record was changed since it was read.
-    pub async fn take(&self, disk: &Disk, job: &JobId) -> Result<Disk, CatalogError> {
-        let record = catalog::taken(&disk.record, job, Timestamp::now());
-        self.update(disk, record).await
-    }
-
-    /// Writes the result on top of an intent, also if something else of the record was written
-    /// meanwhile. None = the intent isn't the newest any more, so a newer claim has the disk.
-    ///
-    /// # Errors
-    /// When the server doesn't answer, or others write all the time.
-    pub async fn finish(
-        &self,
-        intent: &Disk,
-        step: impl Fn(&DiskRecord) -> DiskRecord,
-    ) -> Result<Option<Disk>, CatalogError> {
-        let mut latest = intent.clone();
-        for _ in 0..WRITES_MAX {
-            match self.update(&latest, step(&latest.record)).await {
-                Err(CatalogError::Conflict(_)) => {}
-                other => return other.map(Some),
-            }
-            match self.get(&intent.id).await? {
-                Some(disk) if catalog::is_same_intent(&disk.record, &intent.record) => {
-                    latest = disk;
-                }
-                Some(_) | None => return Ok(None),
-            }
-        }
-        Err(CatalogError::Conflict(intent.id.clone()))
-    }
-
     /// Puts a disk on top of another one. Idempotent.
     ///
     /// # Errors
@@ -240,28 +272,28 @@ impl Disks {
                 other => return other.map(|_| ()),
             }
         }
-        Err(CatalogError::Conflict(id.clone()))
+        Err(CatalogError::Conflict(id.into()))
     }
 }
 
-fn done(
-    id: &DiskId,
-    record: DiskRecord,
+fn done<R: Held>(
+    id: &R::Id,
+    record: R,
     written: Result<u64, WriteError>,
-) -> Result<Disk, CatalogError> {
+) -> Result<Kept<R>, CatalogError> {
     match written {
-        Ok(revision) => Ok(Disk {
+        Ok(revision) => Ok(Kept {
             id: id.clone(),
             record,
             revision,
         }),
-        Err(error) => Err(lost(id, error)),
+        Err(error) => Err(lost::<R>(id, error)),
     }
 }
 
-fn lost(id: &DiskId, error: WriteError) -> CatalogError {
+fn lost<R: Held>(id: &R::Id, error: WriteError) -> CatalogError {
     match error {
-        WriteError::Conflict(_) => CatalogError::Conflict(id.clone()),
+        WriteError::Conflict(_) => CatalogError::Conflict(R::target(id)),
         WriteError::Bus(error) => CatalogError::Bus(error),
     }
 }

@@ -21,6 +21,7 @@ mod store;
 mod task;
 #[cfg(test)]
 mod tests;
+mod trash;
 
 pub use config::StorageConfig;
 pub use store::Store;

@@ -2,7 +2,7 @@
 
 use crate::{
     store::Store,
-    task::{Known, Pace, Steps, drive, known},
+    task::{AnySteps, Known, Pace, known},
 };
 use std::future::pending;
 use virtbus_bus::locks::LockSet;
@@ -17,64 +17,45 @@ impl Perform for Store {
     async fn locks(&self, job: &Assignment) -> Result<LockSet, JobError> {
         match known(self, job)? {
             Known::Ping(_) => Ok(LockSet::new()),
-            Known::CreateDisk(task) => task.locks().await,
-            Known::Resize(task) => task.locks().await,
-            Known::Convert(task) => task.locks().await,
-            Known::DeleteDisk(task) => task.locks().await,
+            Known::Steps(steps) => steps.locks().await,
         }
     }
 
     async fn clean(&self, job: &Assignment) -> Result<(), JobError> {
         let cleaned = match known(self, job)? {
             Known::Ping(task) => task.clean().await,
-            Known::CreateDisk(task) => task.clean().await,
-            Known::Convert(task) => task.clean().await,
-            // What they leave is in the catalogue and the trash, and is gone on from.
-            Known::Resize(_) | Known::DeleteDisk(_) => Ok(()),
+            Known::Steps(steps) => steps.clean().await,
         };
         cleaned.map_err(error_of)
     }
 
     async fn recover(&self, job: &Assignment) -> Result<Option<Done>, JobError> {
-        let recovered = match known(self, job)? {
+        match known(self, job)? {
             Known::Ping(_) => Ok(None),
-            Known::CreateDisk(task) => task.recover().await,
-            Known::Resize(task) => task.recover().await,
-            Known::Convert(task) => task.recover().await,
-            Known::DeleteDisk(task) => task.recover().await,
-        };
-        recovered.map_err(error_of)
+            Known::Steps(steps) => steps.recover().await.map_err(error_of),
+        }
     }
 
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
         match known(self, job)? {
             Known::Ping(task) => task.run(run.stop()).await,
-            Known::CreateDisk(task) => steps(&task, run).await,
-            Known::Resize(task) => steps(&task, run).await,
-            Known::Convert(task) => steps(&task, run).await,
-            Known::DeleteDisk(task) => steps(&task, run).await,
+            Known::Steps(steps) => drive(steps.as_ref(), run).await,
         }
     }
 
     async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
-        let known = match known(self, job) {
+        match known(self, job) {
             // What isn't known was never begun.
-            Err(error) if error.code == Code::JobUnknownTask => return Ok(()),
-            known => known?,
-        };
-        let abandoned = match known {
-            Known::Ping(_) => Ok(()),
-            Known::CreateDisk(task) => task.abandon().await,
-            Known::Resize(task) => task.abandon().await,
-            Known::Convert(task) => task.abandon().await,
-            Known::DeleteDisk(task) => task.abandon().await,
-        };
-        abandoned.map_err(error_of)
+            Err(error) if error.code == Code::JobUnknownTask => Ok(()),
+            Err(error) => Err(error),
+            Ok(Known::Ping(_)) => Ok(()),
+            Ok(Known::Steps(steps)) => steps.abandon().await.map_err(error_of),
+        }
     }
 }
 
 /// All steps of a task, tied to its run.
-async fn steps<S: Steps>(steps: &S, run: &Run) -> Result<Done, Stop> {
+async fn drive(steps: &dyn AnySteps, run: &Run) -> Result<Done, Stop> {
     let progress = |progress: Progress| run.progress(progress);
     let keep = |held: Box<dyn Send>| run.keep(held);
     let lost = process::Stop::new();
@@ -83,6 +64,7 @@ async fn steps<S: Steps>(steps: &S, run: &Run) -> Result<Done, Stop> {
         lost: &lost,
         progress: &progress,
         keep: &keep,
+        reached: &|_| Ok(()),
     };
     let kill = async {
         run.stop().lost().await;
@@ -91,7 +73,7 @@ async fn steps<S: Steps>(steps: &S, run: &Run) -> Result<Done, Stop> {
     };
     // The second never ends, so the first is never dropped for it.
     tokio::select! {
-        done = drive(steps, &pace, run.commit()) => done,
+        done = steps.drive(&pace, Box::pin(run.commit())) => done,
         never = kill => never,
     }
 }

@@ -19,6 +19,8 @@ pub struct Space {
 struct Held {
     pool: Label,
     bytes: u64,
+    /// What the file took when the room was set aside.
+    taken: u64,
     root: Root,
     file: Name,
 }
@@ -60,7 +62,8 @@ impl From<SpaceError> for JobError {
 }
 
 impl Space {
-    /// Sets room aside for what will be written to `file`, leaving `spare` bytes free.
+    /// Sets room aside for what will be written to `file`, new or there already, leaving `spare`
+    /// bytes free.
     ///
     /// # Errors
     /// When there isn't enough, or it can't be told.
@@ -83,6 +86,7 @@ impl Space {
         let entry = Held {
             pool: pool.clone(),
             bytes: needed,
+            taken: root.facts(file)?.map_or(0, |facts| facts.allocated),
             root: root.clone(),
             file: file.clone(),
         };
@@ -98,8 +102,8 @@ impl Held {
     /// What was written already is missing in the pool's free room, and must not count twice.
     fn still_to_come(&self) -> u64 {
         let written = self.root.facts(&self.file).ok().flatten();
-        self.bytes
-            .saturating_sub(written.map_or(0, |facts| facts.allocated))
+        let written = written.map_or(0, |facts| facts.allocated.saturating_sub(self.taken));
+        self.bytes.saturating_sub(written)
     }
 }
 

@@ -2,14 +2,14 @@
 
 use crate::{
     config::StorageConfig,
-    disks::Disks,
+    disks::{CatalogError, Disks, Media},
     pool::{Folder, Pool, PoolError, Root},
     qemu_img::QemuImg,
     space::Space,
 };
 use std::{collections::BTreeMap, io};
 use virtbus_bus::{Bucket, Bus, BusError, Jobs, lease::Leases};
-use virtbus_wire::{Label, catalog::DiskState, catalog::PoolRecord};
+use virtbus_wire::{Label, catalog::DiskState, catalog::PoolRecord, task::Target};
 
 /// The bucket of the pools' records.
 const POOLS: &str = "pools";
@@ -19,6 +19,7 @@ const POOLS: &str = "pools";
 pub struct Store {
     pools: BTreeMap<Label, Pool>,
     pub(crate) disks: Disks,
+    pub(crate) media: Media,
     pub(crate) pool_records: Bucket<PoolRecord>,
     pub(crate) leases: Leases,
     pub(crate) tool: QemuImg,
@@ -36,6 +37,7 @@ impl Store {
         Self {
             pools: pools.collect(),
             disks: Disks::new(bus),
+            media: Media::new(bus),
             pool_records: Bucket::new(bus, POOLS),
             leases: Leases::new(bus),
             tool: QemuImg::find(config.tools_dir.as_ref()),
@@ -79,6 +81,14 @@ impl Store {
         Ok(())
     }
 
+    /// What the catalogue says of something.
+    async fn state(&self, of: &Target) -> Result<Option<DiskState>, CatalogError> {
+        Ok(match of {
+            Target::Disk(id) => self.disks.get(id).await?.map(|disk| disk.record.state),
+            Target::Media(id) => self.media.get(id).await?.map(|medium| medium.record.state),
+        })
+    }
+
     async fn sweep_drafts(&self, jobs: &Jobs, pool: &Pool, root: &Root) -> Result<(), BusError> {
         for name in listed(pool, root, Folder::Disks) {
             let Some((job, claim)) = name.as_part() else {
@@ -100,18 +110,18 @@ impl Store {
     /// A deleted disk's file may still be there if its worker died in the moment between.
     async fn sweep_trash(&self, pool: &Pool, root: &Root) -> Result<(), BusError> {
         for name in listed(pool, root, Folder::Trash) {
-            let Some((disk, job, _)) = name.as_trash() else {
+            let Some((of, job, _)) = name.as_trash() else {
                 continue;
             };
-            let record = match self.disks.get(&disk).await {
-                Ok(disk) => disk.map(|disk| disk.record),
+            let state = match self.state(&of).await {
+                Ok(state) => state,
                 Err(error) => {
                     let chain: &dyn std::error::Error = &error;
                     tracing::warn!(error = chain, "the trash isn't swept");
                     return Ok(());
                 }
             };
-            let is_over = record.is_some_and(|record| record.state == DiskState::Deleted);
+            let is_over = state == Some(DiskState::Deleted);
             if is_over {
                 tracing::info!(pool = %pool.name, %job, "a deleted disk's file is removed");
                 root.unlink(&name)

@@ -99,7 +99,7 @@ fn an_id_is_free_for_nobody_but_the_job_that_makes_its_disk() {
         let own = admit_new(&id, Some(&record), &"j1".parse().unwrap());
         assert_eq!(own.is_ok(), state == DiskState::Creating, "{state:?}");
     }
-    assert!(admit_new(&id, None, &"j2".parse().unwrap()).is_ok());
+    assert!(admit_new::<DiskRecord>(&id, None, &"j2".parse().unwrap()).is_ok());
 }
 
 #[test]

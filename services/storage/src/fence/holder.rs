@@ -16,6 +16,20 @@ pub(super) struct Holder {
     pub(super) claim: u64,
     /// The process that took it.
     pub(super) pid: i32,
+    /// Set once the effect has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<Mark>,
+}
+
+/// What a claim notes on the lock before an effect that can't be told from the image afterwards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The number of the file that takes the disk's place, if one does.
+    #[serde(default)]
+    pub inode: Option<u64>,
+    /// The room that the disk's file took before, in bytes.
+    #[serde(default)]
+    pub before: Option<u64>,
 }
 
 /// What became of a dead holder's processes.
@@ -35,6 +49,7 @@ impl Holder {
             job: job.clone(),
             claim,
             pid: getpid().as_raw_nonzero().get(),
+            mark: None,
         }
     }
 
@@ -50,7 +65,9 @@ impl Holder {
     }
 
     pub(super) fn from_text(text: &[u8]) -> Option<Self> {
-        serde_json::from_slice(text).ok()
+        // The rest of a longer text may follow, if its writer died just then.
+        let mut texts = serde_json::Deserializer::from_slice(text).into_iter();
+        texts.next()?.ok()
     }
 }
 

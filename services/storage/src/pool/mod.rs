@@ -49,13 +49,29 @@ impl Pool {
         }
     }
 
-    /// Makes folder and mark where they are missing, if the configuration says so.
+    /// The pool's archive, if it has one: a folder like the pool's own.
+    #[must_use]
+    pub fn archive(&self) -> Option<Self> {
+        let root = self.config.archive.clone()?;
+        let config = PoolConfig {
+            root,
+            archive: None,
+            ..self.config.clone()
+        };
+        Some(Self::new(self.name.clone(), config))
+    }
+
+    /// Makes folder and mark where they are missing, those of the archive too, if the
+    /// configuration says so.
     ///
     /// # Errors
     /// When the system refuses.
     pub fn prepare(&self) -> io::Result<()> {
         if !self.config.create {
             return Ok(());
+        }
+        if let Some(archive) = self.archive() {
+            archive.prepare()?;
         }
         fs::create_dir_all(&self.config.root)?;
         let mark = self.config.root.join(MARK);

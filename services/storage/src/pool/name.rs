@@ -2,37 +2,60 @@
 //!
 //! ```text
 //! disks/<id>.<format>                    a disk
+//! media/<id>.<format>                    a medium
 //! disks/.<job>.<claim>.<id>.part         what a claim is making, in the folder it's made for
 //! trash/disk.<id>.<job>.<claim>          a deleted disk, by the claim that deleted it
 //! locks/disk.<id>                        the lock on whatever changes the disk in place
+//! adopt/<name>                           what somebody put there to be adopted
 //! ```
-//! Neither ids nor jobs have a dot in them, so each name reads back in one way only.
+//! Media have `media.` where disks have `disk.`. The pool's archive has the same folders; a disk in
+//! it is `disks/<id>.<format>.zst`. Neither ids nor jobs have a dot in them, so each name reads
+//! back in one way only.
 
 use std::fmt;
-use virtbus_wire::{DiskId, JobId, task::image::ImageFormat};
+use virtbus_wire::{
+    DiskId, JobId, MediaId, Object,
+    task::{
+        Target,
+        image::{ImageFormat, MediaFormat},
+        value::FileName,
+    },
+};
 
 /// A folder of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Folder {
     /// Disks, and what is being made for it.
     Disks,
+    /// Media, and what is being made for it.
+    Media,
     /// What was deleted.
     Trash,
     /// Locks.
     Locks,
+    /// What somebody put there to be adopted.
+    Adopt,
 }
 
 impl Folder {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Disks, Self::Trash, Self::Locks];
+    pub const ALL: [Self; 5] = [
+        Self::Disks,
+        Self::Media,
+        Self::Trash,
+        Self::Locks,
+        Self::Adopt,
+    ];
 
     /// The name beneath the pool's root.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Disks => "disks",
+            Self::Media => "media",
             Self::Trash => "trash",
             Self::Locks => "locks",
+            Self::Adopt => "adopt",
         }
     }
 }
@@ -54,30 +77,61 @@ impl Name {
         }
     }
 
-    /// What this claim of the job is making, to be a disk.
+    /// A medium.
     #[must_use]
-    pub fn part(job: &JobId, claim: u64, id: &DiskId) -> Self {
+    pub fn media(id: &MediaId, format: MediaFormat) -> Self {
+        Self {
+            folder: Folder::Media,
+            file: format!("{id}.{format}"),
+        }
+    }
+
+    /// A disk in the archive.
+    #[must_use]
+    pub fn archived(id: &DiskId, format: ImageFormat) -> Self {
         Self {
             folder: Folder::Disks,
+            file: format!("{id}.{format}.zst"),
+        }
+    }
+
+    /// A file that is to be adopted.
+    #[must_use]
+    pub fn adopted(file: &FileName) -> Self {
+        Self {
+            folder: Folder::Adopt,
+            file: file.to_string(),
+        }
+    }
+
+    /// What this claim of the job is making, to be a disk or a medium.
+    #[must_use]
+    pub fn part(job: &JobId, claim: u64, of: impl Into<Target>) -> Self {
+        let (folder, id) = match of.into() {
+            Target::Disk(id) => (Folder::Disks, id.to_string()),
+            Target::Media(id) => (Folder::Media, id.to_string()),
+        };
+        Self {
+            folder,
             file: format!(".{job}.{claim}.{id}.part"),
         }
     }
 
-    /// A disk that this claim of the job deleted.
+    /// What this claim of the job deleted.
     #[must_use]
-    pub fn trash(id: &DiskId, job: &JobId, claim: u64) -> Self {
+    pub fn trash(of: impl Into<Target>, job: &JobId, claim: u64) -> Self {
         Self {
             folder: Folder::Trash,
-            file: format!("disk.{id}.{job}.{claim}"),
+            file: format!("{}.{job}.{claim}", of.into()),
         }
     }
 
-    /// The lock of a disk.
+    /// The lock of a disk or a medium.
     #[must_use]
-    pub fn lock(id: &DiskId) -> Self {
+    pub fn lock(of: impl Into<Target>) -> Self {
         Self {
             folder: Folder::Locks,
-            file: format!("disk.{id}"),
+            file: of.into().to_string(),
         }
     }
 
@@ -108,16 +162,21 @@ impl Name {
         (tokens.next().is_none() && !id.as_str().is_empty()).then_some((job, claim))
     }
 
-    /// Which disk it was and who deleted it, if it's something deleted.
+    /// What it was and who deleted it, if it's something deleted.
     #[must_use]
-    pub fn as_trash(&self) -> Option<(DiskId, JobId, u64)> {
+    pub fn as_trash(&self) -> Option<(Target, JobId, u64)> {
         if self.folder != Folder::Trash {
             return None;
         }
-        let mut tokens = self.file.strip_prefix("disk.")?.split('.');
-        let id = tokens.next()?.parse().ok()?;
-        let (job, claim) = (tokens.next()?.parse().ok()?, tokens.next()?.parse().ok()?);
-        tokens.next().is_none().then_some((id, job, claim))
+        let mut tokens = self.file.rsplitn(3, '.');
+        let claim = tokens.next()?.parse().ok()?;
+        let job = tokens.next()?.parse().ok()?;
+        let target = match tokens.next()?.parse().ok()? {
+            Object::Disk(id) => Target::Disk(id),
+            Object::Media(id) => Target::Media(id),
+            Object::Domain(_) => return None,
+        };
+        Some((target, job, claim))
     }
 }
 
@@ -168,7 +227,7 @@ mod tests {
             prop_assert!(part.file().len() <= FILE_NAME_BYTES_MAX);
             prop_assert!(trash.file().len() <= FILE_NAME_BYTES_MAX);
             prop_assert_eq!(part.as_part(), Some((job.clone(), claim)));
-            prop_assert_eq!(trash.as_trash(), Some((disk, job, claim)));
+            prop_assert_eq!(trash.as_trash(), Some(((&disk).into(), job, claim)));
         }
 
         #[test]

@@ -17,11 +17,11 @@ const COPY_COROUTINES: &str = "16";
 /// Open files of one tool: an image, its chain, libraries.
 const OPEN_FILES: u64 = 256;
 /// How long a question about an image's header may take.
-const ASK: Duration = Duration::from_secs(60);
+pub(super) const ASK: Duration = Duration::from_secs(60);
 /// How long a change of a header and its tables may take.
-const RESIZE: Duration = Duration::from_secs(600);
+pub(super) const RESIZE: Duration = Duration::from_secs(600);
 /// How long a copy may take; a job's own time-out is mostly shorter.
-const COPY: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const COPY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Processor seconds of a question.
 const ASK_CPU_S: u64 = 60;
 /// Processor seconds of a copy: all coroutines and threads of the longest one.
@@ -47,6 +47,8 @@ pub struct NewImage {
     pub size: u64,
     /// The bare name and format of its backing, which lies in the same folder.
     pub backing: Option<(String, ImageFormat)>,
+    /// Whether the backing is still to come under this name; then it isn't looked at.
+    pub is_early: bool,
     /// How much room is taken at once.
     pub preallocation: Preallocation,
     /// Options, if it's a qcow2.
@@ -93,6 +95,16 @@ pub fn info(tool: &Utf8Path, image: &Image) -> CommandLine {
         .args(["--output=json", "--", image.path.as_str()])
 }
 
+/// `info` with qemu's lock: it fails while another program writes the image.
+#[must_use]
+pub fn probe(tool: &Utf8Path, image: &Image) -> CommandLine {
+    ask(tool).args(["info", "-f", image.format.as_str()]).args([
+        "--output=json",
+        "--",
+        image.path.as_str(),
+    ])
+}
+
 /// `--version`.
 #[must_use]
 pub fn version(tool: &Utf8Path) -> CommandLine {
@@ -132,7 +144,9 @@ pub fn create(tool: &Utf8Path, new: &NewImage) -> CommandLine {
         Preallocation::Full => options.push("preallocation=full".to_owned()),
     }
     let mut line = act(tool, bytes_max(new.size), COPY)
-        .args(["create", "-q", "-f", new.image.format.as_str()])
+        .args(["create", "-q"])
+        .args(new.is_early.then_some("-u"))
+        .args(["-f", new.image.format.as_str()])
         .args(option_list(&options));
     if let Some((backing, format)) = &new.backing {
         line = line.args(["-F", format.as_str(), "-b", backing]);
@@ -239,7 +253,7 @@ fn option_list(options: &[String]) -> Vec<String> {
 }
 
 /// A line that only reads.
-fn ask(tool: &Utf8Path) -> CommandLine {
+pub(super) fn ask(tool: &Utf8Path) -> CommandLine {
     CommandLine::new(tool.as_std_path()).limits(Limits {
         open_files: OPEN_FILES,
         file_size_bytes: 0,
@@ -249,7 +263,7 @@ fn ask(tool: &Utf8Path) -> CommandLine {
 }
 
 /// A line that writes files of at most so many bytes.
-fn act(tool: &Utf8Path, file_size_bytes: u64, wall: Duration) -> CommandLine {
+pub(super) fn act(tool: &Utf8Path, file_size_bytes: u64, wall: Duration) -> CommandLine {
     CommandLine::new(tool.as_std_path()).limits(Limits {
         open_files: OPEN_FILES,
         file_size_bytes,
@@ -306,6 +320,7 @@ mod tests {
             image: image("/p/disks/.j.1.d2.part", ImageFormat::Qcow2),
             size: 1 << 30,
             backing: Some(("d1.qcow2".to_owned(), ImageFormat::Qcow2)),
+            is_early: false,
             preallocation: Preallocation::Off,
             qcow2: serde_json::from_str(
                 r#"{"cluster_size": "64KiB", "extended_l2": true, "compat": "1.1"}"#,
@@ -325,6 +340,7 @@ mod tests {
             image: image("/p/x", ImageFormat::Raw),
             size: 512,
             backing: None,
+            is_early: false,
             preallocation: Preallocation::Falloc,
             qcow2: serde_json::from_str(r#"{"lazy_refcounts": true}"#).unwrap(),
         };

@@ -1,8 +1,10 @@
 //! qemu-img: its command lines, its answers, its complaints.
 
+pub mod chain;
 pub mod command;
 pub mod error;
 
+pub use chain::{Act, Commit, Rebase, Snapshot};
 pub use command::{Copy, Image, NewImage, Resize};
 pub use error::ToolError;
 
@@ -40,6 +42,18 @@ pub struct Info {
     /// The backing's format as it stands in the header.
     #[serde(default)]
     pub backing_filename_format: Option<String>,
+    /// The snapshots inside the file.
+    #[serde(default)]
+    pub snapshots: Vec<Kept>,
+}
+
+/// A snapshot inside a file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Kept {
+    /// The format's own number for it.
+    pub id: String,
+    /// Its name, whoever gave it.
+    pub name: String,
 }
 
 /// What `measure` says.
@@ -113,6 +127,15 @@ impl QemuImg {
         act(command::create(&self.program, new), options).await
     }
 
+    /// That no other program writes the image: what its header says, asked for with qemu's own
+    /// lock.
+    ///
+    /// # Errors
+    /// See [`ToolError`]; its code is `disk.busy` if another program does.
+    pub async fn probe(&self, image: &Image, stop: &Stop) -> Result<Info, ToolError> {
+        ask(command::probe(&self.program, image), stop).await
+    }
+
     /// Sets an image's virtual size. The tool keeps `lock` open as long as it lives.
     ///
     /// # Errors
@@ -123,12 +146,51 @@ impl QemuImg {
         lock: OwnedFd,
         stop: &Stop,
     ) -> Result<(), ToolError> {
-        let options = RunOptions {
-            stop: stop.clone(),
-            inherit: vec![lock],
-            ..RunOptions::default()
-        };
-        act(command::resize(&self.program, resize), options).await
+        let line = command::resize(&self.program, resize);
+        follow(line, vec![lock], stop, |_| {}).await
+    }
+
+    /// Changes an image's snapshots. The tool keeps `lock` open as long as it lives.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn snapshot(
+        &self,
+        snapshot: &Snapshot,
+        lock: OwnedFd,
+        stop: &Stop,
+    ) -> Result<(), ToolError> {
+        let line = chain::snapshot(&self.program, snapshot);
+        follow(line, vec![lock], stop, |_| {}).await
+    }
+
+    /// Writes an overlay's content into its backing, telling the percentage as it rises. The tool
+    /// keeps `locks` open as long as it lives.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn commit(
+        &self,
+        commit: &Commit,
+        locks: Vec<OwnedFd>,
+        stop: &Stop,
+        progress: impl FnMut(f64) + Send,
+    ) -> Result<(), ToolError> {
+        follow(chain::commit(&self.program, commit), locks, stop, progress).await
+    }
+
+    /// Puts an image onto another backing, telling the percentage as it rises.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn rebase(
+        &self,
+        rebase: &Rebase,
+        stop: &Stop,
+        progress: impl FnMut(f64) + Send,
+    ) -> Result<(), ToolError> {
+        let line = chain::rebase(&self.program, rebase);
+        follow(line, Vec::new(), stop, progress).await
     }
 
     /// Copies an image, telling the percentage as it rises.
@@ -139,21 +201,33 @@ impl QemuImg {
         &self,
         copy: &Copy,
         stop: &Stop,
-        mut progress: impl FnMut(f64) + Send,
+        progress: impl FnMut(f64) + Send,
     ) -> Result<(), ToolError> {
-        let mut rising = Monotonic::new();
-        let mut tell = |record: &str| {
-            if let Some(percent) = percent(record).and_then(|percent| rising.rise(percent)) {
-                progress(percent);
-            }
-        };
-        let options = RunOptions {
-            stop: stop.clone(),
-            stdout: Stdout::Records(&mut tell),
-            ..RunOptions::default()
-        };
-        act(command::convert(&self.program, copy), options).await
+        let line = command::convert(&self.program, copy);
+        follow(line, Vec::new(), stop, progress).await
     }
+}
+
+/// Runs a tool that holds `locks`, and tells the percentages that it prints.
+async fn follow(
+    line: CommandLine,
+    locks: Vec<OwnedFd>,
+    stop: &Stop,
+    mut progress: impl FnMut(f64) + Send,
+) -> Result<(), ToolError> {
+    let mut rising = Monotonic::new();
+    let mut tell = |record: &str| {
+        if let Some(percent) = percent(record).and_then(|percent| rising.rise(percent)) {
+            progress(percent);
+        }
+    };
+    let options = RunOptions {
+        stop: stop.clone(),
+        stdout: Stdout::Records(&mut tell),
+        inherit: locks,
+        ..RunOptions::default()
+    };
+    act(line, options).await
 }
 
 async fn ask<T: DeserializeOwned>(line: CommandLine, stop: &Stop) -> Result<T, ToolError> {

@@ -2,22 +2,26 @@
 
 use crate::{
     blocking,
-    catalog::{self, Purpose},
-    disks::Disk,
+    catalog::{self, Held, Purpose},
+    disks::{Disk, Kept},
     fence::{Fence, FenceError},
     gate::{self, Expected, WINDOW_BYTES},
     pool::{Name, Pool, PoolError, Root},
     qemu_img::{Image, ToolError},
     space::SpaceError,
     store::Store,
+    trash::Home,
 };
 use rustix::io::pread;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
-    Code, DiskId, JobError, Object, Place, Queue,
-    catalog::{DiskRecord, PoolRecord, PoolState, UseMode},
+    Code, DiskId, JobError, Place, Queue,
+    catalog::{DiskRecord, DiskState, PoolRecord, PoolState, UseMode},
     protocol::lock::Mode,
-    task::image::{ImageFormat, Qcow2Options},
+    task::{
+        Target,
+        image::{ImageFormat, Qcow2Options},
+    },
 };
 use virtbus_worker::perform::{Assignment, Stop};
 
@@ -25,6 +29,7 @@ use virtbus_worker::perform::{Assignment, Stop};
 const DISK_BYTES_MAX: u64 = 64 << 40;
 
 /// A job in its pool.
+#[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) store: &'a Store,
     pub(crate) job: &'a Assignment,
@@ -52,7 +57,12 @@ impl<'a> Context<'a> {
 
     /// The pool's folder.
     pub(crate) async fn root(&self) -> Result<Root, Stop> {
-        let pool = self.pool.clone();
+        self.reach(self.pool).await
+    }
+
+    /// The folder of a pool.
+    pub(crate) async fn reach(&self, pool: &Pool) -> Result<Root, Stop> {
+        let pool = pool.clone();
         let root: Result<Root, PoolError> = blocking::look(move || pool.reach()).await;
         Ok(root?)
     }
@@ -79,15 +89,63 @@ impl<'a> Context<'a> {
     /// A disk that the job may have.
     pub(crate) async fn admitted(&self, id: &DiskId, purpose: Purpose) -> Result<Disk, Stop> {
         let disk = self.store.disks.get(id).await?;
-        let record = disk.as_ref().map(|disk| &disk.record);
-        catalog::admit(id, record, &self.pool.name, &self.job.id, purpose)?;
-        disk.ok_or_else(|| JobError::new(Code::DiskNotFound, "no disk has this id").into())
+        Ok(self.had(id, disk, purpose)?)
     }
 
-    /// That nobody uses a disk in a way that goes not with what the job wants.
-    pub(crate) fn admit_use(&self, disk: &Disk, wants: UseMode) -> Result<(), Stop> {
+    /// What was read, if the job may have it.
+    pub(crate) fn had<R: Held>(
+        &self,
+        id: &R::Id,
+        found: Option<Kept<R>>,
+        purpose: Purpose,
+    ) -> Result<Kept<R>, JobError> {
+        let record = found.as_ref().map(|kept| &kept.record);
+        catalog::admit(id, record, &self.pool.name, &self.job.id, purpose)?;
+        found.ok_or_else(|| JobError::internal("what isn't there was admitted"))
+    }
+
+    /// That nobody uses something in a way that goes not with what the job wants.
+    pub(crate) fn admit_use<R: Held>(&self, kept: &Kept<R>, wants: UseMode) -> Result<(), Stop> {
         let if_in_use = self.job.record.if_in_use;
-        catalog::admit_use(&disk.id, &disk.record, wants, if_in_use, super::now())
+        catalog::admit_use(&kept.id, &kept.record, wants, if_in_use, super::now())
+    }
+
+    /// The pool's archive.
+    pub(crate) fn archive(&self) -> Result<Pool, JobError> {
+        let missing = || JobError::new(Code::PoolUnsupported, "the pool has no archive here");
+        self.pool.archive().ok_or_else(missing)
+    }
+
+    /// Where a disk's file is to be looked for.
+    pub(crate) async fn homes(&self, disk: &Disk) -> Result<Vec<Home>, Stop> {
+        let in_pool = Home {
+            root: self.root().await?,
+            file: file_of(disk),
+        };
+        let archive = match disk.record.state {
+            DiskState::Archived => Some(self.archive()?),
+            // It may have come from there.
+            DiskState::Trashed => self.pool.archive(),
+            DiskState::Creating
+            | DiskState::Uploading
+            | DiskState::Ready
+            | DiskState::Changing
+            | DiskState::Archiving
+            | DiskState::Missing
+            | DiskState::Broken
+            | DiskState::Deleted => None,
+        };
+        let Some(archive) = archive else {
+            return Ok(vec![in_pool]);
+        };
+        let in_archive = Home {
+            root: self.reach(&archive).await?,
+            file: Name::archived(&disk.id, disk.record.format),
+        };
+        if disk.record.state == DiskState::Archived {
+            return Ok(vec![in_archive]);
+        }
+        Ok(vec![in_pool, in_archive])
     }
 
     /// A disk that the job reads, with all below it.
@@ -116,11 +174,7 @@ impl<'a> Context<'a> {
     /// That each file of a chain is what the catalogue says. No tool opens it before.
     pub(crate) async fn gate(&self, root: &Root, chain: &[Disk]) -> Result<(), Stop> {
         for (at, disk) in chain.iter().enumerate() {
-            let below = chain.get(at + 1).map(backing_of);
-            let expected = Expected {
-                format: disk.record.format,
-                backing: below,
-            };
+            let expected = expected(disk, chain.get(at + 1));
             self.gate_file(root, &file_of(disk), expected).await?;
         }
         Ok(())
@@ -160,23 +214,35 @@ impl<'a> Context<'a> {
         Ok(gate::check(&window, &expected)?)
     }
 
-    /// The lock on a disk's file.
-    pub(crate) async fn fence(&self, root: &Root, disk: &DiskId) -> Result<Fence, Stop> {
+    /// The lock on the file of a disk or a medium.
+    pub(crate) async fn fence(
+        &self,
+        root: &Root,
+        of: impl Into<Target> + Send,
+    ) -> Result<Fence, Stop> {
         let claim = (&self.job.id, self.job.claim);
         let owner = &self.job.owner;
-        Ok(Fence::take(root, disk, owner, claim, &self.store.leases).await?)
+        Ok(Fence::take(root, of, owner, claim, &self.store.leases).await?)
     }
 
-    /// Removes the temporary files that older claims of this job left for a disk.
-    pub(crate) async fn clean(&self, disk: &DiskId) -> Result<(), Stop> {
-        if self.job.claim <= 1 {
+    /// Removes the temporary files that older claims of this job left for a disk or a medium.
+    pub(crate) async fn clean(&self, of: impl Into<Target> + Send) -> Result<(), Stop> {
+        self.clean_in(self.pool, of).await
+    }
+
+    /// The same in another place than the pool: in another one, or in the archive.
+    pub(crate) async fn clean_in(
+        &self,
+        pool: &Pool,
+        of: impl Into<Target> + Send,
+    ) -> Result<(), Stop> {
+        let (job, claim, of) = (self.job.id.clone(), self.job.claim, of.into());
+        if claim <= 1 {
             return Ok(());
         }
-        let root = self.root().await?;
-        let (job, claim, disk) = (self.job.id.clone(), self.job.claim, disk.clone());
+        let root = self.reach(pool).await?;
         let cleaned: Result<(), PoolError> = blocking::act(move || {
-            (1..claim)
-                .try_for_each(|older| root.unlink(&Name::part(&job, older, &disk)).map(|_| ()))
+            (1..claim).try_for_each(|older| root.unlink(&Name::part(&job, older, &of)).map(|_| ()))
         })
         .await;
         Ok(cleaned?)
@@ -194,14 +260,22 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The name of a disk's lock between jobs.
-pub(crate) fn lock_name(id: &DiskId) -> String {
-    Object::from(id).to_string()
+/// The name of the lock of a disk or a medium between jobs.
+pub(crate) fn lock_name(of: impl Into<Target>) -> String {
+    of.into().to_string()
 }
 
 /// A disk's file.
 pub(crate) fn file_of(disk: &Disk) -> Name {
     Name::disk(&disk.id, disk.record.format)
+}
+
+/// What a disk's file must be, on top of the one below.
+pub(crate) fn expected(disk: &Disk, below: Option<&Disk>) -> Expected {
+    Expected {
+        format: disk.record.format,
+        backing: below.map(backing_of),
+    }
 }
 
 /// What an overlay calls its backing.

@@ -39,18 +39,6 @@ pub(crate) struct Plan {
 }
 
 impl Convert<'_> {
-    /// Shared on the source and all below it, alone on the target.
-    pub(crate) async fn locks(&self) -> Result<LockSet, JobError> {
-        let mut locks = self.at.locks_below(&self.params.disk, Mode::Shared).await?;
-        locks.insert(context::lock_name(&self.params.to), Mode::Exclusive);
-        Ok(locks)
-    }
-
-    /// Removes the temporary files of older claims.
-    pub(crate) async fn clean(&self) -> Result<(), Stop> {
-        self.at.clean(&self.params.to).await
-    }
-
     /// The command, as data.
     fn copy(&self, plan: &Plan, source: Image, part: &Name, file_bytes_max: u64) -> Copy {
         Copy {
@@ -81,6 +69,18 @@ fn result(record: &DiskRecord) -> Result<Done, Stop> {
 
 impl Steps for Convert<'_> {
     type Plan = Plan;
+
+    // Shared on the source and all below it, alone on the target.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        let mut locks = self.at.locks_below(&self.params.disk, Mode::Shared).await?;
+        locks.insert(context::lock_name(&self.params.to), Mode::Exclusive);
+        Ok(locks)
+    }
+
+    // Removes the temporary files of older claims.
+    async fn clean(&self) -> Result<(), Stop> {
+        self.at.clean(&self.params.to).await
+    }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         let pool = self.at.admit_pool(true).await?;

@@ -30,33 +30,18 @@ pub(crate) struct CreateDisk<'a> {
 }
 
 pub(crate) struct Plan {
-    root: Root,
+    pub(crate) root: Root,
     /// In bytes.
     size: u64,
     qcow2: Qcow2Options,
     /// The backing and all below it.
-    chain: Vec<Disk>,
+    pub(crate) chain: Vec<Disk>,
     draft: Option<Draft>,
     info: Option<Info>,
     intent: Option<Disk>,
 }
 
 impl CreateDisk<'_> {
-    /// Alone on the disk, shared on its backing and all below it.
-    pub(crate) async fn locks(&self) -> Result<LockSet, JobError> {
-        let mut locks = match &self.params.backing {
-            Some(backing) => self.at.locks_below(backing, Mode::Shared).await?,
-            None => LockSet::new(),
-        };
-        locks.insert(context::lock_name(&self.params.disk), Mode::Exclusive);
-        Ok(locks)
-    }
-
-    /// Removes the temporary files of older claims.
-    pub(crate) async fn clean(&self) -> Result<(), Stop> {
-        self.at.clean(&self.params.disk).await
-    }
-
     /// The command, as data.
     fn image(&self, plan: &Plan, part: &Name) -> NewImage {
         NewImage {
@@ -66,6 +51,7 @@ impl CreateDisk<'_> {
             },
             size: plan.size,
             backing: plan.chain.first().map(context::backing_of),
+            is_early: false,
             preallocation: self.params.preallocation,
             qcow2: plan.qcow2.clone(),
         }
@@ -107,6 +93,21 @@ impl CreateDisk<'_> {
 
 impl Steps for CreateDisk<'_> {
     type Plan = Plan;
+
+    // Alone on the disk, shared on its backing and all below it.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        let mut locks = match &self.params.backing {
+            Some(backing) => self.at.locks_below(backing, Mode::Shared).await?,
+            None => LockSet::new(),
+        };
+        locks.insert(context::lock_name(&self.params.disk), Mode::Exclusive);
+        Ok(locks)
+    }
+
+    // Removes the temporary files of older claims.
+    async fn clean(&self) -> Result<(), Stop> {
+        self.at.clean(&self.params.disk).await
+    }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         let pool = self.at.admit_pool(true).await?;

@@ -9,17 +9,20 @@ use crate::{
     catalog::Purpose,
     disks::Disk,
     fence::Fence,
-    pool::{Folder, Name, PoolError, Root},
-    task::{Checked, Context, Pace, Steps, context, done, is_own, new_disk::tell, now},
+    pool::PoolError,
+    task::{Checked, Context, Pace, Steps, context, done, is_own, now},
+    trash::{Found, Home},
 };
 use std::collections::BTreeSet;
-use tokio::sync::mpsc::{Sender, channel};
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
-    Code, DiskId, JobError, JobId, Timestamp,
+    DiskId, JobError,
     catalog::{DiskRecord, DiskState, UseMode},
     protocol::lock::Mode,
-    task::storage::{self as params, DeleteMode},
+    task::{
+        Target,
+        storage::{self as params, DeleteMode},
+    },
 };
 use virtbus_worker::{
     perform::{Done, Stop},
@@ -32,43 +35,29 @@ pub(crate) struct DeleteDisk<'a> {
 }
 
 pub(crate) struct Plan {
-    root: Root,
-    /// Children before what they are on top of; with their intents once these are written.
-    disks: Vec<Disk>,
+    /// Children before what they are on top of.
+    doomed: Vec<Doomed>,
     fences: Vec<Fence>,
-    /// Bytes that are free again, by disk.
-    freed: Vec<u64>,
+}
+
+/// A disk that goes; with its intent once that is written.
+struct Doomed {
+    disk: Disk,
+    homes: Vec<Home>,
+    /// Bytes that are free again, children included.
+    freed: u64,
 }
 
 impl DeleteDisk<'_> {
-    /// Alone on the disk and, with `tree`, on all above it; shared on all below it.
-    pub(crate) async fn locks(&self) -> Result<LockSet, JobError> {
-        let mut locks = self
-            .at
-            .locks_below(&self.params.disk, Mode::Exclusive)
-            .await?;
-        let disk = self.at.store.disks.get(&self.params.disk).await?;
-        if let Some(disk) = disk.filter(|_| self.params.tree) {
-            let above = self.at.store.disks.above(&disk).await?;
-            let names = above.iter().map(|disk| context::lock_name(&disk.id));
-            locks.extend(names.map(|name| (name, Mode::Exclusive)));
-        }
-        Ok(locks)
-    }
-
     /// Whether a disk may go.
     fn admit(&self, disk: &Disk) -> Result<(), Stop> {
         let (pool, job) = (&self.at.pool.name, &self.at.job.id);
         catalog::admit(&disk.id, Some(&disk.record), pool, job, Purpose::Delete)?;
-        if disk.record.state == DiskState::Archived {
-            let text = "this service can't reach the archive";
-            return Err(JobError::new(Code::PoolUnsupported, text).into());
-        }
         self.at.admit_use(disk, UseMode::Exclusive)
     }
 
     /// The disk and, with `tree`, all above it that are still there.
-    async fn doomed(&self, disk: Disk) -> Result<Vec<Disk>, Stop> {
+    async fn plan(&self, disk: Disk) -> Result<Plan, Stop> {
         if !self.params.tree {
             catalog::admit_change(&disk.id, &disk.record)?;
         }
@@ -78,7 +67,38 @@ impl DeleteDisk<'_> {
         for disk in &disks {
             self.admit(disk)?;
         }
-        Ok(disks)
+        let mut doomed = Vec::new();
+        for disk in disks {
+            doomed.push(Doomed {
+                homes: self.at.homes(&disk).await?,
+                disk,
+                freed: 0,
+            });
+        }
+        Ok(Plan {
+            doomed,
+            fences: Vec::new(),
+        })
+    }
+
+    /// Writes that a disk goes, and what its end gives free: an earlier claim that wrote so has
+    /// perhaps removed it already.
+    async fn take(&self, doomed: &mut Doomed) -> Result<u64, Stop> {
+        let is_ours = is_own(doomed.disk.record.owner_job.as_ref(), self.at.job);
+        let mut intent = catalog::taken(&doomed.disk.record, &self.at.job.id, now());
+        if self.params.mode != DeleteMode::Trash && !is_ours {
+            let (homes, of) = (doomed.homes.clone(), Target::from(&doomed.disk.id));
+            let sum: Result<u64, PoolError> =
+                blocking::look(move || homes.iter().map(|home| home.allocated(&of)).sum()).await;
+            intent.actual_size = Some(sum?);
+        }
+        doomed.disk = self.at.store.disks.update(&doomed.disk, intent).await?;
+        Ok(match self.params.mode {
+            DeleteMode::Trash => 0,
+            DeleteMode::Unlink | DeleteMode::Wipe => {
+                doomed.disk.record.actual_size.unwrap_or_default()
+            }
+        })
     }
 
     fn result(&self, freed: u64) -> Result<Done, Stop> {
@@ -103,21 +123,24 @@ impl DeleteDisk<'_> {
     }
 
     /// Puts one disk back as far as its file can be.
-    async fn put_back(&self, root: &Root, disk: &Disk) -> Result<(), Stop> {
-        let _fence = self.at.fence(root, &disk.id).await?;
-        let (at, job, file) = (root.clone(), self.at.job.id.clone(), context::file_of(disk));
-        let id = disk.id.clone();
-        let found: Result<Found, PoolError> =
-            blocking::act(move || restore(&at, &id, &job, &file)).await;
-        let step: fn(&DiskRecord, Timestamp) -> DiskRecord = match (found?, self.params.mode) {
-            (Found::InPlace, _) | (Found::Nowhere, DeleteMode::Trash) => catalog::given_back,
-            // Nobody knows how far the overwriting came.
-            (Found::InTrash, DeleteMode::Wipe) => catalog::broken,
-            (Found::InTrash, DeleteMode::Trash | DeleteMode::Unlink) => catalog::given_back,
+    async fn put_back(&self, disk: &Disk) -> Result<(), Stop> {
+        let homes = self.at.homes(disk).await?;
+        let _fence = self.at.fence(&self.at.root().await?, &disk.id).await?;
+        let (of, job) = (Target::from(&disk.id), self.at.job.id.clone());
+        let found: Result<Vec<Found>, PoolError> =
+            blocking::act(move || homes.iter().map(|home| home.put_back(&of, &job)).collect())
+                .await;
+        let found = found?;
+        let is_nowhere = found.iter().all(|found| *found == Found::Nowhere);
+        let step: fn(&DiskRecord, virtbus_wire::Timestamp) -> DiskRecord = match self.params.mode {
             // It can't be undone any more, so it's done.
-            (Found::Nowhere, DeleteMode::Unlink | DeleteMode::Wipe) => {
-                return self.bury(disk, 0, &BTreeSet::new()).await;
+            DeleteMode::Unlink | DeleteMode::Wipe if is_nowhere => {
+                let freed = disk.record.actual_size.unwrap_or_default();
+                return self.bury(disk, freed, &BTreeSet::new()).await;
             }
+            // Nobody knows how far the overwriting came.
+            DeleteMode::Wipe if found.contains(&Found::InTrash) => catalog::broken,
+            DeleteMode::Trash | DeleteMode::Unlink | DeleteMode::Wipe => catalog::given_back,
         };
         let finished = self
             .at
@@ -128,16 +151,24 @@ impl DeleteDisk<'_> {
     }
 
     /// Whether an earlier claim of this job moved any of these files to the trash.
-    async fn has_begun(&self, root: &Root, disks: &[Disk]) -> Result<bool, Stop> {
-        let (root, job) = (root.clone(), self.at.job.id.clone());
-        let ids: Vec<DiskId> = disks.iter().map(|disk| disk.id.clone()).collect();
+    async fn has_begun(&self, plan: &Plan) -> Result<bool, Stop> {
+        let job = self.at.job.id.clone();
+        let each = plan.doomed.iter();
+        let homes: Vec<(Target, Home)> = each
+            .flat_map(|doomed| {
+                doomed
+                    .homes
+                    .iter()
+                    .map(|home| ((&doomed.disk.id).into(), home.clone()))
+            })
+            .collect();
         let begun: Result<bool, PoolError> = blocking::look(move || {
-            let trash = root.list(Folder::Trash)?;
-            let is_own = |name: &Name| {
-                name.as_trash()
-                    .is_some_and(|(disk, by, _)| by == job && ids.contains(&disk))
-            };
-            Ok(trash.iter().any(is_own))
+            for (of, home) in &homes {
+                if home.is_left_by(of, &job)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
         })
         .await;
         Ok(begun?)
@@ -146,6 +177,21 @@ impl DeleteDisk<'_> {
 
 impl Steps for DeleteDisk<'_> {
     type Plan = Plan;
+
+    // Alone on the disk and, with `tree`, on all above it; shared on all below it.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        let mut locks = self
+            .at
+            .locks_below(&self.params.disk, Mode::Exclusive)
+            .await?;
+        let disk = self.at.store.disks.get(&self.params.disk).await?;
+        if let Some(disk) = disk.filter(|_| self.params.tree) {
+            let above = self.at.store.disks.above(&disk).await?;
+            let names = above.iter().map(|disk| context::lock_name(&disk.id));
+            locks.extend(names.map(|name| (name, Mode::Exclusive)));
+        }
+        Ok(locks)
+    }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         self.at.admit_pool(false).await?;
@@ -167,14 +213,7 @@ impl Steps for DeleteDisk<'_> {
             return self.result(0).map(Checked::Done);
         }
         let disk = self.at.admitted(&self.params.disk, Purpose::Delete).await?;
-        let disks = self.doomed(disk).await?;
-        let root = self.at.root().await?;
-        Ok(Checked::Plan(Plan {
-            root,
-            disks,
-            fences: Vec::new(),
-            freed: Vec::new(),
-        }))
+        self.plan(disk).await.map(Checked::Plan)
     }
 
     async fn work(&self, _: &mut Plan, _: &Pace<'_>) -> Result<(), Stop> {
@@ -182,40 +221,47 @@ impl Steps for DeleteDisk<'_> {
     }
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
+        let root = self.at.root().await?;
         // In one order for everybody, as with all locks.
-        let ids: BTreeSet<&DiskId> = plan.disks.iter().map(|disk| &disk.id).collect();
+        let ids: BTreeSet<&DiskId> = plan.doomed.iter().map(|doomed| &doomed.disk.id).collect();
         for id in ids {
-            plan.fences.push(self.at.fence(&plan.root, id).await?);
+            plan.fences.push(self.at.fence(&root, id).await?);
         }
-        for disk in &mut plan.disks {
-            *disk = self.at.store.disks.take(disk, &self.at.job.id).await?;
+        let mut freed = 0;
+        for doomed in &mut plan.doomed {
+            freed += self.take(doomed).await?;
+            doomed.freed = freed;
         }
         Ok(())
     }
 
     async fn effect(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
-        for disk in &plan.disks {
-            let freed = Removal {
-                root: plan.root.clone(),
-                file: context::file_of(disk),
-                trash: Name::trash(&disk.id, &self.at.job.id, self.at.job.claim),
-                disk: disk.id.clone(),
-                mode: self.params.mode,
-            };
-            plan.freed.push(freed.run(pace).await?);
+        let claim = (&self.at.job.id, self.at.job.claim);
+        for doomed in &plan.doomed {
+            for home in &doomed.homes {
+                home.discard(&(&doomed.disk.id).into(), claim).await?;
+            }
+        }
+        // All are in the trash before one is removed: a later claim sees that it's begun.
+        for doomed in &plan.doomed {
+            for home in &doomed.homes {
+                let of = Target::from(&doomed.disk.id);
+                home.purge(&of, self.params.mode, pace).await?;
+            }
         }
         Ok(())
     }
 
     async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
-        let ids: BTreeSet<&DiskId> = plan.disks.iter().map(|disk| &disk.id).collect();
-        for (disk, freed) in plan.disks.iter().zip(&plan.freed) {
-            self.bury(disk, *freed, &ids).await?;
+        let ids: BTreeSet<&DiskId> = plan.doomed.iter().map(|doomed| &doomed.disk.id).collect();
+        for doomed in &plan.doomed {
+            self.bury(&doomed.disk, doomed.freed, &ids).await?;
         }
         if self.params.mode != DeleteMode::Trash {
             plan.fences.drain(..).for_each(Fence::retire);
         }
-        self.result(plan.freed.iter().sum())
+        // The disk itself goes last, so its number is that of the whole tree.
+        self.result(plan.doomed.last().map_or(0, |doomed| doomed.freed))
     }
 
     async fn recover(&self) -> Result<Option<Done>, Stop> {
@@ -245,26 +291,13 @@ impl Steps for DeleteDisk<'_> {
             | DiskState::Missing
             | DiskState::Broken => {}
         }
-        let disks = self.doomed(disk).await?;
-        let root = self.at.root().await?;
-        if !self.has_begun(&root, &disks).await? {
+        let mut plan = self.plan(disk).await?;
+        if !self.has_begun(&plan).await? {
             return Ok(None);
         }
-        let mut plan = Plan {
-            root,
-            disks,
-            fences: Vec::new(),
-            freed: Vec::new(),
-        };
         let never = process::Stop::new();
-        let pace = Pace {
-            stop: &never,
-            lost: &never,
-            progress: &|_| {},
-            keep: &drop,
-        };
         self.intend(&mut plan).await?;
-        self.effect(&mut plan, &pace).await?;
+        self.effect(&mut plan, &Pace::endless(&never)).await?;
         self.publish(&mut plan).await.map(Some)
     }
 
@@ -283,102 +316,29 @@ impl Steps for DeleteDisk<'_> {
             .chain([&disk])
         {
             let is_own = is_own(disk.record.owner_job.as_ref(), self.at.job);
-            if is_own && disk.record.state == DiskState::Changing {
+            if is_own && can_be_put_back(disk.record.state) {
                 ids.push(disk.id.clone());
             }
         }
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let root = self.at.root().await?;
         for id in ids {
             // Read anew: the one before may have been its child.
             if let Some(disk) = self.at.store.disks.get(&id).await? {
-                self.put_back(&root, &disk).await?;
+                self.put_back(&disk).await?;
             }
         }
         Ok(())
     }
 }
 
-/// One file on its way out.
-struct Removal {
-    root: Root,
-    disk: DiskId,
-    file: Name,
-    trash: Name,
-    mode: DeleteMode,
-}
-
-impl Removal {
-    /// Bytes that are free again.
-    async fn run(self, pace: &Pace<'_>) -> Result<u64, Stop> {
-        let (root, file, trash) = (self.root.clone(), self.file.clone(), self.trash.clone());
-        let moved: Result<(), PoolError> = blocking::act(move || match root.facts(&file)? {
-            Some(_) => root.rename_new(&file, &trash),
-            None => Ok(()),
-        })
-        .await;
-        moved?;
-        if self.mode == DeleteMode::Trash {
-            return Ok(0);
-        }
-        let (tell_to, mut told) = channel(1);
-        let lost = pace.lost.clone();
-        let removed = blocking::act(move || self.remove(&tell_to, &lost));
-        let telling = async {
-            while let Some((bytes, total)) = told.recv().await {
-                #[expect(clippy::cast_precision_loss, reason = "a percentage, for people")]
-                let percent = bytes as f64 * 100.0 / total as f64;
-                tell(pace, "wipe", percent, total);
-            }
-        };
-        let (freed, ()) = tokio::join!(removed, telling);
-        Ok(freed?)
-    }
-
-    /// Removes whatever of the disk is in the trash, by this claim, an older one, or an older job.
-    fn remove(&self, tell: &Sender<(u64, u64)>, lost: &process::Stop) -> Result<u64, PoolError> {
-        let mut freed = 0;
-        for name in in_trash(&self.root, &self.disk)? {
-            if self.mode == DeleteMode::Wipe {
-                self.root.wipe(&name, |bytes, total| {
-                    // Progress that nobody has time for is left out.
-                    tell.try_send((bytes, total)).ok();
-                    !lost.is_asked()
-                })?;
-            }
-            let facts = self.root.facts(&name)?;
-            if self.root.unlink(&name)? {
-                freed += facts.map_or(0, |facts| facts.allocated);
-            }
-        }
-        Ok(freed)
-    }
-}
-
-fn in_trash(root: &Root, disk: &DiskId) -> Result<Vec<Name>, PoolError> {
-    let mut names = root.list(Folder::Trash)?;
-    names.retain(|name| name.as_trash().is_some_and(|(of, _, _)| of == *disk));
-    Ok(names)
-}
-
-/// Where a file was that is to be in its place.
-enum Found {
-    InPlace,
-    InTrash,
-    Nowhere,
-}
-
-/// Brings a file back that this job had moved to the trash.
-fn restore(root: &Root, disk: &DiskId, job: &JobId, file: &Name) -> Result<Found, PoolError> {
-    if root.facts(file)?.is_some() {
-        return Ok(Found::InPlace);
-    }
-    let names = in_trash(root, disk)?;
-    let is_own = |name: &&Name| name.as_trash().is_some_and(|(_, by, _)| by == *job);
-    match names.iter().find(is_own) {
-        Some(name) => root.rename_new(name, file).map(|()| Found::InTrash),
-        None => Ok(Found::Nowhere),
+/// Whether a disk of this state is one that the job began with, and had not deleted.
+fn can_be_put_back(state: DiskState) -> bool {
+    match state {
+        DiskState::Changing | DiskState::Archived | DiskState::Missing | DiskState::Broken => true,
+        DiskState::Creating
+        | DiskState::Uploading
+        | DiskState::Ready
+        | DiskState::Archiving
+        | DiskState::Trashed
+        | DiskState::Deleted => false,
     }
 }

@@ -3,31 +3,45 @@
 //! ```text
 //! check → work → intend → (commit: the job's own fence) → effect → publish
 //! ```
+//! Adding a task is one file with its [`Steps`], and one line in [`known`].
+//!
 //! `check` reads the catalogue and refuses; `work` may take long and can be stopped; `intend`
 //! takes the locks on files and writes to the catalogue that this job is about to change it;
 //! after the commit nothing stops; `effect` changes the pool; `publish` says so in the catalogue.
 
+mod base;
 pub(crate) mod context;
 mod convert;
 mod create_disk;
 mod delete_disk;
+mod delete_media;
+mod in_place;
 pub(crate) mod new_disk;
+mod overlay;
 mod ping;
 mod resize;
+mod restore_disk;
+mod snapshot;
 
 pub(crate) use context::Context;
 
-use crate::store::Store;
+use crate::{qemu_img::Act, store::Store};
+use base::Base;
 use convert::Convert;
 use create_disk::CreateDisk;
 use delete_disk::DeleteDisk;
+use delete_media::DeleteMedia;
+use overlay::Overlay;
 use ping::Ping;
 use resize::Resize;
-use std::future::Future;
+use restore_disk::RestoreDisk;
+use snapshot::Snapshot;
+use std::{future::Future, pin::Pin};
+use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, JobError, JobId, Timestamp,
     state::Progress,
-    task::{StorageTask, Task},
+    task::{StorageTask, Task, storage::NewSnapshot},
 };
 use virtbus_worker::{
     perform::{Assignment, Done, Stop},
@@ -45,6 +59,32 @@ pub(crate) struct Pace<'a> {
     pub(crate) progress: &'a (dyn Fn(Progress) + Send + Sync),
     /// Takes what must be held until the job's final record is written: the locks on files.
     pub(crate) keep: &'a (dyn Fn(Box<dyn Send>) + Send + Sync),
+    /// Hears of each step that was taken, and says whether to go on.
+    pub(crate) reached: &'a (dyn Fn(Step) -> Result<(), Stop> + Send + Sync),
+}
+
+/// A step of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Check,
+    Work,
+    Intend,
+    Commit,
+    Effect,
+    Publish,
+}
+
+impl<'a> Pace<'a> {
+    /// For what an earlier claim began and this one ends: nobody stops it, and nobody watches.
+    pub(crate) fn endless(never: &'a process::Stop) -> Self {
+        Self {
+            stop: never,
+            lost: never,
+            progress: &|_| {},
+            keep: &drop,
+            reached: &|_| Ok(()),
+        }
+    }
 }
 
 /// What a check says.
@@ -59,6 +99,15 @@ pub(crate) enum Checked<P> {
 pub(crate) trait Steps: Sync {
     /// What is to be done, and what was done of it so far. Dropping it gives back what it holds.
     type Plan: Send + Sync + 'static;
+
+    /// The locks between jobs, as the catalogue says now.
+    fn locks(&self) -> impl Future<Output = Result<LockSet, JobError>> + Send;
+
+    /// Removes the temporary files of older claims. What else they left is in the catalogue, the
+    /// trash and the image, and is gone on from.
+    fn clean(&self) -> impl Future<Output = Result<(), Stop>> + Send {
+        async { Ok(()) }
+    }
 
     /// Reads the catalogue, and refuses what can't be.
     fn check(&self) -> impl Future<Output = Result<Checked<Self::Plan>, Stop>> + Send;
@@ -91,22 +140,70 @@ pub(crate) trait Steps: Sync {
 }
 
 /// All steps in order. `commit` is the fence between the intent and the effect.
-pub(crate) async fn drive<S: Steps>(
+async fn drive<S: Steps>(
     steps: &S,
     pace: &Pace<'_>,
-    commit: impl Future<Output = Result<(), Stop>> + Send,
+    commit: Later<'_, Result<(), Stop>>,
 ) -> Result<Done, Stop> {
     let mut plan = match steps.check().await? {
         Checked::Done(done) => return Ok(done),
         Checked::Plan(plan) => plan,
     };
+    (pace.reached)(Step::Check)?;
     steps.work(&mut plan, pace).await?;
+    (pace.reached)(Step::Work)?;
     steps.intend(&mut plan).await?;
+    (pace.reached)(Step::Intend)?;
     commit.await?;
+    (pace.reached)(Step::Commit)?;
     steps.effect(&mut plan, pace).await?;
+    (pace.reached)(Step::Effect)?;
     let done = steps.publish(&mut plan).await?;
+    (pace.reached)(Step::Publish)?;
     (pace.keep)(Box::new(plan));
     Ok(done)
+}
+
+/// A future that is kept as such.
+pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// [`Steps`] whose plan is nobody's business: any of the tasks.
+pub(crate) trait AnySteps: Send + Sync {
+    fn locks(&self) -> Later<'_, Result<LockSet, JobError>>;
+    fn clean(&self) -> Later<'_, Result<(), Stop>>;
+    fn recover(&self) -> Later<'_, Result<Option<Done>, Stop>>;
+    fn abandon(&self) -> Later<'_, Result<(), Stop>>;
+    fn drive<'a>(
+        &'a self,
+        pace: &'a Pace<'_>,
+        commit: Later<'a, Result<(), Stop>>,
+    ) -> Later<'a, Result<Done, Stop>>;
+}
+
+impl<S: Steps + Send> AnySteps for S {
+    fn locks(&self) -> Later<'_, Result<LockSet, JobError>> {
+        Box::pin(Steps::locks(self))
+    }
+
+    fn clean(&self) -> Later<'_, Result<(), Stop>> {
+        Box::pin(Steps::clean(self))
+    }
+
+    fn recover(&self) -> Later<'_, Result<Option<Done>, Stop>> {
+        Box::pin(Steps::recover(self))
+    }
+
+    fn abandon(&self) -> Later<'_, Result<(), Stop>> {
+        Box::pin(Steps::abandon(self))
+    }
+
+    fn drive<'a>(
+        &'a self,
+        pace: &'a Pace<'_>,
+        commit: Later<'a, Result<(), Stop>>,
+    ) -> Later<'a, Result<Done, Stop>> {
+        Box::pin(drive(self, pace, commit))
+    }
 }
 
 /// What an earlier claim and this one have in common.
@@ -120,13 +217,18 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// The tasks that this service can do.
+/// A task that this service can do.
 pub(crate) enum Known<'a> {
+    /// Changes nothing that stays, so it has no steps.
     Ping(Ping<'a>),
-    CreateDisk(CreateDisk<'a>),
-    Resize(Resize<'a>),
-    Convert(Convert<'a>),
-    DeleteDisk(DeleteDisk<'a>),
+    /// Changes disks.
+    Steps(Box<dyn AnySteps + 'a>),
+}
+
+impl<'a> Known<'a> {
+    fn steps(steps: impl Steps + Send + 'a) -> Self {
+        Self::Steps(Box::new(steps))
+    }
 }
 
 /// The task of a job, if this service can do it in the pool that the job's queue names.
@@ -134,25 +236,61 @@ pub(crate) enum Known<'a> {
 /// # Errors
 /// `job.unknown_task`, `pool.not_found`, `pool.unsupported`.
 pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'a>, JobError> {
+    use NewSnapshot as New;
+    use StorageTask as Is;
+    let snapshot = |at, disk, name, act| Snapshot {
+        at,
+        disk,
+        name,
+        act,
+    };
     let at = || Context::new(store, job);
-    match &job.task {
-        Task::Storage(StorageTask::Ping(params)) => Ok(Known::Ping(Ping { store, job, params })),
-        Task::Storage(StorageTask::CreateDisk(params)) => {
-            Ok(Known::CreateDisk(CreateDisk { at: at()?, params }))
+    let Task::Storage(task) = &job.task else {
+        return Err(unknown(job));
+    };
+    Ok(match task {
+        Is::Ping(params) => Known::Ping(Ping { store, job, params }),
+        Is::CreateDisk(params) => Known::steps(CreateDisk { at: at()?, params }),
+        Is::Resize(params) => Known::steps(Resize { at: at()?, params }),
+        Is::Convert(params) => Known::steps(Convert { at: at()?, params }),
+        Is::DeleteDisk(params) => Known::steps(DeleteDisk { at: at()?, params }),
+        Is::DeleteMedia(params) => Known::steps(DeleteMedia { at: at()?, params }),
+        Is::RestoreDisk(params) => Known::steps(RestoreDisk { at: at()?, params }),
+        Is::CreateSnapshot(params) => match &params.kind {
+            New::Snapshot(name) => Known::steps(snapshot(at()?, &params.disk, name, Act::Create)),
+            New::Overlay(new) => Known::steps(Overlay::new(at()?, &params.disk, new)),
+            New::Base(base) => Known::steps(Base {
+                at: at()?,
+                disk: &params.disk,
+                base,
+            }),
+        },
+        Is::RevertSnapshot(params) => {
+            let (disk, name) = (&params.disk, &params.snapshot);
+            Known::steps(snapshot(at()?, disk, name, Act::Revert))
         }
-        Task::Storage(StorageTask::Resize(params)) => {
-            Ok(Known::Resize(Resize { at: at()?, params }))
+        Is::DeleteSnapshot(params) => {
+            let (disk, name) = (&params.disk, &params.snapshot);
+            Known::steps(snapshot(at()?, disk, name, Act::Delete))
         }
-        Task::Storage(StorageTask::Convert(params)) => {
-            Ok(Known::Convert(Convert { at: at()?, params }))
-        }
-        Task::Storage(StorageTask::DeleteDisk(params)) => {
-            Ok(Known::DeleteDisk(DeleteDisk { at: at()?, params }))
-        }
-        Task::Storage(_) | Task::Hypervisor(_) | Task::Core(_) => {
-            let name = job.task.name();
-            let text = format!("this service doesn't know the task {name:?}");
-            Err(JobError::new(Code::JobUnknownTask, text).with("task", name))
-        }
-    }
+        Is::Commit(_)
+        | Is::Rebase(_)
+        | Is::Sparsify(_)
+        | Is::ArchiveDisk(_)
+        | Is::UnarchiveDisk(_)
+        | Is::AdoptDisk(_)
+        | Is::AdoptMedia(_)
+        | Is::CheckDisk(_)
+        | Is::MoveDisk(_)
+        | Is::Upload(_)
+        | Is::FinishUpload(_)
+        | Is::Download(_)
+        | Is::ImportUrl(_) => return Err(unknown(job)),
+    })
+}
+
+fn unknown(job: &Assignment) -> JobError {
+    let name = job.task.name();
+    let text = format!("this service doesn't know the task {name:?}");
+    JobError::new(Code::JobUnknownTask, text).with("task", name)
 }

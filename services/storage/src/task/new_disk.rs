@@ -8,7 +8,7 @@ use crate::{
     gate::Expected,
     pool::{Name, PoolError, Root},
     qemu_img::{Image, Info},
-    space::SpaceError,
+    space::{Reservation, SpaceError},
     task::{Context, Pace, context, is_own, now},
 };
 use virtbus_wire::{
@@ -27,6 +27,16 @@ impl Context<'_> {
     ) -> Result<(), Stop> {
         let there = self.store.disks.get(id).await?;
         catalog::admit_new(id, there.as_ref().map(|disk| &disk.record), &self.job.id)?;
+        self.admit_file(root, id, file).await
+    }
+
+    /// That the pool has no file of a disk's name.
+    pub(crate) async fn admit_file(
+        &self,
+        root: &Root,
+        id: &DiskId,
+        file: &Name,
+    ) -> Result<(), Stop> {
         let (root, file) = (root.clone(), file.clone());
         let facts: Result<_, PoolError> = blocking::look(move || root.facts(&file)).await;
         if facts?.is_some() {
@@ -41,14 +51,22 @@ impl Context<'_> {
     /// Sets room aside for a new file, and takes its temporary name.
     pub(crate) async fn draft(&self, root: &Root, id: &DiskId, bytes: u64) -> Result<Draft, Stop> {
         let part = Name::part(&self.job.id, self.job.claim, id);
+        let room = self.room(root, &part, bytes).await?;
+        Ok(Draft::new(root.clone(), part, room))
+    }
+
+    /// Sets room aside for what will be written to a file, new or there already.
+    pub(crate) async fn room(
+        &self,
+        root: &Root,
+        file: &Name,
+        bytes: u64,
+    ) -> Result<Reservation, Stop> {
         let (space, spare) = (self.store.space.clone(), self.pool.config.free_min.bytes());
-        let (pool, root) = (self.pool.name.clone(), root.clone());
-        let draft: Result<Draft, SpaceError> = blocking::look(move || {
-            let room = space.reserve(&pool, &root, &part, bytes, spare)?;
-            Ok(Draft::new(root, part, room))
-        })
-        .await;
-        Ok(draft?)
+        let (pool, root, file) = (self.pool.name.clone(), root.clone(), file.clone());
+        let room: Result<Reservation, SpaceError> =
+            blocking::look(move || space.reserve(&pool, &root, &file, bytes, spare)).await;
+        Ok(room?)
     }
 
     /// That a tool made what it should, down to the disk.
@@ -185,7 +203,8 @@ impl Context<'_> {
         self.withdraw(&intent).await
     }
 
-    async fn withdraw(&self, intent: &Disk) -> Result<(), Stop> {
+    /// Removes the record of a disk that isn't made, and its place on its backing.
+    pub(crate) async fn withdraw(&self, intent: &Disk) -> Result<(), Stop> {
         if let Some(backing) = &intent.record.backing {
             self.store.disks.drop_child(backing, &intent.id).await?;
         }

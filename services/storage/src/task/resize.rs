@@ -38,13 +38,6 @@ pub(crate) struct Plan {
 }
 
 impl Resize<'_> {
-    /// Alone on the disk, shared on all below it.
-    pub(crate) async fn locks(&self) -> Result<LockSet, JobError> {
-        self.at
-            .locks_below(&self.params.disk, Mode::Exclusive)
-            .await
-    }
-
     /// What the record and the parameters say about each other.
     fn admit(&self, disk: &Disk) -> Result<(), Stop> {
         catalog::admit_change(&disk.id, &disk.record)?;
@@ -109,6 +102,13 @@ impl Resize<'_> {
 
 impl Steps for Resize<'_> {
     type Plan = Plan;
+
+    // Alone on the disk, shared on all below it.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        self.at
+            .locks_below(&self.params.disk, Mode::Exclusive)
+            .await
+    }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         let pool = self.at.admit_pool(false).await?;

@@ -1,10 +1,10 @@
 //! A worker that dies after any step, and the claim that comes after it.
 
-use super::site::{After, Site};
-use crate::task::{Checked, Known, Pace, Steps, known};
+use super::site::{STEPS, Site};
+use crate::task::Step;
 use serde_json::{Value, json};
 use virtbus_wire::catalog::DiskState;
-use virtbus_worker::{Perform, process};
+use virtbus_worker::Perform;
 
 /// The jobs whose workers die, each on disks of its own.
 fn jobs() -> [(&'static str, Value); 5] {
@@ -30,7 +30,7 @@ async fn the_next_claim_ends_as_the_first_would_have() {
         let whole = Site::start().await;
         whole.filled_disk("d1").await;
         let expected = whole.done("j", task, params.clone()).await;
-        for after in After::ALL {
+        for after in STEPS {
             let site = Site::start().await;
             site.filled_disk("d1").await;
             site.die(&site.claimed(envelope(task, &params), 1), after)
@@ -38,7 +38,7 @@ async fn the_next_claim_ends_as_the_first_would_have() {
             let done = site.run(&site.claimed(envelope(task, &params), 2)).await;
             let done = done.unwrap_or_else(|stop| panic!("{task} {after:?}: {stop:?}"));
             // What a dead claim removed can't be counted any more.
-            if !(task == "delete_disk" && after == After::Effect) {
+            if !(task == "delete_disk" && after == Step::Effect) {
                 assert_eq!(done, expected, "{task} {after:?}");
             }
             assert_eq!(
@@ -68,7 +68,7 @@ async fn the_next_claim_ends_as_the_first_would_have() {
 #[tokio::test]
 async fn a_job_that_ends_without_its_effect_puts_everything_back() {
     for (task, params) in jobs() {
-        for after in [After::Check, After::Work, After::Intend] {
+        for after in [Step::Check, Step::Work, Step::Intend, Step::Commit] {
             let site = Site::start().await;
             site.filled_disk("d1").await;
             let before = site.record("d1").await;
@@ -100,7 +100,7 @@ async fn an_effect_that_could_not_be_written_down_is_taken_back_or_told() {
         let site = Site::start().await;
         site.filled_disk("d1").await;
         let job = site.claimed(envelope(task, &params), 1);
-        site.die(&job, After::Effect).await;
+        site.die(&job, Step::Effect).await;
         for _ in 0..2 {
             site.store.abandon(&job).await.unwrap();
         }
@@ -129,7 +129,7 @@ async fn a_disk_that_was_being_overwritten_is_broken() {
     site.filled_disk("d1").await;
     let params = json!({ "disk": "d1", "mode": "wipe" });
     let job = site.claimed(envelope("delete_disk", &params), 1);
-    site.die(&job, After::Intend).await;
+    site.die(&job, Step::Intend).await;
     std::fs::create_dir_all(site.path("trash")).unwrap();
     std::fs::rename(site.path("disks/d1.qcow2"), site.path("trash/disk.d1.j.1")).unwrap();
     site.store.abandon(&job).await.unwrap();
@@ -142,25 +142,9 @@ async fn a_file_that_came_between_is_not_taken_for_ones_own() {
     let site = Site::start().await;
     let params = json!({ "disk": "new", "size": "4MiB" });
     let job = site.claimed(envelope("create_disk", &params), 1);
-    let Known::CreateDisk(task) = known(&site.store, &job).unwrap() else {
-        panic!("another task");
-    };
-    let stop = process::Stop::new();
-    let pace = Pace {
-        stop: &stop,
-        lost: &stop,
-        progress: &|_| {},
-        keep: &drop,
-    };
-    let Checked::Plan(mut plan) = task.check().await.unwrap() else {
-        panic!("there's nothing to do");
-    };
-    task.work(&mut plan, &pace).await.unwrap();
-    task.intend(&mut plan).await.unwrap();
-    std::fs::write(site.path("disks/new.qcow2"), "mine").unwrap();
-    assert!(task.effect(&mut plan, &pace).await.is_err());
-    drop(plan);
-    site.store.abandon(&job).await.unwrap();
+    let stray = site.path("disks/new.qcow2");
+    let write = || std::fs::write(&stray, "mine").unwrap();
+    assert!(site.run_and(&job, Step::Intend, &write).await.is_err());
     assert_eq!(
         std::fs::read(site.path("disks/new.qcow2")).unwrap(),
         b"mine"
@@ -201,7 +185,7 @@ async fn a_tree_that_began_to_go_goes_as_a_whole() {
     .await;
     let params = json!({ "disk": "d1", "mode": "unlink", "tree": true });
     let first = site.claimed(envelope("delete_disk", &params), 1);
-    site.die(&first, After::Intend).await;
+    site.die(&first, Step::Intend).await;
     // As if it had died between the two.
     std::fs::create_dir_all(site.path("trash")).unwrap();
     std::fs::rename(site.path("disks/d2.qcow2"), site.path("trash/disk.d2.j.1")).unwrap();
@@ -214,36 +198,18 @@ async fn a_tree_that_began_to_go_goes_as_a_whole() {
     assert_eq!(site.files("trash"), Vec::<String>::new());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_claim_that_wakes_up_has_no_effect() {
     let site = Site::start().await;
     let params = json!({ "disk": "new", "size": "4MiB" });
     let first = site.claimed(envelope("create_disk", &params), 1);
-    let Known::CreateDisk(task) = known(&site.store, &first).unwrap() else {
-        panic!("another task");
-    };
-    let stop = process::Stop::new();
-    let pace = Pace {
-        stop: &stop,
-        lost: &stop,
-        progress: &|_| {},
-        keep: &drop,
-    };
-    let Checked::Plan(mut plan) = task.check().await.unwrap() else {
-        panic!("there's nothing to do");
-    };
-    task.work(&mut plan, &pace).await.unwrap();
-    task.intend(&mut plan).await.unwrap();
-    // Here it freezes; the next claim takes over and gets done.
     let next = site.claimed(envelope("create_disk", &params), 2);
-    site.run(&next).await.unwrap();
-    site.write("new.qcow2", "qcow2", "write -P 5 0 1M");
+    let (woken, done) = site.frozen(&first, Step::Commit, &next).await;
+    done.unwrap();
+    assert!(woken.is_err());
     let before = site.disk("new").await;
-    assert!(task.effect(&mut plan, &pace).await.is_err());
-    assert!(task.publish(&mut plan).await.is_err());
     site.store.abandon(&first).await.unwrap();
-    drop(plan);
-    site.write("new.qcow2", "qcow2", "read -P 5 0 1M");
     assert_eq!(site.disk("new").await, before);
+    assert_eq!(site.state("new").await, Some(DiskState::Ready));
     assert_eq!(site.files("disks"), ["new.qcow2"]);
 }

@@ -11,7 +11,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 use virtbus_testbed::until;
-use virtbus_wire::{Code, JobId, state::Owner};
+use virtbus_wire::{Code, DiskId, JobId, state::Owner};
 
 struct Holder {
     child: Child,
@@ -21,7 +21,7 @@ struct Holder {
 impl Holder {
     /// A process that holds the lock of `d1`, and a tool of it.
     async fn start(site: &Site) -> Self {
-        let name = Name::lock(&"d1".parse().unwrap());
+        let name = Name::lock(&"d1".parse::<DiskId>().unwrap());
         drop(site.root().open_or_make(&name).unwrap());
         let path = site.path("locks/disk.d1");
         let child = Command::new("flock")
@@ -67,7 +67,7 @@ impl Drop for Holder {
 }
 
 async fn take(site: &Site) -> Result<Fence, FenceError> {
-    let (disk, job): (_, JobId) = ("d1".parse().unwrap(), "j1".parse().unwrap());
+    let (disk, job): (DiskId, JobId) = ("d1".parse().unwrap(), "j1".parse().unwrap());
     let leases = &site.store.leases;
     Fence::take(&site.root(), &disk, &site.owner, (&job, 1), leases).await
 }

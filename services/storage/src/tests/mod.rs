@@ -3,9 +3,14 @@
 mod convert;
 mod crashes;
 mod create_disk;
+mod cuts;
 mod delete_disk;
+mod delete_media;
 mod fences;
+mod moments;
 mod ping;
 mod resize;
+mod restore_disk;
 mod site;
+mod snapshots;
 mod sweep;

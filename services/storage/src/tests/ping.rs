@@ -26,7 +26,7 @@ async fn a_ping_fails_when_asked_to_and_when_the_pool_is_away() {
 async fn a_ping_of_two_pools_needs_both() {
     let site = Site::start().await;
     let mut job = site.job("j1", "ping", json!({}));
-    let queue: Queue = "storage.default_other.low".parse().unwrap();
+    let queue: Queue = "storage.default_third.low".parse().unwrap();
     job.record.queue = queue.into();
     assert_eq!(code(&failed(site.run(&job).await)), Code::PoolNotFound);
 }

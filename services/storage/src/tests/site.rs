@@ -2,17 +2,24 @@
 
 use crate::{
     config::{PoolConfig, StorageConfig},
-    disks::Disk,
+    disks::{Disk, Medium},
     pool::Root,
     store::Store,
-    task::{Checked, Known, Pace, Steps, drive, known},
+    task::{Known, Pace, Step, known},
 };
 use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
-    process::{Command, Output},
-    sync::Mutex,
+    future::{Future, poll_fn},
+    hash::{DefaultHasher, Hash, Hasher},
+    path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
 };
 use tempfile::TempDir;
 use tokio::sync::RwLock;
@@ -26,13 +33,16 @@ use virtbus_wire::{
     catalog::{DiskRecord, DiskState, PoolRecord},
     state::{Owner, Progress},
 };
-use virtbus_worker::{Assignment, Done, Perform, Stop, StopSignal, process};
+use virtbus_worker::{
+    Assignment, Done, Perform, Stop, StopSignal,
+    process::{self, CommandLine, Exit, Limits, RunOptions, Stdout, find_program, run},
+};
 
 pub(super) const MIB: u64 = 1 << 20;
 
 /// While a tool is started, nothing else may start programs: they would inherit its lock. In a
 /// service the runner sees to that; here servers and helpers are started beside it.
-static STARTS: RwLock<()> = RwLock::const_new(());
+pub(super) static STARTS: RwLock<()> = RwLock::const_new(());
 
 pub(super) struct Site {
     pub(super) store: Store,
@@ -43,25 +53,15 @@ pub(super) struct Site {
     _server: Server,
 }
 
-/// Where a claim's worker dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum After {
-    Check,
-    Work,
-    Intend,
-    Effect,
-    Publish,
-}
-
-impl After {
-    pub(super) const ALL: [Self; 5] = [
-        Self::Check,
-        Self::Work,
-        Self::Intend,
-        Self::Effect,
-        Self::Publish,
-    ];
-}
+/// Where a claim's worker may die: after each of its steps.
+pub(super) const STEPS: [Step; 6] = [
+    Step::Check,
+    Step::Work,
+    Step::Intend,
+    Step::Commit,
+    Step::Effect,
+    Step::Publish,
+];
 
 impl Site {
     pub(super) async fn start() -> Self {
@@ -85,15 +85,20 @@ impl Site {
         };
         let bus = Bus::connect(&connect, "test").await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let root = Utf8PathBuf::from_path_buf(dir.path().join("pool")).unwrap();
-        let mut pool = PoolConfig {
-            create: true,
-            free_min: "1MiB".parse().unwrap(),
-            ..PoolConfig::at(root)
+        let at = |name: &str| {
+            let root = Utf8PathBuf::from_path_buf(dir.path().join(name)).unwrap();
+            PoolConfig {
+                create: true,
+                free_min: "1MiB".parse().unwrap(),
+                ..PoolConfig::at(root)
+            }
         };
+        let (mut pool, other) = (at("pool"), at("other"));
+        pool.archive = Some(at("archive").root);
         change(&mut pool);
+        let named = |name: &str, pool| (name.parse().unwrap(), pool);
         let config = StorageConfig {
-            pools: BTreeMap::from([("default".parse().unwrap(), pool)]),
+            pools: BTreeMap::from([named("default", pool), named("other", other)]),
             ..StorageConfig::default()
         };
         let store = Store::new(&bus, &config);
@@ -112,6 +117,7 @@ impl Site {
             _server: server,
         };
         site.register(json!({ "pool": "default" })).await;
+        site.register(json!({ "pool": "other" })).await;
         site
     }
 
@@ -153,7 +159,11 @@ impl Site {
             &envelope.task,
             &envelope.params,
         );
-        let queue = "storage.default.default".to_owned().into();
+        let place = match envelope.task.as_str() {
+            "move_disk" => "default_other",
+            _ => "default",
+        };
+        let queue = format!("storage.{place}.default").into();
         let mut record = Record::new(id.clone(), envelope, queue, Timestamp::now());
         record.claim = claim;
         Assignment {
@@ -177,18 +187,43 @@ impl Site {
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Done, Stop> {
         let _others = STARTS.read().await;
+        self.attempt(job, stop, progress, &|_| Ok(())).await
+    }
+
+    async fn attempt(
+        &self,
+        job: &Assignment,
+        stop: &process::Stop,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+        reached: &(dyn Fn(Step) -> Result<(), Stop> + Send + Sync),
+    ) -> Result<Done, Stop> {
         if job.claim > 1 {
             self.store.clean(job).await?;
             if let Some(done) = self.store.recover(job).await? {
                 return Ok(done);
             }
         }
+        let done = self.drive(job, stop, progress, reached).await;
+        if done.is_err() {
+            self.store.abandon(job).await?;
+        }
+        done
+    }
+
+    async fn drive(
+        &self,
+        job: &Assignment,
+        stop: &process::Stop,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+        reached: &(dyn Fn(Step) -> Result<(), Stop> + Send + Sync),
+    ) -> Result<Done, Stop> {
         let lost = process::Stop::new();
         let pace = Pace {
             stop,
             lost: &lost,
             progress,
             keep: &drop,
+            reached,
         };
         let commit = async {
             if stop.is_asked() {
@@ -197,17 +232,10 @@ impl Site {
                 Ok(())
             }
         };
-        let done = match known(&self.store, job)? {
+        match known(&self.store, job)? {
             Known::Ping(task) => task.run(&StopSignal::new()).await,
-            Known::CreateDisk(task) => drive(&task, &pace, commit).await,
-            Known::Resize(task) => drive(&task, &pace, commit).await,
-            Known::Convert(task) => drive(&task, &pace, commit).await,
-            Known::DeleteDisk(task) => drive(&task, &pace, commit).await,
-        };
-        if done.is_err() {
-            self.store.abandon(job).await?;
+            Known::Steps(steps) => steps.drive(&pace, Box::pin(commit)).await,
         }
-        done
     }
 
     /// Runs a new job that must succeed.
@@ -229,58 +257,156 @@ impl Site {
         self.write(&format!("{id}.qcow2"), "qcow2", "write -P 7 1M 1M");
     }
 
-    /// Runs a claim until its worker dies: what it holds is gone, what it wrote stays.
-    pub(super) async fn die(&self, job: &Assignment, after: After) {
-        let _others = STARTS.read().await;
-        match known(&self.store, job).unwrap() {
-            Known::Ping(_) => {}
-            Known::CreateDisk(task) => self.die_in(&task, after).await,
-            Known::Resize(task) => self.die_in(&task, after).await,
-            Known::Convert(task) => self.die_in(&task, after).await,
-            Known::DeleteDisk(task) => self.die_in(&task, after).await,
-        }
+    /// A medium with something in it.
+    pub(super) async fn filled_medium(&self, id: &str) {
+        let record = json!({ "pool": "default", "format": "iso", "virtual_size": MIB,
+                             "state": "ready", "updated_at": Timestamp::now() });
+        let record = serde_json::from_value(record).unwrap();
+        let media = &self.store.media;
+        media.create(&id.parse().unwrap(), record).await.unwrap();
+        std::fs::create_dir_all(self.path("media")).unwrap();
+        let path = self.path("media").join(format!("{id}.iso"));
+        std::fs::write(path, vec![3; 1 << 20]).unwrap();
     }
 
-    async fn die_in<S: Steps>(&self, task: &S, after: After) {
-        let (stop, order) = (process::Stop::new(), After::ALL);
-        let pace = Pace {
-            stop: &stop,
-            lost: &stop,
-            progress: &|_| {},
-            keep: &drop,
-        };
-        let Checked::Plan(mut plan) = task.check().await.unwrap() else {
-            panic!("there's nothing to do");
-        };
-        for step in order
-            .into_iter()
-            .take_while(|step| *step != after)
-            .chain([after])
-        {
-            match step {
-                After::Check => {}
-                After::Work => task.work(&mut plan, &pace).await.unwrap(),
-                After::Intend => task.intend(&mut plan).await.unwrap(),
-                After::Effect => task.effect(&mut plan, &pace).await.unwrap(),
-                After::Publish => drop(task.publish(&mut plan).await.unwrap()),
-            }
-        }
+    /// Runs a claim until its worker dies: what it holds is gone, what it wrote stays.
+    pub(super) async fn die(&self, job: &Assignment, after: Step) {
+        let _others = STARTS.read().await;
         // A killed worker doesn't clear up behind itself.
-        let parts: Vec<_> = self
-            .files("disks")
-            .into_iter()
-            .filter(|name| name.starts_with('.'))
-            .map(|name| self.path("disks").join(name))
-            .map(|path| (std::fs::read(&path).unwrap(), path))
-            .collect();
-        drop(plan);
-        for (bytes, path) in parts {
+        let left = Mutex::new(None);
+        let reached = |step| {
+            if step != after {
+                return Ok(());
+            }
+            *left.lock().unwrap() = Some(self.remains());
+            Err(Stop::Lost)
+        };
+        let never = process::Stop::new();
+        let died = self.drive(job, &never, &|_| {}, &reached).await;
+        assert_eq!(died, Err(Stop::Lost), "{after:?}");
+        let left = left.into_inner().unwrap().expect("it got that far");
+        for (path, bytes) in left {
             std::fs::write(path, bytes).unwrap();
         }
     }
 
+    /// Runs a claim until its worker dies at one of the moments it waits at after its work: when
+    /// what it waited for has come. Whether it got through before.
+    pub(super) async fn dies_at(&self, job: &Assignment, moment: usize) -> bool {
+        let _others = STARTS.read().await;
+        let is_over = AtomicBool::new(false);
+        let reached = |step| {
+            is_over.fetch_or(step == Step::Work, Ordering::Relaxed);
+            Ok(())
+        };
+        let never = process::Stop::new();
+        let mut claim = Box::pin(self.drive(job, &never, &|_| {}, &reached));
+        let mut left = moment;
+        let done = poll_fn(|context| {
+            if is_over.load(Ordering::Relaxed) {
+                if left == 0 {
+                    return Poll::Ready(None);
+                }
+                left -= 1;
+            }
+            claim.as_mut().poll(context).map(Some)
+        })
+        .await;
+        let remains = self.remains();
+        drop(claim);
+        if done.is_none() {
+            for (path, bytes) in remains {
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+        done.map(Result::unwrap).is_some()
+    }
+
+    /// What a worker holds in the pools: temporary files, and the texts of its locks.
+    fn remains(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let folders = ["pool", "other", "archive"].map(|root| {
+            ["disks", "media", "locks"].map(|folder| self.dir.path().join(root).join(folder))
+        });
+        let entries = folders.as_flattened().iter();
+        let entries = entries.filter_map(|folder| std::fs::read_dir(folder).ok());
+        let paths = entries.flatten().map(|entry| entry.unwrap().path());
+        let is_held = |path: &PathBuf| {
+            let is_part = path.extension().is_some_and(|end| end == "part");
+            is_part
+                || path
+                    .parent()
+                    .is_some_and(|folder| folder.ends_with("locks"))
+        };
+        let read = |path: PathBuf| (path.clone(), std::fs::read(path).unwrap());
+        paths.filter(is_held).map(read).collect()
+    }
+
+    /// Runs a claim that freezes after a step, and goes on once the next claim is done. Both
+    /// results, the frozen one's first. For a runtime with several threads.
+    pub(super) async fn frozen(
+        &self,
+        job: &Assignment,
+        after: Step,
+        next: &Assignment,
+    ) -> (Result<Done, Stop>, Result<Done, Stop>) {
+        let _others = STARTS.read().await;
+        let never = process::Stop::new();
+        let second = Mutex::new(None);
+        let reached = |step| {
+            if step == after {
+                let done = self.attempt(next, &never, &|_| {}, &|_| Ok(()));
+                let runtime = tokio::runtime::Handle::current();
+                let done = tokio::task::block_in_place(|| runtime.block_on(done));
+                *second.lock().unwrap() = Some(done);
+            }
+            Ok(())
+        };
+        let first = self.drive(job, &never, &|_| {}, &reached).await;
+        let second = second.into_inner().unwrap().expect("it got that far");
+        (first, second)
+    }
+
+    /// Runs a claim that is told to stop after one of its steps.
+    pub(super) async fn stopped_after(
+        &self,
+        job: &Assignment,
+        after: Step,
+        stop: &process::Stop,
+    ) -> Result<Done, Stop> {
+        let _others = STARTS.read().await;
+        let reached = |step| {
+            if step == after {
+                stop.stop();
+            }
+            Ok(())
+        };
+        self.attempt(job, stop, &|_| {}, &reached).await
+    }
+
+    /// Runs a claim, and does something after one of its steps.
+    pub(super) async fn run_and(
+        &self,
+        job: &Assignment,
+        after: Step,
+        act: &(dyn Fn() + Send + Sync),
+    ) -> Result<Done, Stop> {
+        let _others = STARTS.read().await;
+        let reached = |step| {
+            if step == after {
+                act();
+            }
+            Ok(())
+        };
+        let never = process::Stop::new();
+        self.attempt(job, &never, &|_| {}, &reached).await
+    }
+
     pub(super) async fn disk(&self, id: &str) -> Option<Disk> {
         self.store.disks.get(&id.parse().unwrap()).await.unwrap()
+    }
+
+    pub(super) async fn medium(&self, id: &str) -> Option<Medium> {
+        self.store.media.get(&id.parse().unwrap()).await.unwrap()
     }
 
     pub(super) async fn record(&self, id: &str) -> DiskRecord {
@@ -306,7 +432,7 @@ impl Site {
         pool.reach().unwrap()
     }
 
-    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join("pool").join(name)
     }
 
@@ -333,12 +459,20 @@ impl Site {
         let path = |file: &str| self.path("disks").join(file).to_str().unwrap().to_owned();
         let (left, right) = (path(one.0), path(other.0));
         let args = ["compare", "-f", one.1, "-F", other.1, &left, &right];
-        Command::new("qemu-img")
-            .args(args)
-            .output()
-            .unwrap()
-            .status
-            .success()
+        ran("qemu-img", &args).success()
+    }
+
+    /// What a disk's file shows a guest, as a number.
+    pub(super) fn content(&self, file: &str, format: &str) -> u64 {
+        let (from, to) = (self.path("disks").join(file), self.path("shown"));
+        let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+        program(
+            "qemu-img",
+            &["convert", "-f", format, "-O", "raw", from, to],
+        );
+        let mut hasher = DefaultHasher::new();
+        std::fs::read(to).unwrap().hash(&mut hasher);
+        hasher.finish()
     }
 
     pub(super) fn info(&self, file: &str, format: &str) -> Value {
@@ -369,10 +503,33 @@ impl Told {
     }
 }
 
-pub(super) fn program(name: &str, args: &[&str]) -> Output {
-    let output = Command::new(name).args(args).output().unwrap();
-    assert!(output.status.success(), "{name} {args:?}: {output:?}");
-    output
+/// Runs a program that must succeed.
+pub(super) fn program(name: &str, args: &[&str]) -> Exit {
+    let exit = ran(name, args);
+    assert!(exit.success(), "{name} {args:?}: {exit:?}");
+    exit
+}
+
+/// Runs a program by way of the services' runner: started beside it, it would inherit the locks
+/// that are given to tools at that moment.
+fn ran(name: &str, args: &[&str]) -> Exit {
+    let limits = Limits {
+        file_size_bytes: u64::MAX,
+        wall: Duration::from_secs(120),
+        ..Limits::default()
+    };
+    let line = CommandLine::new(find_program(name).unwrap()).args(args);
+    let line = line.limits(limits);
+    let options = RunOptions {
+        stdout: Stdout::Capture { bytes_max: 1 << 20 },
+        ..RunOptions::default()
+    };
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        runtime.block_on(run(&line, options)).unwrap()
+    };
+    std::thread::scope(|threads| threads.spawn(run).join().unwrap())
 }
 
 pub(super) fn failed(done: Result<Done, Stop>) -> JobError {

@@ -1,4 +1,5 @@
-use super::site::{After, Site};
+use super::site::Site;
+use crate::task::Step;
 use serde_json::json;
 use virtbus_wire::catalog::DiskState;
 
@@ -10,7 +11,7 @@ async fn what_dead_claims_left_is_removed_at_start_and_nothing_else() {
     let envelope = |id: &str| json!({ "id": id, "task": "convert", "params": params });
     for (id, claim) in [("gone", 1), ("older", 1), ("lives", 2)] {
         let job = site.claimed(envelope(id), claim);
-        site.die(&job, After::Work).await;
+        site.die(&job, Step::Work).await;
         if id != "gone" {
             let mut record = job.record.clone();
             record.claim = 2;

@@ -102,6 +102,31 @@ pub enum Target {
     Media(MediaId),
 }
 
+impl From<&DiskId> for Target {
+    fn from(id: &DiskId) -> Self {
+        Self::Disk(id.clone())
+    }
+}
+
+impl From<&MediaId> for Target {
+    fn from(id: &MediaId) -> Self {
+        Self::Media(id.clone())
+    }
+}
+
+impl From<&Self> for Target {
+    fn from(target: &Self) -> Self {
+        target.clone()
+    }
+}
+
+/// As [`Object`] is written: `disk.d7`.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Object::from(self).fmt(f)
+    }
+}
+
 impl From<&Target> for Object {
     fn from(target: &Target) -> Self {
         match target {

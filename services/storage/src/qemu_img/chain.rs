@@ -1,0 +1,179 @@
+//! The command lines of qemu-img for what lies within an image and below it: snapshots, commits,
+//! rebases, checks.
+
+use super::command::{COPY, Image, RESIZE, act, bytes_max};
+use camino::Utf8Path;
+use virtbus_wire::task::{image::ImageFormat, storage::Repair};
+use virtbus_worker::process::CommandLine;
+
+/// What is done to a snapshot inside a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// It's made.
+    Create,
+    /// The image is put back to it.
+    Revert,
+    /// It's removed.
+    Delete,
+}
+
+/// A change of the snapshots inside a qcow2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The image.
+    pub image: Image,
+    /// What is done.
+    pub act: Act,
+    /// The snapshot's name; to revert to it, the format's own number: a name that looks like the
+    /// number of another one would be taken for that.
+    pub name: String,
+    /// Where the file ends now, in bytes.
+    pub file_bytes: u64,
+}
+
+/// The content of an overlay, into its backing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The overlay.
+    pub image: Image,
+    /// Whether it's empty then.
+    pub empties: bool,
+    /// The most that a file may become, in bytes.
+    pub bytes_max: u64,
+}
+
+/// Another backing for an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebase {
+    /// The image.
+    pub image: Image,
+    /// The bare name and format of its new backing, which lies in the same folder.
+    pub backing: (String, ImageFormat),
+    /// The most that the file may become, in bytes.
+    pub bytes_max: u64,
+}
+
+/// `snapshot`. The one subcommand that takes no `-f`, so the format goes into the image's name.
+#[must_use]
+pub fn snapshot(tool: &Utf8Path, snapshot: &Snapshot) -> CommandLine {
+    let act_is = match snapshot.act {
+        Act::Create => "-c",
+        Act::Revert => "-a",
+        Act::Delete => "-d",
+    };
+    act(tool, bytes_max(snapshot.file_bytes), RESIZE)
+        .args(["snapshot", "--image-opts", "-q", act_is, &snapshot.name])
+        .args(["--".to_owned(), image_options(&snapshot.image)])
+}
+
+/// `commit`, into the immediate backing.
+#[must_use]
+pub fn commit(tool: &Utf8Path, commit: &Commit) -> CommandLine {
+    let image = &commit.image;
+    act(tool, commit.bytes_max, COPY)
+        .args(["commit", "-p", "-f", image.format.as_str()])
+        .args((!commit.empties).then_some("-d"))
+        .args(["--", image.path.as_str()])
+}
+
+/// `rebase`, by comparing what the old and the new backing hold.
+#[must_use]
+pub fn rebase(tool: &Utf8Path, rebase: &Rebase) -> CommandLine {
+    let (name, format) = &rebase.backing;
+    act(tool, rebase.bytes_max, COPY)
+        .args(["rebase", "-p", "-f", rebase.image.format.as_str()])
+        .args(["-F", format.as_str(), "-b", name])
+        .args(["--", rebase.image.path.as_str()])
+}
+
+/// `check`, and what is to be put right.
+#[must_use]
+pub fn check(tool: &Utf8Path, image: &Image, repair: Repair, file_bytes: u64) -> CommandLine {
+    let (limit, fixes) = match repair {
+        Repair::None => (0, None),
+        Repair::Leaks => (bytes_max(file_bytes), Some(["-r", "leaks"])),
+        Repair::All => (bytes_max(file_bytes), Some(["-r", "all"])),
+    };
+    act(tool, limit, COPY)
+        .args(["check", "--output=json", "-f", image.format.as_str()])
+        .args(fixes.into_iter().flatten())
+        .args(["--", image.path.as_str()])
+}
+
+/// An image as options: a comma in a path stands twice.
+fn image_options(image: &Image) -> String {
+    let (format, path) = (image.format, image.path.as_str().replace(',', ",,"));
+    format!("driver={format},file.driver=file,file.filename={path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOOL: &str = "/usr/bin/qemu-img";
+
+    fn image() -> Image {
+        let path = "/p,q/disks/d1.qcow2".into();
+        let format = ImageFormat::Qcow2;
+        Image { path, format }
+    }
+
+    fn text(line: &CommandLine) -> String {
+        line.to_string().replace("/usr/bin/", "")
+    }
+
+    #[test]
+    fn a_snapshots_image_is_named_with_its_format() {
+        let of = |act_is, name: &str| Snapshot {
+            image: image(),
+            act: act_is,
+            name: name.to_owned(),
+            file_bytes: 1 << 20,
+        };
+        let end = "-- driver=qcow2,file.driver=file,file.filename=/p,,q/disks/d1.qcow2";
+        for (act_is, letter) in [(Act::Create, "c"), (Act::Revert, "a"), (Act::Delete, "d")] {
+            let line = snapshot(TOOL.into(), &of(act_is, "s1"));
+            let expected = format!("qemu-img snapshot --image-opts -q -{letter} s1 {end}");
+            assert_eq!(text(&line), expected, "{act_is:?}");
+        }
+    }
+
+    #[test]
+    fn a_commit_empties_what_stays() {
+        let of = |empties| Commit {
+            image: image(),
+            empties,
+            bytes_max: 1 << 20,
+        };
+        let line = commit(TOOL.into(), &of(true));
+        let end = "-- /p,q/disks/d1.qcow2";
+        assert_eq!(text(&line), format!("qemu-img commit -p -f qcow2 {end}"));
+        let line = commit(TOOL.into(), &of(false));
+        assert_eq!(text(&line), format!("qemu-img commit -p -f qcow2 -d {end}"));
+    }
+
+    #[test]
+    fn a_rebase_compares_and_names_the_backing_relative() {
+        let wanted = Rebase {
+            image: image(),
+            backing: ("d0.raw".to_owned(), ImageFormat::Raw),
+            bytes_max: 1 << 20,
+        };
+        assert_eq!(
+            text(&rebase(TOOL.into(), &wanted)),
+            "qemu-img rebase -p -f qcow2 -F raw -b d0.raw -- /p,q/disks/d1.qcow2"
+        );
+    }
+
+    #[test]
+    fn a_check_writes_only_on_request() {
+        let of = |repair| check(TOOL.into(), &image(), repair, 1 << 20);
+        let line = of(Repair::None);
+        let end = "-- /p,q/disks/d1.qcow2";
+        let start = "qemu-img check --output=json -f qcow2";
+        assert_eq!(text(&line), format!("{start} {end}"));
+        assert_eq!(line.limits.file_size_bytes, 0);
+        assert_eq!(text(&of(Repair::All)), format!("{start} -r all {end}"));
+        assert!(text(&of(Repair::Leaks)).contains(" -r leaks -- "));
+    }
+}

@@ -1,0 +1,129 @@
+//! What changes a disk's file in place: the lock on it, the intent, and what an earlier claim left
+//! of both.
+
+use crate::{
+    blocking, catalog,
+    disks::Disk,
+    fence::{Fence, Mark},
+    pool::{Facts, PoolError, Root},
+    qemu_img::Info,
+    task::{Context, context, is_own, now},
+};
+use virtbus_wire::{
+    Code, DiskId, JobError,
+    catalog::{DiskRecord, DiskState, UseMode},
+};
+use virtbus_worker::{perform::Stop, process};
+
+/// A disk that this claim has alone, and may change.
+pub(crate) struct Held {
+    pub(crate) root: Root,
+    pub(crate) fence: Fence,
+    /// The disk, as the intent is written.
+    pub(crate) disk: Disk,
+}
+
+impl Context<'_> {
+    /// Takes the lock on a disk's file, and writes the intent.
+    pub(crate) async fn hold(&self, root: &Root, disk: &Disk) -> Result<Held, Stop> {
+        let fence = self.fence(root, &disk.id).await?;
+        let disk = self.store.disks.take(disk, &self.job.id).await?;
+        Ok(Held {
+            root: root.clone(),
+            fence,
+            disk,
+        })
+    }
+
+    /// A disk with the intent of an earlier claim of this job, and its lock.
+    pub(crate) async fn held_before(&self, id: &DiskId) -> Result<Option<Held>, Stop> {
+        let Some(disk) = self.store.disks.get(id).await? else {
+            return Ok(None);
+        };
+        let is_own = is_own(disk.record.owner_job.as_ref(), self.job);
+        if !is_own || disk.record.state != DiskState::Changing {
+            return Ok(None);
+        }
+        let root = self.root().await?;
+        let fence = self.fence(&root, id).await?;
+        Ok(Some(Held { root, fence, disk }))
+    }
+
+    /// Whether an earlier claim of this job died between the result in the catalogue and its
+    /// final record: the disk is ready, and the mark of the effect is still on its lock.
+    pub(crate) async fn is_published(&self, disk: &Disk) -> Result<Option<Mark>, Stop> {
+        let is_own = is_own(disk.record.owner_job.as_ref(), self.job);
+        if !is_own || disk.record.state != DiskState::Ready {
+            return Ok(None);
+        }
+        let root = self.root().await?;
+        Ok(self.fence(&root, &disk.id).await?.mark())
+    }
+
+    /// That each file of a chain is what the catalogue says, and no other program writes the
+    /// first. What the first one's header says.
+    pub(crate) async fn gate_idle(
+        &self,
+        root: &Root,
+        chain: &[Disk],
+        stop: &process::Stop,
+    ) -> Result<Info, Stop> {
+        self.gate(root, chain).await?;
+        let first = chain.first().ok_or_else(context::out_of_order)?;
+        let image = context::image_of(root, first);
+        let info = self.store.tool.probe(&image, stop).await;
+        info.map_err(context::tool)
+    }
+
+    /// What the header of a disk's file says, now that nothing stops any more.
+    pub(crate) async fn info(&self, root: &Root, disk: &Disk) -> Result<Info, Stop> {
+        let (image, never) = (context::image_of(root, disk), process::Stop::new());
+        let info = self.store.tool.info(&image, &never).await;
+        info.map_err(context::tool)
+    }
+
+    /// What is known of a disk's file; none if it isn't there.
+    pub(crate) async fn facts(&self, root: &Root, disk: &Disk) -> Result<Option<Facts>, Stop> {
+        let (root, file) = (root.clone(), context::file_of(disk));
+        let facts: Result<_, PoolError> = blocking::look(move || root.facts(&file)).await;
+        Ok(facts?)
+    }
+
+    /// What is known of a disk's file, which must be there.
+    pub(crate) async fn facts_there(&self, root: &Root, disk: &Disk) -> Result<Facts, Stop> {
+        let text = "the disk's file isn't in the pool";
+        let gone = || JobError::new(Code::DiskWrongState, text).with("disk", disk.id.as_str());
+        Ok(self.facts(root, disk).await?.ok_or_else(gone)?)
+    }
+
+    /// Brings what was written to a disk's file to the disk.
+    pub(crate) async fn sync(&self, root: &Root, disk: &Disk) -> Result<(), Stop> {
+        let (root, file) = (root.clone(), context::file_of(disk));
+        let synced: Result<(), PoolError> = blocking::act(move || root.sync(&file)).await;
+        Ok(synced?)
+    }
+
+    /// Writes the result on top of the intent.
+    pub(crate) async fn settle(
+        &self,
+        intent: &Disk,
+        step: impl Fn(&DiskRecord) -> DiskRecord,
+    ) -> Result<(), Stop> {
+        let finished = self.store.disks.finish(intent, step).await?;
+        finished.map(|_| ()).ok_or(Stop::Lost)
+    }
+
+    /// Writes what the file holds now on top of the intent.
+    pub(crate) async fn settle_measured(&self, intent: &Disk, info: &Info) -> Result<(), Stop> {
+        let step = |record: &DiskRecord| {
+            let record = catalog::made(record, info.virtual_size, info.actual_size, now());
+            catalog::with_snapshots(record, info.snapshots.iter().map(|kept| kept.name.as_str()))
+        };
+        self.settle(intent, step).await
+    }
+
+    /// That a disk is nobody's but the job's: to be changed, or to be what goes on below another.
+    pub(crate) fn admit_alone(&self, disk: &Disk) -> Result<(), Stop> {
+        self.admit_use(disk, UseMode::Exclusive)
+    }
+}

@@ -1,0 +1,147 @@
+//! Files on their way out, and back.
+//!
+//! Every file that goes, goes by way of the trash, under a name that says which claim put it there:
+//! that's how a later claim knows its own effect.
+
+use crate::{
+    blocking,
+    pool::{Folder, Name, PoolError, Root},
+    task::{Pace, new_disk::tell},
+};
+use tokio::sync::mpsc::{Sender, channel};
+use virtbus_wire::{
+    JobId,
+    task::{Target, storage::DeleteMode},
+};
+use virtbus_worker::{perform::Stop, process};
+
+/// A place where a file of something is, or was.
+#[derive(Debug, Clone)]
+pub(crate) struct Home {
+    /// The pool, or its archive.
+    pub(crate) root: Root,
+    /// The file's name there.
+    pub(crate) file: Name,
+}
+
+/// Where a file was that is to be in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// There.
+    InPlace,
+    /// In the trash.
+    InTrash,
+    /// It's gone.
+    Nowhere,
+}
+
+impl Home {
+    /// The room it takes, in the trash too, in bytes.
+    pub(crate) fn allocated(&self, of: &Target) -> Result<u64, PoolError> {
+        let mut names = in_trash(&self.root, of)?;
+        names.push(self.file.clone());
+        names.iter().try_fold(0, |sum, name| {
+            let facts = self.root.facts(name)?;
+            Ok(sum + facts.map_or(0, |facts| facts.allocated))
+        })
+    }
+
+    /// Whether this job moved it to the trash.
+    pub(crate) fn is_left_by(&self, of: &Target, job: &JobId) -> Result<bool, PoolError> {
+        let names = in_trash(&self.root, of)?;
+        Ok(names.iter().any(|name| is_by(name, job)))
+    }
+
+    /// Brings the file back that this job had moved to the trash.
+    pub(crate) fn put_back(&self, of: &Target, job: &JobId) -> Result<Found, PoolError> {
+        if self.root.facts(&self.file)?.is_some() {
+            return Ok(Found::InPlace);
+        }
+        let names = in_trash(&self.root, of)?;
+        match names.iter().find(|name| is_by(name, job)) {
+            Some(name) => {
+                self.root.rename_new(name, &self.file)?;
+                Ok(Found::InTrash)
+            }
+            None => Ok(Found::Nowhere),
+        }
+    }
+
+    /// Moves the file to the trash, if it's there.
+    pub(crate) async fn discard(
+        &self,
+        of: &Target,
+        (job, claim): (&JobId, u64),
+    ) -> Result<(), Stop> {
+        let (home, trash) = (self.clone(), Name::trash(of, job, claim));
+        let moved: Result<(), PoolError> = blocking::act(move || {
+            if home.root.facts(&home.file)?.is_some() {
+                home.root.rename_new(&home.file, &trash)?;
+            }
+            Ok(())
+        })
+        .await;
+        Ok(moved?)
+    }
+
+    /// Removes what was moved to the trash, by this claim, an older one, or an older job, unless
+    /// it's to stay there. Only a lost claim stops it.
+    pub(crate) async fn purge(
+        &self,
+        of: &Target,
+        mode: DeleteMode,
+        pace: &Pace<'_>,
+    ) -> Result<(), Stop> {
+        let (tell_to, mut told) = channel(1);
+        let (root, of, lost) = (self.root.clone(), of.clone(), pace.lost.clone());
+        let removed = blocking::act(move || match mode {
+            DeleteMode::Trash => Ok(()),
+            DeleteMode::Unlink => empty(&root, &of),
+            DeleteMode::Wipe => wipe(&root, &of, &tell_to, &lost),
+        });
+        let telling = async {
+            while let Some((bytes, total)) = told.recv().await {
+                #[expect(clippy::cast_precision_loss, reason = "a percentage, for people")]
+                let percent = bytes as f64 * 100.0 / total as f64;
+                tell(pace, "wipe", percent, total);
+            }
+        };
+        let (removed, ()): (Result<(), PoolError>, ()) = tokio::join!(removed, telling);
+        Ok(removed?)
+    }
+}
+
+/// What there is of something in the trash, whoever put it there.
+pub(crate) fn in_trash(root: &Root, of: &Target) -> Result<Vec<Name>, PoolError> {
+    let mut names = root.list(Folder::Trash)?;
+    names.retain(|name| name.as_trash().is_some_and(|(target, _, _)| target == *of));
+    Ok(names)
+}
+
+/// Removes what there is of something in the trash.
+pub(crate) fn empty(root: &Root, of: &Target) -> Result<(), PoolError> {
+    let names = in_trash(root, of)?;
+    names
+        .iter()
+        .try_for_each(|name| root.unlink(name).map(|_| ()))
+}
+
+fn wipe(
+    root: &Root,
+    of: &Target,
+    tell: &Sender<(u64, u64)>,
+    lost: &process::Stop,
+) -> Result<(), PoolError> {
+    for name in in_trash(root, of)? {
+        root.wipe(&name, |bytes, total| {
+            // Progress that nobody has time for is left out.
+            tell.try_send((bytes, total)).ok();
+            !lost.is_asked()
+        })?;
+    }
+    empty(root, of)
+}
+
+fn is_by(name: &Name, job: &JobId) -> bool {
+    name.as_trash().is_some_and(|(_, by, _)| by == *job)
+}
