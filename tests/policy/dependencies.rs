@@ -38,7 +38,17 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("virtbus-core", SERVICE),
     ("virtbus-feedback", SERVICE),
     ("virtbus-hypervisor", SERVICE),
-    ("virtbus-storage", SERVICE),
+    ("virtbus-inspector", &["virtbus-wire"]),
+    (
+        "virtbus-storage",
+        &[
+            "virtbus-bus",
+            "virtbus-daemon",
+            "virtbus-inspector",
+            "virtbus-wire",
+            "virtbus-worker",
+        ],
+    ),
     ("virtbus-tests", &["virtbus-wire", TESTBED]),
     (TESTBED, &[]),
 ];

@@ -1,0 +1,123 @@
+//! Sound images of the real qemu-img: let through, and read as it reads them.
+
+use crate::{read_file, sample, targets};
+use std::fs::{self, File};
+use virtbus_inspector::{
+    Detail, Encryption, Expected, Fault, Format, Inspector, Refusal, Subformat, agrees,
+};
+
+#[test]
+fn what_qemu_img_makes_is_read_as_it_reads_it() {
+    let (_folder, samples) = sample::all();
+    for sample in samples {
+        let what = format!("{} {}", sample.name, sample.format);
+        let file = File::open(&sample.path).unwrap();
+        let found = read_file(Inspector::detect(), &file);
+        assert_eq!(
+            read_file(Inspector::of(sample.format), &file).is_ok(),
+            found.is_ok(),
+            "{what}"
+        );
+        match (sample.name, sample.format) {
+            ("unserved", format) => assert_eq!(found, Err(Fault::Unserved(format))),
+            ("flat" | "data-file", _) => assert_eq!(found, Err(Fault::DataFile)),
+            (_, format) => {
+                let report = found.unwrap_or_else(|fault| panic!("{what}: {fault}"));
+                assert_eq!(report.format, format, "{what}");
+                crate::differential::compare(&sample.path, Some(report.format), &report)
+                    .unwrap_or_else(|difference| panic!("{what}: {difference}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_policy_refuses_is_named() {
+    let (_folder, samples) = sample::all();
+    let refusal = |name: &str, format: Format| {
+        let sample = samples
+            .iter()
+            .find(|s| s.name == name && s.format == format)
+            .unwrap();
+        let report = read_file(Inspector::detect(), &File::open(&sample.path).unwrap()).unwrap();
+        agrees(&report, &Expected::from_outside(format, 1 << 30)).err()
+    };
+    assert_eq!(refusal("overlay", Format::Qcow2), Some(Refusal::Backing));
+    assert_eq!(refusal("aes", Format::Qcow2), Some(Refusal::Encrypted));
+    for (name, format) in [
+        ("v3", Format::Qcow2),
+        ("v2", Format::Qcow2),
+        ("snapshots", Format::Qcow2),
+        ("stream", Format::Vmdk),
+        ("static", Format::Vdi),
+        ("fixed", Format::Vpc),
+        ("fixed", Format::Vhdx),
+        ("disc", Format::Iso),
+        ("mbr", Format::Raw),
+    ] {
+        assert_eq!(refusal(name, format), None, "{name} {format}");
+    }
+}
+
+#[test]
+fn details_are_what_the_image_was_made_with() {
+    let (_folder, samples) = sample::all();
+    let report = |name: &str, format: Format| {
+        let sample = samples
+            .iter()
+            .find(|s| s.name == name && s.format == format)
+            .unwrap();
+        read_file(Inspector::detect(), &File::open(&sample.path).unwrap()).unwrap()
+    };
+    assert_eq!(
+        report("aes", Format::Qcow2).encryption,
+        Some(Encryption::Aes)
+    );
+    assert_eq!(report("snapshots", Format::Qcow2).snapshots(), 3);
+    let stream = Detail::Vmdk(Subformat::StreamOptimized);
+    assert_eq!(report("stream", Format::Vmdk).detail, stream);
+    for (format, name, is_fixed) in [
+        (Format::Vdi, "static", true),
+        (Format::Vdi, "dynamic", false),
+        (Format::Vpc, "fixed", true),
+        (Format::Vpc, "exact", false),
+        (Format::Vhdx, "fixed", true),
+        (Format::Vhdx, "dynamic", false),
+    ] {
+        let expected = Detail::Blocks { is_fixed };
+        assert_eq!(report(name, format).detail, expected, "{name} {format}");
+    }
+}
+
+#[test]
+fn a_stream_gives_the_answer_of_the_file() {
+    let (_folder, samples) = sample::all();
+    for sample in samples {
+        let bytes = fs::read(&sample.path).unwrap();
+        let whole = targets::run(Inspector::detect(), &bytes);
+        // Byte by byte only where that's soon done.
+        let small = if bytes.len() < 400_000 { 1 } else { 511 };
+        for sizes in [
+            [usize::MAX].as_slice(),
+            &[small],
+            &[65_536, 1],
+            &[700, 9_000, 33],
+        ] {
+            for length in [None, Some(bytes.len() as u64)] {
+                let found = targets::in_chunks(&bytes, sizes, length);
+                assert_eq!(found, whole, "{} {}", sample.name, sample.format);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_is_refused_as_soon_as_the_bytes_for_it_have_come() {
+    let image = crate::image::qcow2_data_file("/etc/passwd").0;
+    let mut stream = virtbus_inspector::Stream::new(Inspector::detect(), None);
+    let refused = image
+        .chunks(4096)
+        .position(|chunk| stream.push(chunk).is_some());
+    // The marks of a disc are looked for first: they end at 32 KiB and some bytes.
+    assert_eq!(refused, Some(8));
+}
