@@ -2,11 +2,12 @@
 
 use crate::{
     aside::Aside,
-    binding::Bindings,
+    binding::{Bindings, Found},
     config::WorkConfig,
     metrics::Counts,
     perform::Perform,
     slots::Slots,
+    supervise::at,
     worker::{Claims, ServeError, Worker, millis},
 };
 use camino::Utf8PathBuf;
@@ -24,7 +25,6 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use virtbus_bus::{
     Appetite, Bus, Deliveries, Delivery, Jobs,
-    deliveries::Binding,
     lease::{LeaseError, Leases, Standing, Trust},
     locks::Locks,
 };
@@ -232,7 +232,7 @@ impl<'a, P: Perform> Loop<'a, P> {
             stop,
             running,
             bound,
-            aside: Aside::new(Instant::now()),
+            aside: Aside::default(),
         }
     }
 
@@ -243,7 +243,7 @@ impl<'a, P: Perform> Loop<'a, P> {
         let mut bindings = Bindings::find(&self.worker.bus, &setup.queues, &setup.ready);
         let ended = loop {
             self.worker.counts.busy(self.worker.slots.busy_count());
-            let appetite = self.appetite(standing.borrow_and_update().trust);
+            let (appetite, again) = self.appetite(standing.borrow_and_update().trust);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break Ok(()),
@@ -262,6 +262,7 @@ impl<'a, P: Perform> Loop<'a, P> {
                     let open = Deliveries::open(&self.worker.bus, self.bound.clone()).await?;
                     close(std::mem::replace(&mut deliveries, open)).await;
                 }
+                () = at(again) => {}
                 delivery = deliveries.next(appetite) => self.take(delivery?),
             }
         };
@@ -270,9 +271,10 @@ impl<'a, P: Perform> Loop<'a, P> {
         ended
     }
 
-    fn appetite(&mut self, trust: Trust) -> Appetite {
+    /// What may be taken now, and when to ask again should nothing happen until then.
+    fn appetite(&self, trust: Trust) -> (Appetite, Option<Instant>) {
         if trust != Trust::Held {
-            return Appetite::default();
+            return (Appetite::default(), None);
         }
         let appetite = self.worker.slots.appetite();
         self.aside.curb(appetite, Instant::now())
@@ -282,14 +284,14 @@ impl<'a, P: Perform> Loop<'a, P> {
         let kind = self.worker.kind(&delivery);
         let slot = self.worker.slots.take(kind);
         if slot.is_none() {
-            self.aside.add(kind.priority);
+            self.aside.add(kind.priority, Instant::now());
         }
         let handled = Arc::clone(&self.worker).handle(delivery, slot);
         self.running.spawn(self.worker.bus.within(handled));
     }
 
     /// Takes from these queues too.
-    fn bind(&mut self, found: Vec<(Queue, Binding)>) {
+    fn bind(&mut self, found: Found) {
         for (queue, binding) in found {
             let ack_wait = millis(binding.ack_wait);
             self.worker.ack_wait.store(ack_wait, Ordering::Relaxed);

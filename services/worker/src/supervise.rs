@@ -187,7 +187,8 @@ async fn in_doubt(standing: &mut watch::Receiver<Standing>, boot: BootId) {
     drop(standing.wait_for(|now| !now.is_held_by(boot)).await);
 }
 
-async fn at(deadline: Option<Instant>) {
+/// Ends at that time; never when there is none.
+pub(crate) async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
