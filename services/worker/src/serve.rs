@@ -4,6 +4,7 @@ use crate::{
     aside::Aside,
     binding::{Bindings, Found},
     config::WorkConfig,
+    drain,
     metrics::Counts,
     perform::Perform,
     slots::Slots,
@@ -85,7 +86,10 @@ pub async fn serve<P: Perform>(
         trust: Trust::Held,
     });
     let slots = Slots::new(setup.work.slots()?);
-    let describe = describe(&setup, perform.class(), slots.clone());
+    let (told, draining) = watch::channel(None);
+    let following = drain::follow(setup.bus.clone(), setup.identity.worker.clone(), told);
+    let _following = AbortOnDropHandle::new(tokio::spawn(setup.bus.within(following)));
+    let describe = describe(&setup, perform.class(), slots.clone(), draining.clone());
     let leases = Leases::new(&setup.bus);
     let replace = lock_file.is_some();
     let Some(revision) = take_lease(&leases, &describe, replace, &setup, &stop).await? else {
@@ -119,7 +123,7 @@ pub async fn serve<P: Perform>(
         hard_stop: CancellationToken::new(),
         ack_wait: AtomicU64::new(millis(Duration::from_secs(30))),
     });
-    let ended = Loop::new(worker, &setup, stop).run().await;
+    let ended = Loop::new(worker, &setup, draining, stop).run().await;
     beats.cancel();
     if let Err(error) = beating.await {
         tracing::error!(%error, "the heartbeat ended badly");
@@ -139,6 +143,7 @@ fn describe(
     setup: &Setup,
     class: virtbus_wire::Class,
     slots: Slots,
+    is_draining: watch::Receiver<Option<bool>>,
 ) -> impl Fn(BootId) -> WorkerRecord + Send + 'static {
     let bus = setup.bus.clone();
     let started_at = bus.now();
@@ -155,7 +160,7 @@ fn describe(
         busy: slots.busy_count(),
         versions: versions.clone(),
         capabilities: Vec::new(),
-        draining: false,
+        draining: is_draining.borrow().unwrap_or(false),
         started_at,
         at: bus.now(),
     }
@@ -217,6 +222,8 @@ async fn take_lease(
 struct Loop<'a, P> {
     worker: Arc<Worker<P>>,
     setup: &'a Setup,
+    /// Whether it was told to take no more; none while nobody has looked.
+    draining: watch::Receiver<Option<bool>>,
     stop: CancellationToken,
     running: JoinSet<()>,
     bound: Vec<Queue>,
@@ -224,11 +231,17 @@ struct Loop<'a, P> {
 }
 
 impl<'a, P: Perform> Loop<'a, P> {
-    fn new(worker: Arc<Worker<P>>, setup: &'a Setup, stop: CancellationToken) -> Self {
+    fn new(
+        worker: Arc<Worker<P>>,
+        setup: &'a Setup,
+        draining: watch::Receiver<Option<bool>>,
+        stop: CancellationToken,
+    ) -> Self {
         let (running, bound) = (JoinSet::new(), Vec::new());
         Self {
             worker,
             setup,
+            draining,
             stop,
             running,
             bound,
@@ -257,6 +270,7 @@ impl<'a, P: Perform> Loop<'a, P> {
                     log_ended(ended);
                     deliveries.restart();
                 }
+                Ok(()) = self.draining.changed() => {}
                 Some(found) = bindings.next() => {
                     self.bind(found);
                     let open = Deliveries::open(&self.worker.bus, self.bound.clone()).await?;
@@ -273,7 +287,7 @@ impl<'a, P: Perform> Loop<'a, P> {
 
     /// What may be taken now, and when to ask again should nothing happen until then.
     fn appetite(&self, trust: Trust) -> (Appetite, Option<Instant>) {
-        if trust != Trust::Held {
+        if trust != Trust::Held || *self.draining.borrow() != Some(false) {
             return (Appetite::default(), None);
         }
         let appetite = self.worker.slots.appetite();
