@@ -118,6 +118,7 @@ pub async fn serve<P: Perform>(
         id: setup.identity.worker.clone(),
         perform,
         slots,
+        work: setup.work.clone(),
         standing: stands.clone(),
         claims,
         hard_stop: CancellationToken::new(),
