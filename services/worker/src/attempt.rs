@@ -252,6 +252,10 @@ impl<P: Perform> Attempt<P> {
             // Without a reason of ours the record said so: it's cancelling.
             Some(Why::Cancel) | None => Ending::GaveUp,
             Some(Why::Shutdown) => Ending::Shutdown,
+            Some(Why::Stalled) => {
+                let message = "the work told nothing for too long";
+                Ending::Failed(JobError::new(Code::JobStalled, message))
+            }
             Some(Why::Deadline) => {
                 let message = "the attempt took longer than its time-out";
                 Ending::Failed(JobError::new(Code::JobTimeout, message))

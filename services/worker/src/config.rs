@@ -2,6 +2,8 @@
 
 use crate::slots::{InvalidSlots, SlotsConfig};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use virtbus_wire::task::{Silence, Task};
 
 /// The settings of a worker's loop.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -19,6 +21,11 @@ pub struct WorkConfig {
     pub drain_s: u64,
     /// Days that final records stay.
     pub keep_days: u64,
+    /// Seconds without progress, or output of a tool, after which a quick job is stopped and tried
+    /// again; 0 = never.
+    pub stall_s: u64,
+    /// The same for jobs that work through whole images.
+    pub stall_long_s: u64,
 }
 
 impl Default for WorkConfig {
@@ -36,11 +43,23 @@ impl Default for WorkConfig {
             low_floor,
             drain_s: 20,
             keep_days: 30,
+            stall_s: 600,
+            stall_long_s: 3600,
         }
     }
 }
 
 impl WorkConfig {
+    /// How long a task may be silent; none = for ever.
+    pub(crate) fn silence(&self, task: &Task) -> Option<Duration> {
+        let seconds = match task.silence() {
+            Silence::Any => 0,
+            Silence::Short => self.stall_s,
+            Silence::Long => self.stall_long_s,
+        };
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+
     /// Its slots, checked: every kind of job can run.
     ///
     /// # Errors

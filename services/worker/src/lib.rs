@@ -10,6 +10,7 @@ mod attempt;
 mod binding;
 mod claim;
 mod config;
+mod drain;
 mod keeper;
 mod metrics;
 pub mod perform;

@@ -2,11 +2,13 @@
 
 use crate::{
     aside::Aside,
-    binding::Bindings,
+    binding::{Bindings, Found},
     config::WorkConfig,
+    drain,
     metrics::Counts,
     perform::Perform,
     slots::Slots,
+    supervise::at,
     worker::{Claims, ServeError, Worker, millis},
 };
 use camino::Utf8PathBuf;
@@ -24,7 +26,6 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use virtbus_bus::{
     Appetite, Bus, Deliveries, Delivery, Jobs,
-    deliveries::Binding,
     lease::{LeaseError, Leases, Standing, Trust},
     locks::Locks,
 };
@@ -85,7 +86,10 @@ pub async fn serve<P: Perform>(
         trust: Trust::Held,
     });
     let slots = Slots::new(setup.work.slots()?);
-    let describe = describe(&setup, perform.class(), slots.clone());
+    let (told, draining) = watch::channel(None);
+    let following = drain::follow(setup.bus.clone(), setup.identity.worker.clone(), told);
+    let _following = AbortOnDropHandle::new(tokio::spawn(setup.bus.within(following)));
+    let describe = describe(&setup, perform.class(), slots.clone(), draining.clone());
     let leases = Leases::new(&setup.bus);
     let replace = lock_file.is_some();
     let Some(revision) = take_lease(&leases, &describe, replace, &setup, &stop).await? else {
@@ -114,12 +118,13 @@ pub async fn serve<P: Perform>(
         id: setup.identity.worker.clone(),
         perform,
         slots,
+        work: setup.work.clone(),
         standing: stands.clone(),
         claims,
         hard_stop: CancellationToken::new(),
         ack_wait: AtomicU64::new(millis(Duration::from_secs(30))),
     });
-    let ended = Loop::new(worker, &setup, stop).run().await;
+    let ended = Loop::new(worker, &setup, draining, stop).run().await;
     beats.cancel();
     if let Err(error) = beating.await {
         tracing::error!(%error, "the heartbeat ended badly");
@@ -139,6 +144,7 @@ fn describe(
     setup: &Setup,
     class: virtbus_wire::Class,
     slots: Slots,
+    is_draining: watch::Receiver<Option<bool>>,
 ) -> impl Fn(BootId) -> WorkerRecord + Send + 'static {
     let bus = setup.bus.clone();
     let started_at = bus.now();
@@ -155,7 +161,7 @@ fn describe(
         busy: slots.busy_count(),
         versions: versions.clone(),
         capabilities: Vec::new(),
-        draining: false,
+        draining: is_draining.borrow().unwrap_or(false),
         started_at,
         at: bus.now(),
     }
@@ -217,6 +223,8 @@ async fn take_lease(
 struct Loop<'a, P> {
     worker: Arc<Worker<P>>,
     setup: &'a Setup,
+    /// Whether it was told to take no more; none while nobody has looked.
+    draining: watch::Receiver<Option<bool>>,
     stop: CancellationToken,
     running: JoinSet<()>,
     bound: Vec<Queue>,
@@ -224,15 +232,21 @@ struct Loop<'a, P> {
 }
 
 impl<'a, P: Perform> Loop<'a, P> {
-    fn new(worker: Arc<Worker<P>>, setup: &'a Setup, stop: CancellationToken) -> Self {
+    fn new(
+        worker: Arc<Worker<P>>,
+        setup: &'a Setup,
+        draining: watch::Receiver<Option<bool>>,
+        stop: CancellationToken,
+    ) -> Self {
         let (running, bound) = (JoinSet::new(), Vec::new());
         Self {
             worker,
             setup,
+            draining,
             stop,
             running,
             bound,
-            aside: Aside::new(Instant::now()),
+            aside: Aside::default(),
         }
     }
 
@@ -243,7 +257,7 @@ impl<'a, P: Perform> Loop<'a, P> {
         let mut bindings = Bindings::find(&self.worker.bus, &setup.queues, &setup.ready);
         let ended = loop {
             self.worker.counts.busy(self.worker.slots.busy_count());
-            let appetite = self.appetite(standing.borrow_and_update().trust);
+            let (appetite, again) = self.appetite(standing.borrow_and_update().trust);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break Ok(()),
@@ -257,11 +271,13 @@ impl<'a, P: Perform> Loop<'a, P> {
                     log_ended(ended);
                     deliveries.restart();
                 }
+                Ok(()) = self.draining.changed() => {}
                 Some(found) = bindings.next() => {
                     self.bind(found);
                     let open = Deliveries::open(&self.worker.bus, self.bound.clone()).await?;
                     close(std::mem::replace(&mut deliveries, open)).await;
                 }
+                () = at(again) => {}
                 delivery = deliveries.next(appetite) => self.take(delivery?),
             }
         };
@@ -270,9 +286,10 @@ impl<'a, P: Perform> Loop<'a, P> {
         ended
     }
 
-    fn appetite(&mut self, trust: Trust) -> Appetite {
-        if trust != Trust::Held {
-            return Appetite::default();
+    /// What may be taken now, and when to ask again should nothing happen until then.
+    fn appetite(&self, trust: Trust) -> (Appetite, Option<Instant>) {
+        if trust != Trust::Held || *self.draining.borrow() != Some(false) {
+            return (Appetite::default(), None);
         }
         let appetite = self.worker.slots.appetite();
         self.aside.curb(appetite, Instant::now())
@@ -282,14 +299,14 @@ impl<'a, P: Perform> Loop<'a, P> {
         let kind = self.worker.kind(&delivery);
         let slot = self.worker.slots.take(kind);
         if slot.is_none() {
-            self.aside.add(kind.priority);
+            self.aside.add(kind.priority, Instant::now());
         }
         let handled = Arc::clone(&self.worker).handle(delivery, slot);
         self.running.spawn(self.worker.bus.within(handled));
     }
 
     /// Takes from these queues too.
-    fn bind(&mut self, found: Vec<(Queue, Binding)>) {
+    fn bind(&mut self, found: Found) {
         for (queue, binding) in found {
             let ack_wait = millis(binding.ack_wait);
             self.worker.ack_wait.store(ack_wait, Ordering::Relaxed);

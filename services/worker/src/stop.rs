@@ -8,6 +8,8 @@ use tokio::sync::watch;
 pub enum Why {
     /// The worker stops.
     Shutdown,
+    /// Nothing was heard of the work for too long.
+    Stalled,
     /// The attempt took too long.
     Deadline,
     /// Somebody cancelled the job.

@@ -25,6 +25,8 @@ use virtbus_wire::{BootId, Event, JobError, state::Progress};
 const WATCHED_AFTER: Duration = Duration::from_millis(20);
 /// The least time between two live messages of progress.
 const LIVE_EVERY: Duration = Duration::from_millis(250);
+/// How often it's looked whether work is silent, in the time it may be.
+const LOOKS_PER_SILENCE: u32 = 8;
 /// The least time between two writes of progress to the record.
 const WRITTEN_EVERY: Duration = Duration::from_secs(5);
 
@@ -42,6 +44,7 @@ impl<P: Perform> Attempt<P> {
             tokio::join!(
                 self.keep_message(delivery),
                 self.watch(),
+                self.watch_silence(),
                 self.tell_progress()
             );
         };
@@ -86,8 +89,7 @@ impl<P: Perform> Attempt<P> {
         let subject = format!("{EVENTS}.{}", self.job.id);
         let mut events = self.worker.bus.subscribe(subject).await.ok();
         let mut standing = self.worker.standing.clone();
-        let timeout = self.job.record.timeout_s.map(Duration::from_secs);
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let (began, mut told) = (Instant::now(), self.progress.subscribe());
         let (mut stopping, mut late) = (false, false);
         loop {
             let changed = async {
@@ -96,6 +98,7 @@ impl<P: Perform> Attempt<P> {
                     None => std::future::pending().await,
                 }
             };
+            let timeout = self.timeout(&told.borrow_and_update());
             // The gravest first; events last, as many of them may come.
             tokio::select! {
                 biased;
@@ -108,7 +111,9 @@ impl<P: Perform> Attempt<P> {
                     stopping = true;
                     self.stop.stop(Why::Shutdown, false);
                 }
-                () = at(deadline), if !late => {
+                // The work told how much there is, perhaps.
+                Ok(()) = told.changed() => {}
+                () = at(began.checked_add(timeout)), if !late => {
                     late = true;
                     if !self.keeper.is_committing().await {
                         self.stop.stop(Why::Deadline, false);
@@ -122,6 +127,39 @@ impl<P: Perform> Attempt<P> {
                     }
                     None => events = None,
                 },
+            }
+        }
+    }
+
+    /// How long this attempt may take: as the job says, else by what there is to do.
+    fn timeout(&self, told: &Option<Progress>) -> Duration {
+        let bytes = || told.as_ref().and_then(|told| told.total_bytes);
+        let asked = self.job.record.timeout_s.map(Duration::from_secs);
+        asked.unwrap_or_else(|| self.job.task.default_timeout(bytes()))
+    }
+
+    /// Stops work of which nothing is heard: no progress, and no output of its tools.
+    async fn watch_silence(&self) {
+        let Some(limit) = self.worker.work.silence(&self.job.task) else {
+            return;
+        };
+        let mut told = self.progress.subscribe();
+        let tools = self.stop.tools();
+        let (mut heard, mut signs) = (Instant::now(), tools.signs());
+        let mut looks = tokio::time::interval(limit / LOOKS_PER_SILENCE);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let has_told = told.has_changed().unwrap_or(false);
+            if has_told || tools.signs() != signs {
+                told.mark_unchanged();
+                (heard, signs) = (Instant::now(), tools.signs());
+            } else if heard.elapsed() >= limit {
+                if !self.keeper.is_committing().await {
+                    tracing::warn!(job = %self.job.id, ?limit, "stopped: nothing is heard of it");
+                    self.stop.stop(Why::Stalled, false);
+                }
+                return;
             }
         }
     }
@@ -187,7 +225,8 @@ async fn in_doubt(standing: &mut watch::Receiver<Standing>, boot: BootId) {
     drop(standing.wait_for(|now| !now.is_held_by(boot)).await);
 }
 
-async fn at(deadline: Option<Instant>) {
+/// Ends at that time; never when there is none.
+pub(crate) async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -3,6 +3,7 @@
 use crate::{
     attempt::Attempt,
     claim::{Room, Settled},
+    config::WorkConfig,
     metrics::Counts,
     perform::{Assignment, Perform},
     slots::{Kind, Slot, Slots},
@@ -48,6 +49,7 @@ pub(crate) struct Worker<P> {
     pub(crate) id: WorkerId,
     pub(crate) perform: P,
     pub(crate) slots: Slots,
+    pub(crate) work: WorkConfig,
     pub(crate) counts: Counts,
     pub(crate) standing: watch::Receiver<Standing>,
     /// What this process really runs.

@@ -4,7 +4,7 @@ use super::index::Index;
 use crate::service::Stores;
 use std::collections::BTreeMap;
 use virtbus_bus::{BusError, browse::PAGE_MAX};
-use virtbus_wire::{JobId, Timestamp, catalog::InUseBy, protocol::reconcile::is_in_use};
+use virtbus_wire::{JobId, catalog::InUseBy, protocol::reconcile::is_in_use};
 
 /// The two kinds of locks whose resource can be in use.
 const DISK: &str = "disk.";
@@ -33,7 +33,7 @@ pub(super) async fn over(stores: &Stores, index: &Index) -> Result<Vec<JobId>, B
             used.insert(format!("{MEDIA}{}", row.key), record.unwrap_or_default());
         }
     }
-    let now = Timestamp::now();
+    let now = stores.bus.now();
     let mut due = Vec::new();
     for (resource, jobs) in index.uses() {
         let users = used.get(resource).map(Vec::as_slice).unwrap_or_default();
@@ -56,5 +56,5 @@ pub(super) async fn is_used(stores: &Stores, resource: &str, user: &str) -> Resu
         None
     };
     let users = users.unwrap_or_default();
-    Ok(is_in_use(&users, user, Timestamp::now()))
+    Ok(is_in_use(&users, user, stores.bus.now()))
 }

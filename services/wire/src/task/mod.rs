@@ -7,6 +7,7 @@
 pub mod core;
 pub mod hypervisor;
 pub mod image;
+mod limits;
 mod named;
 pub mod object;
 mod params;
@@ -15,6 +16,7 @@ mod schema;
 pub mod storage;
 pub mod value;
 
+pub use limits::Silence;
 pub use object::{InvalidObject, Object, Target};
 pub use params::{Home, Params};
 pub use ping::{PING_SLEEP_MS_MAX, Ping, Pong};

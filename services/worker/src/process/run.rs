@@ -138,6 +138,7 @@ pub async fn run(command: &CommandLine, options: RunOptions<'_>) -> Result<Exit,
         program: name.clone(),
         source,
     };
+    stop.sign();
     let sink = Sink {
         stdout,
         held: Vec::new(),
@@ -263,9 +264,11 @@ impl<'a> Run<'a> {
                     Phase::Killed { .. } => return Ok(false),
                 },
                 n = read(&mut self.out, &mut out), if self.out.is_some() => {
+                    self.stop.sign();
                     self.sink.push(&out[..n?])
                 }
                 n = read(&mut self.err, &mut err), if self.err.is_some() => {
+                    self.stop.sign();
                     self.stderr.push(&err[..n?]);
                     None
                 }

@@ -1,5 +1,9 @@
-//! How a running tool is told to end: politely, or at once.
+//! How a running tool is told to end: politely, or at once; and its signs of life.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use tokio_util::sync::CancellationToken;
 
 /// A stop in two levels. Clones share one state; neither level can be taken back.
@@ -7,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Stop {
     gentle: CancellationToken,
     now: CancellationToken,
+    signs: Arc<AtomicU64>,
 }
 
 impl Stop {
@@ -20,6 +25,7 @@ impl Stop {
         Self {
             gentle: self.gentle.child_token(),
             now: self.now.child_token(),
+            signs: Arc::clone(&self.signs),
         }
     }
 
@@ -32,6 +38,17 @@ impl Stop {
     pub fn kill(&self) {
         self.now.cancel();
         self.gentle.cancel();
+    }
+
+    /// How often the tools that follow this stop showed that they live: they started, or printed
+    /// something. For whoever wants to stop those that don't.
+    pub fn signs(&self) -> u64 {
+        self.signs.load(Ordering::Relaxed)
+    }
+
+    /// Notes a sign of life.
+    pub(super) fn sign(&self) {
+        self.signs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// True once either level was asked for.

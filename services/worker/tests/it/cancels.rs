@@ -57,6 +57,35 @@ async fn an_attempt_that_takes_too_long_is_tried_again_later() {
 }
 
 #[tokio::test]
+async fn work_of_which_nothing_is_heard_is_tried_again_later() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let work = WorkConfig {
+        stall_long_s: 2,
+        ..one_slot()
+    };
+    let worker = site.worker("st-1", &probe, work).await;
+    // The probe's convert tells its progress for a second, then hangs.
+    let job = r#"{"id":"j","task":"convert","params":{"disk":"d","to":"e","format":"raw"}}"#;
+    site.publish("storage.p.low", job).await;
+    let parked = site.wait("j", &[StateName::Waiting]).await.value;
+    let JobState::Waiting(waiting) = &parked.state else {
+        panic!("{:?}", parked.state)
+    };
+    let WaitReason::Time {
+        error: Some(error), ..
+    } = &waiting.on
+    else {
+        panic!("{waiting:?}")
+    };
+    assert_eq!((error.code, error.retryable), (Code::JobStalled, true));
+    assert_eq!(parked.tries_left, 2);
+    let ran = waiting.since.since(parked.started_at.unwrap());
+    assert!(ran >= Duration::from_millis(2_900), "{ran:?}");
+    assert_eq!(probe.notes.steps_of("j"), ["run", "stopped", "abandon"]);
+    worker.end().await;
+}
+
+#[tokio::test]
 async fn a_stopped_worker_gives_its_jobs_back_with_their_try() {
     let (site, probe) = (Site::start().await, Probe::default());
     let work = WorkConfig {

@@ -3,6 +3,7 @@
 
 mod cancels;
 mod claims;
+mod drains;
 mod order;
 mod probe;
 mod site;

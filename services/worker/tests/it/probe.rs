@@ -112,7 +112,11 @@ impl Perform for Probe {
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
         self.notes.add(job, "run");
         let Task::Storage(StorageTask::Ping(ping)) = &job.task else {
-            // Any other task is a tool that hangs.
+            // Any other task is a tool that tells how far it is for a second, then hangs.
+            for told in 0..10 {
+                run.progress(percent(f64::from(told)));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             run.stop().asked().await;
             self.notes.add(job, "stopped");
             return Err(Stop::Stopped);

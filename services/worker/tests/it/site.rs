@@ -150,9 +150,14 @@ impl Site {
         .await;
     }
 
+    /// One more connection.
+    pub(crate) async fn bus(&self) -> Bus {
+        connect(&self.server).await
+    }
+
     /// A lock's record.
     pub(crate) async fn lock(&self, name: &str) -> Option<Lock> {
-        let locks: Bucket<Lock> = Bucket::new(&connect(&self.server).await, locks::BUCKET);
+        let locks: Bucket<Lock> = Bucket::new(&self.bus().await, locks::BUCKET);
         let entry = locks.get_latest(name).await.unwrap();
         entry.map(|entry| entry.value)
     }
