@@ -7,6 +7,7 @@
     reason = "only tests use this, and a test fails by panicking"
 )]
 
+pub mod chaos;
 pub mod chromium;
 pub mod cli;
 pub mod disk;

@@ -18,6 +18,16 @@ impl Random {
         Self { state: seed }
     }
 
+    /// From this seed.
+    pub fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// A generator of its own, for a part that runs beside others.
+    pub fn fork(&mut self) -> Self {
+        Self::new(self.word())
+    }
+
     /// The next number.
     pub fn word(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -30,6 +40,17 @@ impl Random {
     /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.word() % limit
+    }
+
+    /// True in so many of a hundred cases.
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    /// One of them.
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        let at = self.below(from.len() as u64);
+        &from[usize::try_from(at).unwrap()]
     }
 
     /// Bytes that no compressor makes smaller.

@@ -26,6 +26,9 @@ use virtbus_wire::Timestamp;
 
 /// Publications that may await their acknowledgement at once.
 const ACKS_IN_FLIGHT_MAX: usize = 1024;
+/// How long a conflict with a write that isn't stored yet is kept back: who read the record at
+/// once would see what it was before, and try the same again.
+const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(20);
 
 /// A request that got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -226,6 +229,11 @@ impl Bus {
                 ErrorCode::STREAM_WRONG_LAST_SEQUENCE => Err(StoreError::Conflict),
                 ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => {
                     Err(StoreError::Unsendable(error.to_string()))
+                }
+                // What a cluster says while another write of the same subject is on its way.
+                ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
+                    tokio::time::sleep(IN_FLIGHT_PAUSE).await;
+                    Err(StoreError::Conflict)
                 }
                 _ => Err(StoreError::Refused(error.to_string())),
             },

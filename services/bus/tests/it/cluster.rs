@@ -1,8 +1,10 @@
 //! Three servers with the cluster configurations.
 
 use crate::person::{Keys, Person};
+use futures_util::future::join_all;
 use std::net::TcpListener;
 use virtbus_bus::topology::{Mode, Outcome, Role, Wanted, apply};
+use virtbus_bus::{Bucket, Bus, ConnectConfig, WriteError};
 use virtbus_testbed::server::{Server, copy_nats_folder};
 use virtbus_testbed::watch::until;
 
@@ -30,6 +32,60 @@ async fn cluster() -> (Vec<Server>, Keys) {
         servers.push(Server::start(folder, &config, &arguments).await);
     }
     (servers, keys)
+}
+
+/// A topology with three copies of everything.
+async fn three_copies(url: &str, keys: &Keys) {
+    let admin = Person::connect(url, keys, Role::Admin).await;
+    let three = Wanted {
+        replicas: Some(3),
+        queues: Vec::new(),
+    };
+    // Until there is a leader, requests time out or are refused.
+    until("a topology with three copies", async || {
+        let report = apply(&admin.js, &three, Mode::Apply).await;
+        let report = report.map_err(|error| error.to_string())?;
+        match report.refused().next() {
+            None => Ok(()),
+            Some(item) => Err(format!("{item:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_writers_at_once_one_writes_and_the_others_are_told_of_a_conflict() {
+    const WRITERS: u32 = 8;
+    const ROUNDS: u32 = 20;
+    let (servers, keys) = cluster().await;
+    three_copies(&servers[0].url, &keys).await;
+    let folder = tempfile::tempdir().unwrap();
+    let nkey_file = folder.path().join("core.nk");
+    std::fs::write(&nkey_file, keys.seed(Role::Core)).unwrap();
+    let config = ConnectConfig {
+        url: servers[0].url.clone(),
+        nkey_file: Some(nkey_file),
+        inbox_prefix: Some(Role::Core.inbox_prefix()),
+        ..ConnectConfig::default()
+    };
+    let bus = Bus::connect(&config, "test").await.unwrap();
+    let numbers: Bucket<u32> = Bucket::new(&bus, "locks");
+    for round in 0..ROUNDS {
+        let revision = numbers.slot("x.one").await.unwrap().revision;
+        let write = |number: u32| {
+            let numbers = &numbers;
+            let number = round * WRITERS + number;
+            async move { numbers.update("x.one", &number, revision).await }
+        };
+        let written = join_all((0..WRITERS).map(write)).await;
+        // A refusal that is no conflict would be an error to whoever only lost a race.
+        let fine = |outcome: &Result<u64, WriteError>| {
+            matches!(outcome, Ok(_) | Err(WriteError::Conflict(_)))
+        };
+        assert!(written.iter().all(fine), "{written:?}");
+        let winners = written.iter().filter(|outcome| outcome.is_ok()).count();
+        assert_eq!(winners, 1, "{written:?}");
+    }
 }
 
 #[tokio::test]

@@ -40,6 +40,8 @@ pub(crate) struct Probe {
     jetstream: Context,
     lane: Lane,
     events: Subscriber,
+    /// Ids of jobs that succeeded.
+    ended: Vec<String>,
 }
 
 impl Probe {
@@ -51,6 +53,7 @@ impl Probe {
             jetstream,
             lane,
             events,
+            ended: Vec::new(),
         })
     }
 
@@ -110,6 +113,12 @@ impl Probe {
         Ok(())
     }
 
+    /// How many jobs whose id begins like this were seen to succeed.
+    pub(crate) fn ended(&self, prefix: &str) -> u32 {
+        let ended = self.ended.iter().filter(|id| id.starts_with(prefix));
+        u32::try_from(ended.count()).unwrap_or(u32::MAX)
+    }
+
     /// Watches a backlog of `count` jobs being worked off: jobs per second, from the first event
     /// to the end of the last job.
     pub(crate) async fn pace(&mut self, count: u32) -> Result<f64, Failure> {
@@ -141,6 +150,10 @@ impl Probe {
         let event = next
             .map_err(silent)?
             .ok_or_else(|| failure("the connection was closed"))?;
+        if has(&event.payload, SUCCEEDED) {
+            let id = event.subject.rsplit('.').next().unwrap_or_default();
+            self.ended.push(id.to_owned());
+        }
         if has(&event.payload, FAILED) {
             let record = String::from_utf8_lossy(&event.payload);
             return Err(failure(format!("a job failed: {record}")));
@@ -160,6 +173,20 @@ impl Job {
         Self::new(id, "ping", &json!({}))
     }
 
+    /// A ping with more fields.
+    pub(crate) fn ping_with(id: &str, params: &Value, more: &Value) -> Self {
+        let mut job = json!({ "id": id, "task": "ping", "params": params });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            job[name] = value.clone();
+        }
+        let text = job.to_string();
+        Self { text }
+    }
+
+    pub(crate) fn into_payload(self) -> Bytes {
+        Bytes::from(self.text)
+    }
+
     pub(crate) fn new(id: &str, task: &str, params: &Value) -> Self {
         let job = json!({ "id": id, "task": task, "params": params });
         Self {
@@ -173,6 +200,6 @@ async fn acknowledged(ack: PublishAckFuture) -> Result<(), Failure> {
     Ok(())
 }
 
-fn has(text: &[u8], mark: &[u8]) -> bool {
+pub(crate) fn has(text: &[u8], mark: &[u8]) -> bool {
     text.windows(mark.len()).any(|part| part == mark)
 }

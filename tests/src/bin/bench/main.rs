@@ -1,8 +1,8 @@
 //! What the bus costs: latency, throughput and bytes, each beside the same done bare, in the same
 //! run on the same server.
 //!
-//! `./dev bench [latency|throughput|convert]... [--record]`; without a name all three. `--record`
-//! also writes the tables into BENCH.md. The programs are taken from the folder this one lies in.
+//! `./dev bench [latency|throughput|convert|scale]... [--record] [--quick]`; without a name the
+//! first three. `--record` also writes the tables into BENCH.md, `--quick` makes `scale` small. The programs are taken from the folder this one lies in.
 //! Everything is started here, in a folder below `target/`, and is gone afterwards.
 
 mod bare;
@@ -12,20 +12,24 @@ mod events;
 mod latency;
 mod machine;
 mod report;
+mod scale;
 mod site;
 mod stats;
 mod throughput;
 
 use error::{Failure, failure};
 use report::Report;
+use scale::Size;
 use site::Site;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The longest a part may take: a hang ends as a failure.
 const PART_LIMIT: Duration = Duration::from_secs(180);
+/// The same where a million jobs are published.
+const SCALE_LIMIT: Duration = Duration::from_secs(5_400);
 
-const USAGE: &str = "usage: bench [latency|throughput|convert]... [--record]";
+const USAGE: &str = "usage: bench [latency|throughput|convert|scale]... [--record] [--quick]";
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,30 +37,43 @@ enum Part {
     Latency,
     Throughput,
     Convert,
+    Scale,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Latency, Self::Throughput, Self::Convert];
+    const ALL: [Self; 4] = [Self::Latency, Self::Throughput, Self::Convert, Self::Scale];
+    /// Those that take minutes, not an hour.
+    const USUAL: [Self; 3] = [Self::Latency, Self::Throughput, Self::Convert];
 
     fn name(self) -> &'static str {
         match self {
             Self::Latency => "latency",
             Self::Throughput => "throughput",
             Self::Convert => "convert",
+            Self::Scale => "scale",
         }
     }
 
-    async fn measure(self, site: &mut Site) -> Result<Report, Failure> {
+    fn limit(self) -> Duration {
+        match self {
+            Self::Latency | Self::Throughput | Self::Convert => PART_LIMIT,
+            Self::Scale => SCALE_LIMIT,
+        }
+    }
+
+    async fn measure(self, site: &mut Site, size: Size) -> Result<Report, Failure> {
         let measured = async {
             match self {
                 Self::Latency => latency::run(site).await,
                 Self::Throughput => throughput::run(site).await,
                 Self::Convert => convert::run(site).await,
+                Self::Scale => scale::run(site, size).await,
             }
         };
-        tokio::time::timeout(PART_LIMIT, measured)
+        let limit = self.limit();
+        tokio::time::timeout(limit, measured)
             .await
-            .map_err(|_| failure(format!("not done after {PART_LIMIT:?}")))?
+            .map_err(|_| failure(format!("not done after {limit:?}")))?
     }
 }
 
@@ -64,6 +81,7 @@ impl Part {
 struct Options {
     parts: Vec<Part>,
     record: bool,
+    size: Size,
 }
 
 impl Options {
@@ -71,17 +89,19 @@ impl Options {
         let mut options = Self {
             parts: Vec::new(),
             record: false,
+            size: Size::Full,
         };
         for argument in arguments {
             let part = Part::ALL.into_iter().find(|part| part.name() == argument);
             match part {
                 Some(part) => options.parts.push(part),
                 None if argument == "--record" => options.record = true,
+                None if argument == "--quick" => options.size = Size::Quick,
                 None => return Err(failure(format!("unknown argument {argument:?}\n{USAGE}"))),
             }
         }
         if options.parts.is_empty() {
-            options.parts = Part::ALL.to_vec();
+            options.parts = Part::USUAL.to_vec();
         }
         Ok(options)
     }
@@ -106,7 +126,7 @@ async fn run(options: Options) -> Result<(), Failure> {
     let mut machine = None;
     for part in options.parts {
         eprintln!("bench: {} …", part.name());
-        let (described, report) = part_on_its_own_site(part).await?;
+        let (described, report) = part_on_its_own_site(part, options.size).await?;
         if machine.is_none() {
             println!("{described}\n");
             machine = Some(described);
@@ -123,13 +143,13 @@ async fn run(options: Options) -> Result<(), Failure> {
 }
 
 /// Starts all, measures, and ends all, whether it went well, badly, or was interrupted.
-async fn part_on_its_own_site(part: Part) -> Result<(Report, Report), Failure> {
+async fn part_on_its_own_site(part: Part, size: Size) -> Result<(Report, Report), Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut site = Site::start().await?;
     let measured = async {
         let machine = machine::describe(&site).await?;
-        Ok((machine, part.measure(&mut site).await?))
+        Ok((machine, part.measure(&mut site, size).await?))
     };
     let measured = tokio::select! {
         measured = measured => measured,
@@ -156,8 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_all_parts_are_measured() {
-        assert_eq!(read(&[]).unwrap().parts, Part::ALL);
+    fn without_a_name_the_usual_parts_are_measured() {
+        assert_eq!(read(&[]).unwrap().parts, Part::USUAL);
         let one = read(&["--record", "convert"]).unwrap();
         assert_eq!((one.parts, one.record), (vec![Part::Convert], true));
         assert!(read(&["--recrod"]).is_err());

@@ -131,9 +131,18 @@ impl Site {
 
     /// Stops a service and waits for its end.
     pub(crate) async fn stop(&mut self, service: &str) -> Result<(), Failure> {
+        self.signal(service, Signal::TERM).await
+    }
+
+    /// Kills a service, as the kernel does when memory runs out.
+    pub(crate) async fn kill(&mut self, service: &str) -> Result<(), Failure> {
+        self.signal(service, Signal::KILL).await
+    }
+
+    async fn signal(&mut self, service: &str, signal: Signal) -> Result<(), Failure> {
         let gone = || failure(format!("{service} doesn't run"));
         let pid = Pid::from_raw(self.pid(service)?).ok_or_else(gone)?;
-        kill_process(pid, Signal::TERM)?;
+        kill_process(pid, signal)?;
         if let Some(mut child) = self.again.remove(service) {
             timeout(STOP_LIMIT, child.wait()).await??;
         } else {
@@ -154,10 +163,20 @@ impl Site {
         service: &str,
         settings: &[(&str, String)],
     ) -> Result<(), Failure> {
+        self.start_as(service, service, settings)
+    }
+
+    /// Starts one more process of a service, known here by this name.
+    pub(crate) fn start_as(
+        &mut self,
+        name: &str,
+        service: &str,
+        settings: &[(&str, String)],
+    ) -> Result<(), Failure> {
         let log = File::options()
             .create(true)
             .append(true)
-            .open(self.dir().join(format!("{service}.log")))?;
+            .open(self.dir().join(format!("{name}.log")))?;
         let child = Command::new(of(&self.ready.bin, service)?)
             .arg("--config")
             .arg(of(&self.ready.config, service)?)
@@ -167,8 +186,19 @@ impl Site {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()?;
-        self.again.insert(service.to_owned(), child);
+        self.again.insert(name.to_owned(), child);
         Ok(())
+    }
+
+    /// What a service has in memory, in MiB.
+    pub(crate) fn memory(&self, service: &str) -> Result<f64, Failure> {
+        const KIB_PER_MIB: f64 = 1024.0;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid(service)?))?;
+        let mut lines = status.lines();
+        let text = lines.find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = text.and_then(|text| text.trim().strip_suffix(" kB"));
+        let kib = kib.ok_or_else(|| failure(format!("no memory of {service}")))?;
+        Ok(kib.trim().parse::<f64>()? / KIB_PER_MIB)
     }
 
     fn show_logs(&self) {

@@ -1,0 +1,113 @@
+//! How soon an urgent job starts while many others wait and every slot but the reserved is busy.
+
+use super::{LOW, Size, settings};
+use crate::{
+    error::{Failure, failure},
+    events::{Job, Probe, RUNNING},
+    report::{Report, Table},
+    site::Site,
+    stats::Samples,
+};
+use futures_util::StreamExt as _;
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+const SAMPLES: u32 = 100;
+/// How long everything rests between two urgent jobs.
+const REST: Duration = Duration::from_millis(15);
+/// The longest wait for one of them.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long each of the others keeps its slot.
+const BUSY_MS: u64 = 5_000;
+const HIGH: &str = "storage.default.high";
+
+pub(super) async fn measure(
+    site: &mut Site,
+    size: Size,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let waiting = size.of(100_000, 2_000);
+    site.start_again("storage", &settings())?;
+    let idle = urgent_ones(site, "idle").await?;
+    let mut crowd = Probe::new(site.jetstream(), LOW).await?;
+    let job = |number| {
+        let params = json!({"sleep_ms": BUSY_MS});
+        Job::ping_with(&format!("waits-{number}"), &params, &json!({}))
+    };
+    crowd.publish_all((0..waiting).map(job)).await?;
+    // Each has a record, and the slots are taken.
+    crowd.skip(waiting as usize).await?;
+    drop(crowd);
+    let behind = urgent_ones(site, "behind").await?;
+    site.stop("storage").await?;
+    purge(site).await?;
+    let mut table = Table::new(&["publish → running, `high`", "p50, ms", "p99, ms", "max, ms"]);
+    let rows = [
+        ("idle".to_owned(), &idle),
+        (format!("behind {waiting} on `low`"), &behind),
+    ];
+    for (name, samples) in rows {
+        table.row(vec![
+            name,
+            format!("{:.2}", samples.median()),
+            format!("{:.2}", samples.percentile(99)),
+            format!("{:.2}", samples.max()),
+        ]);
+    }
+    report.table(&table);
+    report.text(format!(
+        "{SAMPLES} jobs one by one, {} ms of rest between; all slots but the reserved one hold \
+         jobs that take {} s.",
+        REST.as_millis(),
+        BUSY_MS / 1_000
+    ));
+    Ok(())
+}
+
+/// Milliseconds from publish to running, one job after the other.
+async fn urgent_ones(site: &Site, name: &str) -> Result<Samples, Failure> {
+    let (client, jetstream) = (site.client(), site.jetstream());
+    let mut samples = Samples::default();
+    for number in 0..SAMPLES {
+        sleep(REST).await;
+        let id = format!("{name}-{number}");
+        // Its own events alone: those of the others would have to be read first.
+        let mut events = client.subscribe(format!("events.jobs.{id}")).await?;
+        client.flush().await?;
+        let began = Instant::now();
+        let job = Job::ping(&id).into_payload();
+        jetstream.publish(HIGH, job).await?.await?;
+        loop {
+            let event = timeout(LIMIT, events.next()).await?;
+            let event = event.ok_or_else(|| failure("the connection was closed"))?;
+            if crate::events::has(&event.payload, RUNNING) {
+                break;
+            }
+        }
+        samples.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(samples)
+}
+
+/// What still waits would be in the way of what comes next.
+async fn purge(site: &Site) -> Result<(), Failure> {
+    let stream = site.jetstream().get_stream("STORAGE").await?;
+    let question = json!({"queue": LOW.subject, "reason": "bench"}).to_string();
+    let asked = || {
+        site.client()
+            .request("virtbus.queues.purge", question.clone().into())
+    };
+    let deadline = Instant::now() + 10 * LIMIT;
+    while stream.get_info().await?.state.messages > 0 {
+        if Instant::now() > deadline {
+            return Err(failure("the queue isn't empty after a purge"));
+        }
+        // A purge of very many takes longer than a request may.
+        if let Err(error) = asked().await {
+            eprintln!("bench: purge: {error}");
+        }
+        sleep(REST).await;
+    }
+    Ok(())
+}
