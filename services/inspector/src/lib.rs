@@ -39,6 +39,6 @@ mod stream;
 
 pub use fault::{Fault, Part};
 pub use inspector::{Inspector, Need, inspect};
-pub use policy::{Backed, Expected, Origin, Refusal, agrees};
+pub use policy::{Below, Expected, Origin, Refusal, agrees};
 pub use report::{Backing, Content, Detail, Encryption, Format, Name, Qcow2, Report, Subformat};
 pub use stream::Stream;

@@ -19,11 +19,18 @@ pub enum Origin {
 
 /// What a file must be on top of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Backed {
-    /// The name, to the byte.
-    pub name: String,
-    /// The format, which the file must say too.
-    pub format: Format,
+pub enum Below {
+    /// Nothing.
+    Nothing,
+    /// Another file.
+    File {
+        /// Its name, to the byte.
+        name: String,
+        /// Its format, which the file must say too.
+        format: Format,
+    },
+    /// Whatever it says: the caller judges that, before a tool sees the file.
+    Anything,
 }
 
 /// What a file must be.
@@ -35,8 +42,8 @@ pub struct Expected {
     pub virtual_size: Option<u64>,
     /// The most its virtual size may be, in bytes.
     pub size_max: u64,
-    /// What it's on top of; none = nothing.
-    pub backing: Option<Backed>,
+    /// What it's on top of.
+    pub below: Below,
     /// How many internal snapshots it may have.
     pub snapshots: RangeInclusive<u32>,
     /// Where it comes from.
@@ -51,7 +58,7 @@ impl Expected {
             format,
             virtual_size: None,
             size_max,
-            backing: None,
+            below: Below::Nothing,
             snapshots: 0..=OUTSIDE_SNAPSHOTS_MAX,
             origin: Origin::Outside,
         }
@@ -64,7 +71,7 @@ impl Expected {
             format,
             virtual_size,
             size_max: VIRTUAL_BYTES_MAX,
-            backing: None,
+            below: Below::Nothing,
             snapshots: 0..=u32::MAX,
             origin: Origin::Catalogue,
         }
@@ -72,8 +79,8 @@ impl Expected {
 
     /// The same, on top of another file.
     #[must_use]
-    pub fn on(self, backing: Option<Backed>) -> Self {
-        Self { backing, ..self }
+    pub fn on(self, below: Below) -> Self {
+        Self { below, ..self }
     }
 }
 
@@ -125,7 +132,7 @@ pub fn agrees(report: &Report, expected: &Expected) -> Result<(), Refusal> {
     if report.format != expected.format {
         return Err(Refusal::Format(report.format));
     }
-    if !is_backing(report, expected.backing.as_ref()) {
+    if !is_on(report, &expected.below) {
         return Err(Refusal::Backing);
     }
     if report.encryption.is_some() {
@@ -148,14 +155,13 @@ pub fn agrees(report: &Report, expected: &Expected) -> Result<(), Refusal> {
     }
 }
 
-fn is_backing(report: &Report, expected: Option<&Backed>) -> bool {
-    let found = report.backing.as_ref().map(|backing| {
-        let format = backing.format.as_ref().map(Name::as_bytes);
-        (backing.name.as_bytes(), format)
-    });
-    let wanted = expected.map(|backing| {
-        let format = backing.format.as_str().as_bytes();
-        (backing.name.as_bytes(), Some(format))
-    });
-    found == wanted
+fn is_on(report: &Report, below: &Below) -> bool {
+    match (&report.backing, below) {
+        (_, Below::Anything) | (None, Below::Nothing) => true,
+        (Some(found), Below::File { name, format }) => {
+            let said = found.format.as_ref().map(Name::as_bytes);
+            found.name.as_bytes() == name.as_bytes() && said == Some(format.as_str().as_bytes())
+        }
+        (Some(_), Below::Nothing) | (None, Below::File { .. }) => false,
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
     ours, sent_as, verdict,
 };
 use std::convert::Infallible;
-use virtbus_inspector::{Backed, Expected, Fault, Format, Inspector, Report, inspect};
+use virtbus_inspector::{Below, Expected, Fault, Format, Inspector, Report, inspect};
 use virtbus_wire::Code;
 
 /// A file that must not be read or written.
@@ -73,12 +73,13 @@ fn a_backing_that_the_catalogue_does_not_name_is_refused() {
 fn the_catalogues_backing_passes_by_name_and_format_only() {
     let on = |name: &str| {
         let (name, format) = (name.to_owned(), Format::Qcow2);
-        Expected::of_catalogue(Format::Qcow2, SIZE).on(Some(Backed { name, format }))
+        Expected::of_catalogue(Format::Qcow2, SIZE).on(Below::File { name, format })
     };
     let overlay = qcow2_with(&[(BACKING_FORMAT, b"qcow2")], Some("d1.qcow2")).0;
     assert_eq!(ours(&on("d1.qcow2"), &overlay), None);
     let lonely = Expected::of_catalogue(Format::Qcow2, SIZE);
     assert_eq!(ours(&lonely, &overlay), Some(Code::ImageBackingFile));
+    assert_eq!(ours(&lonely.on(Below::Anything), &overlay), None);
     assert_eq!(
         ours(&on("d2.qcow2"), &overlay),
         Some(Code::ImageBackingFile)

@@ -31,6 +31,162 @@ fn what_qemu_img_makes_is_read_as_it_reads_it() {
     }
 }
 
+/// Commands that make or change an image, one after the other; `F` is its file.
+const SOUND: &[(Format, &[&str])] = &[
+    (
+        Format::Qcow2,
+        &["create -f qcow2 -o cluster_size=512 F 64M"],
+    ),
+    (Format::Qcow2, &["create -f qcow2 -o cluster_size=2M F 8T"]),
+    (
+        Format::Qcow2,
+        &["create -f qcow2 -o extended_l2=on,cluster_size=16k F 1T"],
+    ),
+    (
+        Format::Qcow2,
+        &["create -f qcow2 -o refcount_bits=64,compat=1.1 F 1T"],
+    ),
+    (
+        Format::Qcow2,
+        &["create -f qcow2 -o preallocation=metadata F 128M"],
+    ),
+    (
+        Format::Qcow2,
+        &["create -f qcow2 -o preallocation=metadata,extended_l2=on F 128M"],
+    ),
+    (
+        Format::Qcow2,
+        &["create -f qcow2 -o preallocation=falloc F 8M"],
+    ),
+    (
+        Format::Qcow2,
+        &["create -f qcow2 -o preallocation=full F 8M"],
+    ),
+    (
+        Format::Qcow2,
+        &["create -f qcow2 -o lazy_refcounts=on F 1000000"],
+    ),
+    (
+        Format::Qcow2,
+        &[
+            "create -f qcow2 F 8M",
+            "resize -f qcow2 F 4T",
+            "resize -f qcow2 --shrink F 1G",
+        ],
+    ),
+    (
+        Format::Qcow2,
+        &[
+            "create -f qcow2 F 8M",
+            "snapshot -c a F",
+            "resize -f qcow2 F 1T",
+            "snapshot -c b F",
+            "snapshot -a a F",
+            "snapshot -d b F",
+        ],
+    ),
+    (
+        Format::Qcow2,
+        &[
+            "create -f qcow2 F 8M",
+            "bitmap --add -f qcow2 F a",
+            "bitmap --remove -f qcow2 F a",
+        ],
+    ),
+    (
+        Format::Qcow2,
+        &[
+            "create -f qcow2 -o compat=0.10 F 8M",
+            "amend -f qcow2 -o compat=1.1 F",
+            "amend -f qcow2 -o refcount_bits=64 F",
+            "check -f qcow2 F",
+        ],
+    ),
+    (
+        Format::Qcow2,
+        &[
+            "create -f qcow2 -u -F qcow2 -b d2.qcow2 F 8M",
+            "rebase -f qcow2 -u -F raw -b source F",
+            "rebase -f qcow2 -u -b  F",
+        ],
+    ),
+    (
+        Format::Qcow2,
+        &[
+            "convert -f raw -O qcow2 -m 16 -W source F",
+            "resize -f qcow2 F 1T",
+        ],
+    ),
+    (
+        Format::Qcow2,
+        &["convert -f raw -O qcow2 -c -o compat=0.10 source F"],
+    ),
+    (Format::Vmdk, &["create -f vmdk F 130G"]),
+    (
+        Format::Vmdk,
+        &["create -f vmdk -o adapter_type=lsilogic,zeroed_grain=on,hwversion=11 F 1000000"],
+    ),
+    (Format::Vmdk, &["create -f vmdk -o compat6=on F 10G"]),
+    (
+        Format::Vmdk,
+        &["create -f vmdk -o subformat=streamOptimized F 10G"],
+    ),
+    (Format::Vdi, &["create -f vdi F 1000000"]),
+    (Format::Vdi, &["create -f vdi F 1T"]),
+    (Format::Vpc, &["create -f vpc F 1000000"]),
+    (Format::Vpc, &["create -f vpc F 1T"]),
+    (Format::Vpc, &["create -f vpc -o force_size=on F 1T"]),
+    (
+        Format::Vpc,
+        &["create -f vpc -o subformat=fixed,force_size=on F 8M"],
+    ),
+    (Format::Vhdx, &["create -f vhdx F 1T"]),
+    (
+        Format::Vhdx,
+        &["create -f vhdx -o block_size=1M,log_size=8M F 1G"],
+    ),
+    (
+        Format::Vhdx,
+        &["convert -f raw -O vhdx -o block_state_zero=off source F"],
+    ),
+    (Format::Raw, &["create -f raw F 1T"]),
+    (
+        Format::Raw,
+        &["create -f raw -o preallocation=falloc F 1000000"],
+    ),
+];
+
+#[test]
+fn sound_images_of_all_options_and_sizes_pass_as_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    fs::write(dir.join("source"), vec![7; 3_000_000]).unwrap();
+    for (index, (format, commands)) in SOUND.iter().enumerate() {
+        let name = format!("{index}.{format}");
+        for command in *commands {
+            // Two blanks in a row are an empty argument.
+            let words = command
+                .split(' ')
+                .map(|word| if word == "F" { &name } else { word });
+            sample::qemu_img(dir, &words.collect::<Vec<&str>>());
+        }
+        let path = dir.join(&name);
+        let file = File::open(&path).unwrap();
+        let found = read_file(Inspector::of(*format), &file);
+        let report = found.unwrap_or_else(|fault| panic!("{commands:?}: {fault}"));
+        assert_eq!(
+            read_file(Inspector::detect(), &file).as_ref(),
+            Ok(&report),
+            "{commands:?}"
+        );
+        let same = crate::differential::compare(&path, Some(*format), &report);
+        assert_eq!(same, Ok(false), "{commands:?}");
+        let expected = Expected::of_catalogue(*format, Some(report.virtual_size));
+        assert_eq!(agrees(&report, &expected), Ok(()), "{commands:?}");
+        fs::remove_file(&path).unwrap();
+    }
+}
+
 #[test]
 fn what_the_policy_refuses_is_named() {
     let (_folder, samples) = sample::all();

@@ -166,7 +166,7 @@ fn program(folder: &Path, arguments: &[&str]) -> Output {
     ran.expect("qemu-img is installed: ./dev setup")
 }
 
-fn qemu_img(folder: &Path, arguments: &[&str]) {
+pub(crate) fn qemu_img(folder: &Path, arguments: &[&str]) {
     let output = program(folder, arguments);
     assert!(output.status.success(), "{arguments:?}: {output:?}");
 }

@@ -5,14 +5,13 @@ use crate::{
     catalog::{self, Held, Purpose},
     disks::{Disk, Kept},
     fence::{Fence, FenceError},
-    gate::{self, Expected, WINDOW_BYTES},
+    gate::{self, Expected, Known},
     pool::{Name, Pool, PoolError, Root},
     qemu_img::{Image, ToolError},
     space::SpaceError,
     store::Store,
     trash::Home,
 };
-use rustix::io::pread;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, DiskId, JobError, Place, Queue,
@@ -175,43 +174,46 @@ impl<'a> Context<'a> {
     pub(crate) async fn gate(&self, root: &Root, chain: &[Disk]) -> Result<(), Stop> {
         for (at, disk) in chain.iter().enumerate() {
             let expected = expected(disk, chain.get(at + 1));
-            self.gate_file(root, &file_of(disk), expected).await?;
+            let known = Known::of(&disk.record);
+            self.gate_known(root, &file_of(disk), expected, known)
+                .await?;
         }
         Ok(())
     }
 
-    /// That a file is what it should be.
+    /// That a file is what it should be, of whatever size.
     pub(crate) async fn gate_file(
         &self,
         root: &Root,
         name: &Name,
         expected: Expected,
     ) -> Result<(), Stop> {
-        let (root, name) = (root.clone(), name.clone());
-        let window: Result<Option<Vec<u8>>, PoolError> = blocking::look(move || {
+        let known = Known::default();
+        self.gate_known(root, name, expected, known).await
+    }
+
+    async fn gate_known(
+        &self,
+        root: &Root,
+        name: &Name,
+        expected: Expected,
+        known: Known,
+    ) -> Result<(), Stop> {
+        let (root, name, format) = (root.clone(), name.clone(), expected.format);
+        let found = blocking::look(move || {
             let Some(file) = root.open(&name)? else {
                 return Ok(None);
             };
-            let mut window = vec![0; WINDOW_BYTES];
-            let mut length = 0;
-            while length < window.len() {
-                let n = pread(&file, &mut window[length..], length as u64);
-                match n.map_err(|source| PoolError::Refused {
-                    act: "read",
-                    name: name.to_string(),
-                    source,
-                })? {
-                    0 => break,
-                    n => length += n,
-                }
-            }
-            window.truncate(length);
-            Ok(Some(window))
-        })
-        .await;
+            let refused = |source| PoolError::Refused {
+                act: "read",
+                name: name.to_string(),
+                source,
+            };
+            gate::look(&file, format).map_err(refused).map(Some)
+        });
+        let found: Result<_, PoolError> = found.await;
         let gone = || JobError::new(Code::DiskWrongState, "the disk's file isn't in the pool");
-        let window = window?.ok_or_else(gone)?;
-        Ok(gate::check(&window, &expected)?)
+        Ok(gate::check(found?.ok_or_else(gone)?, &expected, known)?)
     }
 
     /// The lock on the file of a disk or a medium.

@@ -112,7 +112,9 @@ fn is_extent(line: &[u8]) -> bool {
 
 /// The only extent is the file itself: `RW 2048 SPARSE "name.vmdk"`. Its name may be an older one.
 fn extent(line: &[u8], capacity: u64) -> Result<(), Fault> {
-    let rest = line.strip_prefix(b"RW ").ok_or(Fault::DataFile)?;
+    // VirtualBox says of what it exports that it's only to be read.
+    let access = line.strip_prefix(b"RW ").or(line.strip_prefix(b"RDONLY "));
+    let rest = access.ok_or(Fault::DataFile)?;
     let quote = rest.iter().position(|byte| *byte == b'"');
     let (words, name) = rest.split_at(quote.ok_or(Fault::DataFile)?);
     let mut words = words
@@ -169,6 +171,8 @@ mod tests {
         );
         let stream = GOOD.replace("monolithicSparse", "streamOptimized");
         assert_eq!(read(&stream), Ok(Subformat::StreamOptimized));
+        let exported = stream.replace("RW 2048", "RDONLY 2048");
+        assert_eq!(read(&exported), Ok(Subformat::StreamOptimized));
     }
 
     #[test]
@@ -178,7 +182,7 @@ mod tests {
             "RW 2048 SPARSE \"../d2.vmdk\"",
             "RW 2048 SPARSE \"d2.vmdk\" 0",
             "rw 2048 SPARSE \"d2.vmdk\"",
-            "RDONLY 2048 SPARSE \"d2.vmdk\"",
+            "NOACCESS 2048 SPARSE \"d2.vmdk\"",
             "RW 2048 VMFS \"x\"",
             "RW 2048 ZERO",
             "RW 2048 SPARSE d1.vmdk",
