@@ -143,3 +143,81 @@ fn refuse(code: Code, why: impl fmt::Display) -> JobError {
     let text = format!("the disk's file can't be opened safely: {why}");
     JobError::new(code, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn file(bytes: &[u8]) -> OwnedFd {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.into()
+    }
+
+    /// An overlay of 1 MiB on `d1.raw`, in clusters of 512 bytes.
+    fn overlay() -> OwnedFd {
+        let mut image = [0; 2048];
+        let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"QFI\xfb\0\0\0\x03");
+        put(8, &[0, 0, 0, 0, 0, 0, 0, 128, 0, 0, 0, 6, 0, 0, 0, 9]);
+        put(24, &(1_u64 << 20).to_be_bytes());
+        // 32 entries at 1536; the table of reference counts is one cluster at 512.
+        put(
+            36,
+            &[
+                0, 0, 0, 32, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1,
+            ],
+        );
+        put(96, &[0, 0, 0, 4, 0, 0, 0, 104]);
+        put(104, b"\xe2\x79\x2a\xca\0\0\0\x03raw");
+        put(128, b"d1.raw");
+        file(&image)
+    }
+
+    fn expected(backing: Option<&str>) -> Expected {
+        Expected {
+            format: ImageFormat::Qcow2,
+            backing: backing.map(|name| (name.to_owned(), ImageFormat::Raw)),
+        }
+    }
+
+    #[test]
+    fn sizes_and_snapshots_must_be_the_catalogues_where_it_knows_them() {
+        let found = look(&overlay(), ImageFormat::Qcow2).unwrap();
+        let with = |virtual_size, snapshots| {
+            let known = Known {
+                virtual_size,
+                snapshots,
+            };
+            let checked = check(found.clone(), &expected(Some("d1.raw")), known);
+            checked.err().map(|error| error.code)
+        };
+        assert_eq!(with(None, None), None);
+        assert_eq!(with(Some(1 << 20), Some(0)), None);
+        assert_eq!(with(Some(2 << 20), None), Some(Code::ImageFormatMismatch));
+        assert_eq!(with(None, Some(1)), Some(Code::ImageUnsafeFeature));
+    }
+
+    #[test]
+    fn the_backing_of_a_file_from_outside_is_left_to_the_caller() {
+        let found = look_at_foreign(&overlay()).unwrap();
+        let alone = check(found.clone(), &expected(None), Known::default());
+        assert_eq!(alone.unwrap_err().code, Code::ImageBackingFile);
+        let report = check_foreign(found.clone(), ImageFormat::Qcow2, 1 << 20).unwrap();
+        assert_eq!(report.backing.unwrap().name.as_bytes(), b"d1.raw");
+        let large = check_foreign(found.clone(), ImageFormat::Qcow2, 1 << 19);
+        assert_eq!(large.unwrap_err().code, Code::ImageTooLarge);
+        let other = check_foreign(found, ImageFormat::Raw, 1 << 20).unwrap_err();
+        assert_eq!(other.code, Code::ImageFormatMismatch);
+        assert!(!other.message.contains('/'), "{}", other.message);
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_stays_so_however_often_it_is_looked_at() {
+        let cut = file(b"QFI\xfb\0\0\0\x03");
+        let found = look(&cut, ImageFormat::Qcow2).unwrap();
+        let refused = check(found, &expected(None), Known::default()).unwrap_err();
+        assert_eq!(refused.code, Code::ImageCorrupt);
+    }
+}
