@@ -1,8 +1,14 @@
 //! The service's own settings.
 
-use crate::libvirt::Uri;
+use crate::{
+    capacity::CapacityConfig,
+    libvirt::Uri,
+    place::Roots,
+    xml::{Accelerator, Policy},
+};
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::IpAddr};
 use virtbus_daemon::{Common, Problem, Settings};
 use virtbus_wire::Label;
 use virtbus_worker::WorkConfig;
@@ -15,8 +21,16 @@ pub(crate) struct HypervisorConfig {
     pub(crate) hypervisor: Option<Label>,
     /// The pool whose domains it runs; `default` by default.
     pub(crate) pool: Option<Label>,
+    /// The pools whose disks this host's domains can have, by name.
+    pub(crate) pools: BTreeMap<Label, PoolConfig>,
     /// The libvirt daemon.
     pub(crate) libvirt: Libvirt,
+    /// How domains are run.
+    pub(crate) domains: DomainsConfig,
+    /// How much of the host domains may have.
+    pub(crate) capacity: CapacityConfig,
+    /// What of this host domains may use.
+    pub(crate) policy: Policy,
     /// The loop's settings.
     pub(crate) work: WorkConfig,
 }
@@ -32,6 +46,24 @@ pub(crate) struct Libvirt {
     pub(crate) lock_dir: Option<Utf8PathBuf>,
 }
 
+/// One pool, as this host sees it.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PoolConfig {
+    /// The pool's folder; absolute.
+    pub(crate) root: Utf8PathBuf,
+}
+
+/// How domains are run.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DomainsConfig {
+    /// What runs guests; KVM where the processor and libvirt have it, when left out.
+    pub(crate) accelerator: Option<Accelerator>,
+    /// The address that screens listen on; loopback when left out.
+    pub(crate) listen: Option<IpAddr>,
+}
+
 impl Settings for HypervisorConfig {
     fn check(&self, _: &Common) -> Vec<Problem> {
         let mut problems = Vec::new();
@@ -41,11 +73,29 @@ impl Settings for HypervisorConfig {
         if self.hypervisor.is_some() && self.hypervisor == self.pool {
             problems.push(Problem::new("hypervisor", "may not carry a pool's name"));
         }
+        for (name, pool) in &self.pools {
+            if !pool.root.is_absolute() {
+                let field = format!("pools.{name}.root");
+                problems.push(Problem::new(field, "must be absolute"));
+            }
+        }
+        if let Some(name) = self.policy.wrong_name() {
+            let text = format!("no network or bridge can have the name {name:?}");
+            problems.push(Problem::new("policy", text));
+        }
         problems
     }
 }
 
 impl HypervisorConfig {
+    /// Where the pools are.
+    pub(crate) fn roots(&self) -> Roots {
+        let pools = self.pools.iter();
+        pools
+            .map(|(name, pool)| (name.clone(), pool.root.clone()))
+            .collect()
+    }
+
     pub(crate) fn pool(&self) -> Label {
         self.pool
             .clone()

@@ -1,14 +1,20 @@
 //! `virtbus-hypervisor`: speaks to one libvirt daemon, and takes the jobs for its domains.
-//!
-//! So far it registers its host and answers `ping`; the tasks for domains fail with
-//! `domain.unsupported`.
 
 mod alone;
+mod capacity;
+mod catalog;
 mod config;
+mod domains;
 mod libvirt;
+mod look;
+mod observe;
 mod perform;
+mod place;
 mod register;
 mod service;
+mod task;
+mod users;
+mod xml;
 
 use std::process::ExitCode;
 

@@ -1,44 +1,64 @@
-//! What this service does with jobs: so far `ping`.
+//! The tasks as the loop sees them.
 
-use crate::libvirt::Host;
-use virtbus_wire::{
-    Class, Code, JobError,
-    task::{HypervisorTask, Ping, Task},
+use crate::{
+    domains::Domains,
+    look,
+    task::{Steps, drive, each_with_steps, known},
 };
-use virtbus_worker::{Assignment, Done, Perform, Run, Stop, pong};
-
-/// The work of one host.
-#[derive(Debug)]
-pub(crate) struct Domains {
-    pub(crate) host: Host,
-}
+use virtbus_bus::locks::LockSet;
+use virtbus_wire::{Class, Code, JobError, Record, protocol::lock::Mode};
+use virtbus_worker::{Assignment, Done, Look, Perform, Run, Stop, pong};
 
 impl Perform for Domains {
     fn class(&self) -> Class {
         Class::Hypervisor
     }
 
-    async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
-        match &job.task {
-            Task::Hypervisor(HypervisorTask::Ping(ping)) => self.ping(job, ping, run).await,
-            Task::Hypervisor(_) | Task::Storage(_) | Task::Core(_) => {
-                let message = format!("this host can't do {} yet", job.task.name());
-                Err(JobError::new(Code::DomainUnsupported, message).into())
-            }
+    async fn look(&self, job: &Record, deliveries: u64) -> Look {
+        look::look(self, job, deliveries).await
+    }
+
+    /// Alone on the domain, whatever else the task needs.
+    async fn locks(&self, job: &Assignment) -> Result<LockSet, JobError> {
+        let mut locks = each_with_steps!(known(self, job)?,
+            _ping => return Ok(LockSet::new()),
+            steps => steps.locks().await?);
+        let domains = job.task.objects().into_iter();
+        let domains = domains.map(|object| object.to_string());
+        for domain in domains.filter(|object| object.starts_with("domain.")) {
+            locks.insert(domain, Mode::Exclusive);
         }
+        Ok(locks)
+    }
+
+    async fn clean(&self, job: &Assignment) -> Result<(), JobError> {
+        each_with_steps!(known(self, job)?, _ping => Ok(()), steps => steps.clean().await)
+    }
+
+    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, JobError> {
+        each_with_steps!(known(self, job)?, _ping => Ok(None), steps => steps.recover().await)
+    }
+
+    async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
+        each_with_steps!(known(self, job)?,
+            ping => {
+                let node = self.host.node().await.map_err(JobError::from)?;
+                let checks = vec![format!("libvirt {}", node.libvirt)];
+                pong(ping, job, run.stop(), checks).await
+            },
+            steps => drive(&steps, run).await)
+    }
+
+    async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
+        let known = match known(self, job) {
+            // What isn't known, or can't be done, was never begun.
+            Err(error) if is_refusal(error.code) => return Ok(()),
+            known => known?,
+        };
+        each_with_steps!(known, _ping => Ok(()), steps => steps.abandon().await)
     }
 }
 
-impl Domains {
-    /// Asks libvirt what the host is.
-    async fn ping(&self, job: &Assignment, ping: &Ping, run: &Run) -> Result<Done, Stop> {
-        let node = self.host.node().await.map_err(JobError::from)?;
-        pong(
-            ping,
-            job,
-            run.stop(),
-            vec![format!("libvirt {}", node.libvirt)],
-        )
-        .await
-    }
+fn is_refusal(code: Code) -> bool {
+    code == Code::JobUnknownTask || code == Code::DomainUnsupported
 }

@@ -2,10 +2,14 @@
 
 use crate::{
     alone::{Alone, AloneError},
+    capacity::Capacity,
+    catalog::Catalog,
     config::{HypervisorConfig, Libvirt},
+    domains::{Domains, HostSettings},
     libvirt::{Host, Node},
-    perform::Domains,
+    observe,
     register::register,
+    xml::Accelerator,
 };
 use std::{collections::BTreeMap, time::Duration};
 use virtbus_bus::{
@@ -32,11 +36,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal> {
     let settings = daemon.settings.clone();
     let _alone = alone(&settings.libvirt)?;
-    let host = Host::new(&settings.libvirt.uri);
-    let node = host
-        .node()
-        .await
-        .map_err(|error| Fatal::Unreachable(error.to_string()))?;
+    let unreachable = |error: crate::libvirt::LibvirtError| Fatal::Unreachable(error.to_string());
+    let (host, hinted) = Host::new(&settings.libvirt.uri).map_err(unreachable)?;
+    let node = host.node().await.map_err(unreachable)?;
     let bus = daemon.connect().await?;
     let hypervisor = settings.hypervisor(&daemon.identity.host_name);
     virtbus_worker::expect_queues(&daemon.ready, &queues(&settings.pool(), &hypervisor));
@@ -45,6 +47,9 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
         return Ok(());
     }
     watch_libvirt(&daemon, &host);
+    let domains = domains(&settings, hypervisor.clone(), &bus, host, &node);
+    let following = observe::follow(domains.clone(), hinted, daemon.stop.clone());
+    daemon.parts.spawn("domains", following);
     let setup = Setup {
         bus: bus.clone(),
         identity: daemon.identity.clone(),
@@ -59,9 +64,40 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
         ready: daemon.ready.clone(),
         metrics: daemon.metrics.clone(),
     };
-    let served = virtbus_worker::serve(setup, Domains { host }, daemon.stop.clone()).await;
+    let served = virtbus_worker::serve(setup, domains, daemon.stop.clone()).await;
     bus.close().await;
     served.map_err(Fatal::from)
+}
+
+/// What tasks and the observer share.
+fn domains(
+    settings: &HypervisorConfig,
+    hypervisor: Label,
+    bus: &Bus,
+    host: Host,
+    node: &Node,
+) -> Domains {
+    let own = || Accelerator::of_host(&node.capabilities, &cpu_flags());
+    let host_settings = HostSettings {
+        hypervisor,
+        pool: settings.pool(),
+        roots: settings.roots(),
+        policy: settings.policy.clone(),
+        accelerator: settings.domains.accelerator.unwrap_or_else(own),
+        listen: settings
+            .domains
+            .listen
+            .map_or_else(|| "127.0.0.1".to_owned(), |address| address.to_string()),
+    };
+    tracing::info!(accelerator = %host_settings.accelerator, "domains are run");
+    let capacity = Capacity::new(&settings.capacity, node.memory, node.cpus);
+    Domains::new(host, Catalog::new(bus), host_settings, capacity)
+}
+
+/// What the processor says that it can do.
+fn cpu_flags() -> String {
+    // Where it can't be read nothing is known of it, and guests are emulated.
+    std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
 }
 
 /// The queues of the pool, and the host's own.
@@ -113,7 +149,11 @@ fn watch_libvirt(daemon: &Daemon<HypervisorConfig>, host: &Host) {
     let (host, ready, stop) = (host.clone(), daemon.ready.clone(), daemon.stop.clone());
     daemon.parts.spawn(LIBVIRT, async move {
         loop {
-            ready.set(LIBVIRT, host.node().await.map(|_| ()));
+            let answer = host.node().await.map(|_| ());
+            let answer = answer.map_err(|error| error.to_string());
+            let is_late = !host.is_healthy();
+            let late = || Err("a call hasn't returned: no domain is started".to_owned());
+            ready.set(LIBVIRT, if is_late { late() } else { answer });
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(TRY_AGAIN * 5) => {}

@@ -242,6 +242,15 @@ pub enum Event {
         /// Whether the work begins with the claim, since nothing must be cleaned or locked first.
         begin: bool,
     },
+    /// As `Claim`, from a queue that others share: from here on it's on a queue of its owner alone.
+    ClaimHere {
+        /// Who.
+        owner: Owner,
+        /// The stream sequence of the message it came with.
+        seq: u64,
+        /// The owner's own queue.
+        queue: Queue,
+    },
     /// The owner goes on to a later phase; entering `work` begins an attempt.
     Enter(Phase),
     /// The owner tells how far it came.
@@ -319,7 +328,7 @@ impl JobState {
 impl Event {
     pub(crate) fn verb(&self) -> &'static str {
         match self {
-            Self::Claim { .. } => "be claimed",
+            Self::Claim { .. } | Self::ClaimHere { .. } => "be claimed",
             Self::Enter(_) => "enter that phase",
             Self::Progress(_) => "make progress",
             Self::Park { .. } => "be parked",

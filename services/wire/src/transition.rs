@@ -25,6 +25,10 @@ impl Record {
         let mut next = self.clone();
         let applied = match event {
             Event::Claim { owner, seq, begin } => next.claim(owner, seq, begin, now),
+            Event::ClaimHere { owner, seq, queue } => {
+                next.queue = queue.into();
+                next.claim(owner, seq, false, now)
+            }
             Event::Enter(phase) => next.enter(phase),
             Event::Progress(progress) => next.advance(progress),
             Event::Park { on, refund, ticket } => next.park(on, refund, ticket, now),

@@ -1,7 +1,7 @@
 //! From a message to a claim: what the tables of the protocol say, done.
 
 use crate::{
-    perform::Perform,
+    perform::{Look, Perform},
     worker::{Running, Worker},
 };
 use std::time::Duration;
@@ -35,6 +35,14 @@ pub(crate) enum Settled {
     /// Acknowledge it.
     Over,
     /// Hand it back.
+    HandBack(Duration),
+}
+
+/// What comes next for a queued job.
+enum Next {
+    /// A change of its record.
+    Change(Event),
+    /// Another worker should have it.
     HandBack(Duration),
 }
 
@@ -158,7 +166,10 @@ impl<P: Perform> Worker<P> {
         room: Room,
     ) -> Result<Option<Settled>, BusError> {
         let first = match record {
-            Ok(queued) => self.first(delivery, queued, room).await?,
+            Ok(queued) => match self.first(delivery, queued, room).await? {
+                Ok(first) => first,
+                Err(delay) => return Ok(Some(Settled::HandBack(delay))),
+            },
             Err(failed) => {
                 if dlq {
                     self.bury(delivery, Code::JobMalformed).await?;
@@ -176,23 +187,40 @@ impl<P: Perform> Worker<P> {
                 };
                 Ok(Some(Settled::Claimed(Box::new(entry), running)))
             }
-            Ok(_) => Ok(Some(Settled::Over)),
+            Ok(_) => {
+                self.pass_on(delivery, &first).await;
+                Ok(Some(Settled::Over))
+            }
             Err(WriteError::Conflict(_)) => Ok(None),
             Err(WriteError::Bus(error)) => Err(error),
         }
     }
 
+    /// The first record of a job; an error is the time that its message is handed back for.
     async fn first(
         &self,
         delivery: &Delivery,
         queued: &Record,
         room: Room,
-    ) -> Result<Record, BusError> {
-        let event = self.next_event(delivery, queued, room).await?;
+    ) -> Result<Result<Record, Duration>, BusError> {
+        let event = match self.next(delivery, queued, room).await? {
+            Next::Change(event) => event,
+            Next::HandBack(delay) => return Ok(Err(delay)),
+        };
         // Every event for a queued job is legal for one; should that be wrong, it stays queued.
-        Ok(queued
-            .apply(event, self.bus.now())
-            .unwrap_or_else(|_| queued.clone()))
+        let first = queued.apply(event, self.bus.now());
+        Ok(Ok(first.unwrap_or_else(|_| queued.clone())))
+    }
+
+    /// Publishes a job that this worker moved to another queue.
+    async fn pass_on(&self, delivery: &Delivery, record: &Record) {
+        let is_elsewhere = record.queue.queue() != Some(&delivery.queue);
+        if record.state == JobState::Queued
+            && is_elsewhere
+            && let Err(error) = self.jobs.publish(record).await
+        {
+            tracing::warn!(job = %record.id, %error, "passed on later, by the reconciler");
+        }
     }
 
     /// Claims a job that has a record; none when the record was changed meanwhile.
@@ -203,29 +231,35 @@ impl<P: Perform> Worker<P> {
         room: Room,
     ) -> Result<Option<Settled>, BusError> {
         let event = if entry.value.state == JobState::Queued {
-            self.next_event(delivery, &entry.value, room).await?
+            match self.next(delivery, &entry.value, room).await? {
+                Next::Change(event) => event,
+                Next::HandBack(delay) => return Ok(Some(Settled::HandBack(delay))),
+            }
         } else if room == Room::Slot {
             self.claim_event(delivery, &entry.value)
         } else {
             return Ok(Some(Settled::HandBack(AHEAD)));
         };
-        let is_claim = matches!(event, Event::Claim { .. });
+        let is_claim = matches!(event, Event::Claim { .. } | Event::ClaimHere { .. });
         let running = self.claims.begin(&entry.value.id, entry.value.claim + 1);
         match self.jobs.change(&entry, event).await {
             Ok(claimed) if is_claim => Ok(Some(Settled::Claimed(Box::new(claimed), running))),
-            Ok(_) => Ok(Some(Settled::Over)),
+            Ok(changed) => {
+                self.pass_on(delivery, &changed.value).await;
+                Ok(Some(Settled::Over))
+            }
             Err(ChangeError::Illegal(_) | ChangeError::Write(WriteError::Conflict(_))) => Ok(None),
             Err(ChangeError::Write(WriteError::Bus(error))) => Err(error),
         }
     }
 
     /// What happens to a queued job: the claim, or what stands before it.
-    async fn next_event(
+    async fn next(
         &self,
         delivery: &Delivery,
         queued: &Record,
         room: Room,
-    ) -> Result<Event, BusError> {
+    ) -> Result<Next, BusError> {
         let mut states: Vec<(JobId, StateName)> = Vec::new();
         if looks_at_dependencies(queued) {
             for dependency in &queued.after {
@@ -239,7 +273,7 @@ impl<P: Perform> Worker<P> {
                 .find(|(job, _)| job == id)
                 .map(|found| found.1)
         };
-        Ok(match gate(queued, self.bus.now(), state_of) {
+        let event = match gate(queued, self.bus.now(), state_of) {
             Gate::Wait(on) => Event::Wait(on),
             Gate::Fail(error) => Event::Fail(error),
             Gate::Drop(error) => Event::Drop(error),
@@ -247,8 +281,19 @@ impl<P: Perform> Worker<P> {
                 let needs = [("slot".to_owned(), "long".into())].into_iter().collect();
                 Event::Wait(WaitReason::Capacity { needs })
             }
-            Gate::Open => self.claim_event(delivery, queued),
-        })
+            Gate::Open => match self.perform.look(queued, delivery.delivered).await {
+                Look::Claim => self.claim_event(delivery, queued),
+                Look::ClaimHere(queue) => Event::ClaimHere {
+                    owner: self.owner(),
+                    seq: delivery.seq,
+                    queue,
+                },
+                Look::HandBack(delay) => return Ok(Next::HandBack(delay)),
+                Look::Pass(queue) => Event::Move(queue),
+                Look::Wait(on) => Event::Wait(on),
+            },
+        };
+        Ok(Next::Change(event))
     }
 
     fn claim_event(&self, delivery: &Delivery, record: &Record) -> Event {

@@ -24,7 +24,7 @@ mod worker;
 
 pub use answer::{done, pong};
 pub use config::WorkConfig;
-pub use perform::{Assignment, Done, Perform, Run, Stop};
+pub use perform::{Assignment, Done, Look, Perform, Run, Stop};
 pub use serve::{Setup, expect_queues, serve};
 pub use slots::SlotsConfig;
 pub use stop::{StopSignal, Why};

@@ -6,11 +6,12 @@ use std::{
     fmt,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::sync::watch;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
-    Class, JobError, JobId, Record,
+    Class, JobError, JobId, Queue, Record,
     state::{Owner, Phase, Progress, WaitReason},
     task::Task,
 };
@@ -26,6 +27,13 @@ pub type Done = Map<String, Value>;
 pub trait Perform: Send + Sync + 'static {
     /// Whose queues these tasks come from.
     fn class(&self) -> Class;
+
+    /// Whether this very worker should claim a queued job, asked right before it would. The job may
+    /// have been delivered `deliveries` times. Decides nothing that a later claim relies on.
+    fn look(&self, job: &Record, deliveries: u64) -> impl Future<Output = Look> + Send {
+        let _ = (job, deliveries);
+        async { Look::Claim }
+    }
 
     /// The locks the task takes beside the publisher's own, as the catalogue says now. Asked once
     /// more when they are held; if the answer differs, they are given back and taken anew. It must
@@ -59,6 +67,21 @@ pub trait Perform: Send + Sync + 'static {
         let _ = job;
         async { Ok(()) }
     }
+}
+
+/// What a worker finds out about a job before it claims it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Look {
+    /// It should.
+    Claim,
+    /// It should, and nobody else may from then on: the job goes to this queue of its own.
+    ClaimHere(Queue),
+    /// Another worker of the queue should have it: it's offered again after this time.
+    HandBack(Duration),
+    /// It belongs on another queue.
+    Pass(Queue),
+    /// Something must come first.
+    Wait(WaitReason),
 }
 
 /// A job as it was claimed.

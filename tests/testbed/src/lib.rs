@@ -4,8 +4,10 @@
     reason = "only tests use this, and a test fails by panicking"
 )]
 
+pub mod libvirt;
 pub mod server;
 pub mod watch;
 
+pub use libvirt::Libvirt;
 pub use server::Server;
 pub use watch::{until, within};

@@ -5,6 +5,8 @@
     reason = "clippy.toml lets tests unwrap, but doesn't see that their helpers here are tests"
 )]
 
+mod domains;
+mod guests;
 mod process;
 
 use process::{Service, Site};
@@ -62,7 +64,7 @@ async fn it_registers_its_host_and_answers_pings_of_host_and_pool() {
 }
 
 #[tokio::test]
-async fn what_this_host_cannot_do_is_said_so() {
+async fn a_domain_that_nobody_knows_is_not_found() {
     let site = Site::start().await;
     let _service = Service::start(&site, &[("LIBVIRT__URI", TRIAL)]);
     let payload = r#"{"task":"resume_domain","params":{"domain":"web1"}}"#;
@@ -72,7 +74,7 @@ async fn what_this_host_cannot_do_is_said_so() {
     let JobState::Failed(_, error) = &record.state else {
         panic!("{:?}", record.state);
     };
-    assert_eq!(error.code.as_str(), "domain.unsupported");
+    assert_eq!(error.code.as_str(), "domain.not_found");
 }
 
 #[tokio::test]

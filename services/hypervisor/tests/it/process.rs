@@ -1,5 +1,6 @@
 //! A nats-server with a registered pool, and the service beside it.
 
+use serde_json::Value;
 use std::{
     fs::{self, File},
     path::PathBuf,
@@ -17,8 +18,8 @@ use virtbus_bus::{
 };
 use virtbus_testbed::{Server, until};
 use virtbus_wire::{
-    JobId, JobState, Label, Record,
-    catalog::{HypervisorRecord, PoolRecord, WorkerRecord},
+    Event, JobError, JobId, JobState, Label, Record,
+    catalog::{DiskRecord, DomainRecord, HypervisorRecord, InUseBy, PoolRecord, WorkerRecord},
     state::WaitReason,
 };
 
@@ -74,7 +75,8 @@ impl Site {
         found.unwrap().map(|entry| entry.value)
     }
 
-    pub(crate) async fn publish(&self, subject: &str, payload: &'static str) -> JobId {
+    pub(crate) async fn publish(&self, subject: &str, payload: impl Into<String>) -> JobId {
+        let payload = payload.into();
         let sent = self
             .bus
             .jetstream()
@@ -110,7 +112,79 @@ impl Site {
         .await
     }
 
-    async fn record(&self, id: &JobId) -> Result<Record, String> {
+    /// The result of a job that must succeed.
+    pub(crate) async fn done(&self, subject: &str, payload: impl Into<String>) -> Value {
+        let id = self.publish(subject, payload).await;
+        let record = self.ended(&id).await;
+        let JobState::Succeeded(_, result) = record.state else {
+            panic!("{id}: {:?}", record.state);
+        };
+        Value::Object(result)
+    }
+
+    /// The error of a job that must fail.
+    pub(crate) async fn refused(&self, subject: &str, payload: impl Into<String>) -> JobError {
+        let id = self.publish(subject, payload).await;
+        let record = self.ended(&id).await;
+        let JobState::Failed(_, error) = record.state else {
+            panic!("{id}: {:?}", record.state);
+        };
+        error
+    }
+
+    pub(crate) async fn domain(&self, name: &str) -> Option<DomainRecord> {
+        let found = Bucket::new(&self.bus, "domains").get_latest(name).await;
+        found.unwrap().map(|entry| entry.value)
+    }
+
+    pub(crate) fn disks(&self) -> Bucket<DiskRecord> {
+        Bucket::new(&self.bus, "disks")
+    }
+
+    /// Who uses a disk, as `domain mode`.
+    pub(crate) async fn users(&self, disk: &str) -> Vec<String> {
+        let entry = self.disks().get_latest(disk).await.unwrap().unwrap();
+        let users = entry.value.in_use_by.iter().map(|user| match user {
+            InUseBy::Domain { domain, mode, .. } => format!("{domain} {mode:?}"),
+            InUseBy::Job { job, .. } => format!("{job}"),
+        });
+        users.collect()
+    }
+
+    /// As [`Site::ended`], with what core does meanwhile: a job that waits for its next try, or
+    /// whose worker died, is published again.
+    pub(crate) async fn mended(&self, id: &JobId) -> Record {
+        until(&format!("the end of {id}"), async || {
+            let found = self.jobs.get_latest(id).await;
+            let Some(entry) = found.map_err(|error| error.to_string())? else {
+                return Err("no record".to_owned());
+            };
+            let record = &entry.value;
+            let is_stuck = match &record.state {
+                JobState::Waiting(_) => true,
+                JobState::Running(hold) | JobState::Cancelling(hold) => {
+                    let worker = self.worker(hold.owner.worker.as_str()).await;
+                    worker.is_none_or(|worker| worker.boot != hold.owner.boot)
+                }
+                JobState::Queued => false,
+                JobState::Succeeded(..) | JobState::Failed(..) | JobState::Cancelled(..) => {
+                    return Ok(entry.value);
+                }
+            };
+            if is_stuck
+                && let Ok(next) = self
+                    .jobs
+                    .change(&entry, Event::Publish { round: false })
+                    .await
+            {
+                self.jobs.publish(&next.value).await.unwrap();
+            }
+            Err(format!("{:?}", entry.value.state))
+        })
+        .await
+    }
+
+    pub(crate) async fn record(&self, id: &JobId) -> Result<Record, String> {
         let found = self
             .jobs
             .get_latest(id)
@@ -135,6 +209,7 @@ impl Service {
             .env("VIRTBUS__NATS__URL", &site.server.url)
             .env("VIRTBUS__WORKER__ID", "hv-worker")
             .env("VIRTBUS__STATE_DIR", folder.path())
+            .env("VIRTBUS__LIBVIRT__LOCK_DIR", folder.path())
             .env("VIRTBUS__HYPERVISOR", "hv-test");
         for (key, value) in settings {
             command.env(format!("VIRTBUS__{key}"), value);
@@ -173,6 +248,12 @@ impl Service {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
         self.ended().await
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     pub(crate) async fn ended(&mut self) -> Option<i32> {

@@ -1,0 +1,138 @@
+//! Room for domains: memory and processors, with what is about to be started.
+
+use crate::libvirt::{Host, LibvirtError};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+use virtbus_wire::{JobId, Size};
+
+/// How long room is kept for a job whose claim nobody heard of again.
+const RESERVED: Duration = Duration::from_secs(60);
+
+/// How much of the host domains may have.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CapacityConfig {
+    /// Memory of all domains together; what the host has, but for a tenth, when left out.
+    pub(crate) memory: Option<Size>,
+    /// Virtual processors of all domains together; four for each of the host's when left out.
+    pub(crate) vcpus: Option<u32>,
+}
+
+/// What a domain needs, or what is left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// In bytes.
+    pub(crate) memory: u64,
+    /// Virtual processors.
+    pub(crate) vcpus: u64,
+}
+
+/// What there is on this host.
+#[derive(Debug, Clone)]
+pub(crate) struct Capacity {
+    limit: Room,
+    reserved: Arc<Mutex<HashMap<JobId, (Room, Instant)>>>,
+    /// One look at a time: two would both find the same room.
+    looking: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The virtual processors of all domains together, for each of the host's.
+const VCPUS_PER_CPU: u32 = 4;
+
+impl Capacity {
+    /// What the configuration says, and where it says nothing what the host has.
+    pub(crate) fn new(config: &CapacityConfig, memory: u64, cpus: u32) -> Self {
+        let own = || memory - memory / 10;
+        let vcpus = config.vcpus.unwrap_or(cpus.saturating_mul(VCPUS_PER_CPU));
+        Self {
+            limit: Room {
+                memory: config.memory.map_or_else(own, |size| size.bytes()),
+                vcpus: u64::from(vcpus),
+            },
+            reserved: Arc::default(),
+            looking: Arc::default(),
+        }
+    }
+
+    /// Keeps room for a job's domain, if there is enough beside those that run.
+    pub(crate) async fn reserve(
+        &self,
+        host: &Host,
+        job: &JobId,
+        need: Room,
+    ) -> Result<bool, LibvirtError> {
+        let _looking = self.looking.lock().await;
+        let running = host.domains(true).await?;
+        let mut used = Room::default();
+        for domain in &running {
+            used.memory += domain.memory;
+            used.vcpus += u64::from(domain.vcpus);
+        }
+        // One that runs by now is counted twice until its job has ended: rather too much.
+        let mut reserved = self.reserved();
+        reserved.retain(|_, (_, at)| at.elapsed() < RESERVED);
+        for (other, (room, _)) in reserved.iter() {
+            if other != job {
+                used.memory += room.memory;
+                used.vcpus += room.vcpus;
+            }
+        }
+        let fits = used.memory + need.memory <= self.limit.memory
+            && used.vcpus + need.vcpus <= self.limit.vcpus;
+        if fits {
+            reserved.insert(job.clone(), (need, Instant::now()));
+        }
+        Ok(fits)
+    }
+
+    /// Keeps the room of a job longer: it's at work.
+    pub(crate) fn keep(&self, job: &JobId) {
+        if let Some((_, at)) = self.reserved().get_mut(job) {
+            *at = Instant::now();
+        }
+    }
+
+    /// Gives back a job's room: its domain runs and is counted, or it won't.
+    pub(crate) fn release(&self, job: &JobId) {
+        self.reserved().remove(job);
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, HashMap<JobId, (Room, Instant)>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn two_starts_do_not_find_the_same_room() {
+        // The trial driver has one domain of 8 GiB and two processors running.
+        let (host, _hinted) = Host::new(&"test:///default".parse().unwrap()).unwrap();
+        let config = CapacityConfig {
+            memory: "10GiB".parse().ok(),
+            vcpus: Some(8),
+        };
+        let capacity = Capacity::new(&config, 0, 0);
+        let need = Room {
+            memory: 1 << 30,
+            vcpus: 1,
+        };
+        let jobs: Vec<JobId> = (0..3).map(|_| JobId::new()).collect();
+        let mut had = Vec::new();
+        for job in &jobs {
+            had.push(capacity.reserve(&host, job, need).await.unwrap());
+        }
+        assert_eq!(had, [true, true, false]);
+        capacity.release(&jobs[0]);
+        assert!(capacity.reserve(&host, &jobs[2], need).await.unwrap());
+        let again = capacity.reserve(&host, &jobs[2], need).await.unwrap();
+        assert!(again, "its own room is no obstacle");
+    }
+}

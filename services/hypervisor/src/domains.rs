@@ -1,0 +1,271 @@
+//! The domains of this host: what all tasks and the observer share.
+
+use crate::{
+    capacity::Capacity,
+    catalog::{Catalog, CatalogError, Hold, Holder},
+    libvirt::{Host, Seen},
+    observe::{Verdict, observed},
+    place::Roots,
+    xml::{Accelerator, Blueprint, Policy, Volume},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::OwnedMutexGuard;
+use virtbus_wire::{
+    DiskId, DomainId, JobError, Label, Timestamp,
+    catalog::{DomainRecord, UseMode},
+    task::hypervisor::Definition,
+};
+
+/// What libvirt calls a domain that is only tried out. No domain's id begins like this.
+const TRIAL: &str = "_check.";
+
+/// The domains of one host.
+#[derive(Debug, Clone)]
+pub(crate) struct Domains {
+    pub(crate) host: Host,
+    pub(crate) catalog: Catalog,
+    pub(crate) settings: Arc<HostSettings>,
+    pub(crate) capacity: Capacity,
+    guards: Guards,
+}
+
+/// What is the same as long as the service runs.
+#[derive(Debug)]
+pub(crate) struct HostSettings {
+    pub(crate) hypervisor: Label,
+    pub(crate) pool: Label,
+    pub(crate) roots: Roots,
+    pub(crate) policy: Policy,
+    pub(crate) accelerator: Accelerator,
+    /// The address that screens listen on.
+    pub(crate) listen: String,
+}
+
+/// The name under which a domain is tried out.
+pub(crate) fn trial_name(domain: &DomainId) -> String {
+    format!("{TRIAL}{domain}")
+}
+
+/// The domain that libvirt means by a name, whether it's only tried out or not.
+pub(crate) fn domain_of(name: &str) -> Option<DomainId> {
+    name.strip_prefix(TRIAL).unwrap_or(name).parse().ok()
+}
+
+impl Domains {
+    pub(crate) fn new(
+        host: Host,
+        catalog: Catalog,
+        settings: HostSettings,
+        capacity: Capacity,
+    ) -> Self {
+        Self {
+            host,
+            catalog,
+            settings: Arc::new(settings),
+            capacity,
+            guards: Guards::default(),
+        }
+    }
+
+    /// A domain on this host, as who holds disks.
+    pub(crate) fn holder(&self, domain: &DomainId) -> Holder {
+        Holder {
+            domain: domain.clone(),
+            hypervisor: self.settings.hypervisor.clone(),
+        }
+    }
+
+    /// Keeps everybody else of this process from changing a domain's record and holds meanwhile:
+    /// what the observer sees between two steps of a task isn't meant for it.
+    pub(crate) async fn guard(&self, domain: &DomainId) -> OwnedMutexGuard<()> {
+        self.guards.take(domain).await
+    }
+
+    /// Makes the record say what libvirt says, and the disks be held or free as that is.
+    pub(crate) async fn sync(&self, domain: &DomainId) -> Result<(), JobError> {
+        let _guard = self.guard(domain).await;
+        self.sync_guarded(domain).await.map(|_| ())
+    }
+
+    /// As [`Domains::sync`], by whoever has the guard. The record as it is then.
+    pub(crate) async fn sync_guarded(
+        &self,
+        domain: &DomainId,
+    ) -> Result<Option<DomainRecord>, JobError> {
+        let slot = self.catalog.domain(domain).await?;
+        let Some(record) = slot.value else {
+            return Ok(None);
+        };
+        let seen = self.host.domain(domain.as_str()).await?;
+        let here = &self.settings.hypervisor;
+        match observed(&record, here, seen.as_ref(), Timestamp::now()) {
+            Verdict::NotOurs => Ok(Some(record)),
+            Verdict::Intruder => {
+                self.end_intruder(domain, &record).await?;
+                Ok(Some(record))
+            }
+            Verdict::Ours(next) => {
+                // Held before the record says that it runs; free before it says that it doesn't.
+                self.settle(domain, &next, seen.as_ref()).await?;
+                if *next == record {
+                    return Ok(Some(record));
+                }
+                let next = DomainRecord {
+                    updated_at: Timestamp::now(),
+                    ..*next
+                };
+                let was = record.state;
+                let written = self
+                    .catalog
+                    .write_domain(domain, next, slot.revision)
+                    .await?;
+                let is_now = written.value.as_ref().map(|record| record.state);
+                tracing::info!(%domain, ?was, ?is_now, "seen");
+                Ok(written.value)
+            }
+        }
+    }
+
+    /// A domain may run on one host only. That this one runs here was done behind our back.
+    async fn end_intruder(&self, domain: &DomainId, record: &DomainRecord) -> Result<(), JobError> {
+        let elsewhere = record.hypervisor.as_ref().map(Label::as_str);
+        tracing::error!(%domain, elsewhere, "runs here too, and is ended");
+        let power = crate::libvirt::Power::Destroy;
+        Ok(self.host.power(domain, domain.as_str(), power).await?)
+    }
+
+    /// Holds what a domain that runs uses, and frees what one that doesn't had.
+    async fn settle(
+        &self,
+        domain: &DomainId,
+        record: &DomainRecord,
+        seen: Option<&Seen>,
+    ) -> Result<(), JobError> {
+        let holder = self.holder(domain);
+        let is_active = seen.is_some_and(|seen| seen.is_active);
+        if is_active {
+            let holds = self.holds_of(domain, record).await?;
+            return match self.catalog.hold(&holder, &holds).await {
+                // It runs: nothing is mended by saying that it doesn't.
+                Err(CatalogError::Refused(error)) => {
+                    tracing::error!(%domain, %error, "runs with what isn't its own");
+                    Ok(())
+                }
+                other => Ok(other?),
+            };
+        }
+        if self.host.domain(&trial_name(domain)).await?.is_some() {
+            return Ok(());
+        }
+        self.free(domain, record).await
+    }
+
+    /// Frees what a domain that doesn't run had.
+    pub(crate) async fn free(
+        &self,
+        domain: &DomainId,
+        record: &DomainRecord,
+    ) -> Result<(), JobError> {
+        let holder = self.holder(domain);
+        for disk in &record.disks {
+            for id in self.chain_of(disk).await? {
+                self.catalog.free_disk(&holder, &id).await?;
+            }
+        }
+        for media in &record.media {
+            self.catalog.free_media(&holder, media).await?;
+        }
+        Ok(())
+    }
+
+    /// What a domain uses while it runs, as its record says.
+    async fn holds_of(
+        &self,
+        domain: &DomainId,
+        record: &DomainRecord,
+    ) -> Result<Vec<Hold>, JobError> {
+        let mut holds: Vec<Hold> = record.media.iter().cloned().map(Hold::Media).collect();
+        let readonly = self.readonly_disks(domain, record);
+        for disk in &record.disks {
+            for (at, id) in self.chain_of(disk).await?.into_iter().enumerate() {
+                let writes = at == 0 && !readonly.contains(&id);
+                let mode = if writes {
+                    UseMode::Exclusive
+                } else {
+                    UseMode::Shared
+                };
+                holds.push(Hold::Disk(id, mode));
+            }
+        }
+        Ok(holds)
+    }
+
+    /// A disk and those below it; it alone where the chain can't be followed.
+    async fn chain_of(&self, disk: &DiskId) -> Result<Vec<DiskId>, JobError> {
+        match self.catalog.chain(disk).await {
+            Ok(chain) => Ok(chain.into_iter().map(|(id, _)| id).collect()),
+            Err(CatalogError::Refused(error)) => {
+                tracing::warn!(%disk, %error, "the disks below aren't known");
+                Ok(vec![disk.clone()])
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn readonly_disks(&self, domain: &DomainId, record: &DomainRecord) -> Vec<DiskId> {
+        let Ok(blueprint) = self.last_blueprint(domain, record) else {
+            return Vec::new();
+        };
+        let disks = blueprint
+            .volumes
+            .into_iter()
+            .filter_map(|volume| match volume {
+                Volume::Disk {
+                    disk,
+                    readonly: true,
+                    ..
+                } => Some(disk),
+                Volume::Disk { .. } | Volume::Media { .. } => None,
+            });
+        disks.collect()
+    }
+
+    /// What a domain was defined as last.
+    pub(crate) fn last_blueprint(
+        &self,
+        domain: &DomainId,
+        record: &DomainRecord,
+    ) -> Result<Blueprint, JobError> {
+        self.blueprint(Definition::Last, record.xml.as_deref(), domain)
+    }
+
+    /// What a job makes a domain from, held against this host's policy.
+    pub(crate) fn blueprint(
+        &self,
+        definition: Definition<'_>,
+        last: Option<&str>,
+        domain: &DomainId,
+    ) -> Result<Blueprint, JobError> {
+        let settings = &self.settings;
+        Blueprint::new(definition, last, domain, &settings.pool, &settings.policy)
+    }
+}
+
+/// A lock per domain, within this process.
+#[derive(Debug, Clone, Default)]
+struct Guards(Arc<Mutex<HashMap<DomainId, Arc<tokio::sync::Mutex<()>>>>>);
+
+impl Guards {
+    async fn take(&self, domain: &DomainId) -> OwnedMutexGuard<()> {
+        let guard = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that nobody has or waits for are only in this map.
+            all.retain(|_, guard| Arc::strong_count(guard) > 1);
+            Arc::clone(all.entry(domain.clone()).or_default())
+        };
+        guard.lock_owned().await
+    }
+}

@@ -1,0 +1,212 @@
+//! What libvirt tells by itself: that something happened to a domain, that a connection broke.
+//!
+//! The binding has no safe way to ask for either, so this is the one module with unsafe code. It
+//! is kept to what can't be said otherwise:
+//! - what C gets as `opaque` is a boxed [`Hints`] that lives until C says that it won't call any
+//!   more (its free function), so no call-back can see it gone;
+//! - a call-back reads a name that libvirt lends for that call, copies it, and puts it into a
+//!   channel without waiting; it can't panic, and doesn't call libvirt;
+//! - they run on the one thread that drives libvirt's event loop.
+//!
+//! Events are hints and may be lost: who gets one asks libvirt what is so now.
+
+#![expect(unsafe_code, reason = "the binding has no safe registration of events")]
+
+use super::error::LibvirtError;
+use std::{
+    ffi::{CStr, c_int, c_void},
+    mem::transmute,
+    ptr::null_mut,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+use tokio::sync::mpsc;
+use virt::{connect::Connect, error::Error, event, sys};
+
+/// Hints that wait to be looked at. More are not kept: then everything is looked at.
+const HINTS_MAX: usize = 1_024;
+
+/// Something to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Hint {
+    /// A domain, by the name that libvirt has for it.
+    Domain(String),
+    /// Everything: a connection broke or is new, or hints were lost.
+    Everything,
+}
+
+/// Where hints are put.
+#[derive(Debug, Clone)]
+pub(super) struct Hints {
+    channel: mpsc::Sender<Hint>,
+    lost: Arc<AtomicBool>,
+}
+
+/// Where hints come out.
+#[derive(Debug)]
+pub(crate) struct Hinted {
+    channel: mpsc::Receiver<Hint>,
+    lost: Arc<AtomicBool>,
+}
+
+pub(super) fn hints() -> (Hints, Hinted) {
+    let (sender, receiver) = mpsc::channel(HINTS_MAX);
+    let lost = Arc::new(AtomicBool::new(false));
+    let hints = Hints {
+        channel: sender,
+        lost: Arc::clone(&lost),
+    };
+    let hinted = Hinted {
+        channel: receiver,
+        lost,
+    };
+    (hints, hinted)
+}
+
+impl Hints {
+    /// Never waits.
+    pub(super) fn give(&self, hint: Hint) {
+        if self.channel.try_send(hint).is_err() {
+            self.lost.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Hinted {
+    /// The next one; none when nobody can give any.
+    pub(crate) async fn next(&mut self) -> Option<Hint> {
+        let next = self.channel.recv().await;
+        if self.lost.swap(false, Ordering::AcqRel) {
+            return Some(Hint::Everything);
+        }
+        next
+    }
+}
+
+/// Starts libvirt's event loop, once in a process and before the first connection.
+pub(super) fn run_loop() -> Result<(), LibvirtError> {
+    static LOOP: OnceLock<Result<(), LibvirtError>> = OnceLock::new();
+    LOOP.get_or_init(|| {
+        event::event_register_default_impl()?;
+        let driven = thread::Builder::new()
+            .name("libvirt-events".to_owned())
+            .spawn(|| {
+                while event::event_run_default_impl().is_ok() {}
+                tracing::error!("libvirt's event loop ended");
+            });
+        driven
+            .map(|_| ())
+            .map_err(|_| LibvirtError::Unreadable("no thread for libvirt's events"))
+    })
+    .clone()
+}
+
+/// What a connection tells; it no longer does once this is dropped.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    connection: Connect,
+    lifecycle: c_int,
+}
+
+impl Subscription {
+    /// Has the connection tell of domains and of its own end.
+    pub(super) fn new(connection: &Connect, hints: &Hints) -> Result<Self, LibvirtError> {
+        let opaque = boxed(hints);
+        // SAFETY: a call-back for this event id is called with the four arguments that
+        // `on_lifecycle` takes; C casts it back to that type before it calls it.
+        let callback = unsafe { transmute::<Lifecycle, Generic>(on_lifecycle as Lifecycle) };
+        // SAFETY: the connection is open; `opaque` is a boxed `Hints` that only `free` frees,
+        // which libvirt calls once, after the last call-back.
+        let lifecycle = unsafe {
+            sys::virConnectDomainEventRegisterAny(
+                connection.as_ptr(),
+                null_mut(),
+                sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE as c_int,
+                Some(callback),
+                opaque,
+                Some(free),
+            )
+        };
+        if lifecycle < 0 {
+            free_now(opaque);
+            return Err(Error::last_error().into());
+        }
+        let opaque = boxed(hints);
+        // SAFETY: as above.
+        let registered = unsafe {
+            sys::virConnectRegisterCloseCallback(
+                connection.as_ptr(),
+                Some(on_close),
+                opaque,
+                Some(free),
+            )
+        };
+        if registered < 0 {
+            // The trial driver has none; nobody can close it either.
+            free_now(opaque);
+        }
+        Ok(Self {
+            connection: connection.clone(),
+            lifecycle,
+        })
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        // SAFETY: the connection is held by `self`; the id came from it. Both may fail on a
+        // connection that broke, and nothing is left to be done then.
+        unsafe {
+            sys::virConnectDomainEventDeregisterAny(self.connection.as_ptr(), self.lifecycle);
+            sys::virConnectUnregisterCloseCallback(self.connection.as_ptr(), Some(on_close));
+        }
+    }
+}
+
+type Generic = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
+type Lifecycle =
+    extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void) -> c_int;
+
+fn boxed(hints: &Hints) -> *mut c_void {
+    Box::into_raw(Box::new(hints.clone())).cast()
+}
+
+fn free_now(opaque: *mut c_void) {
+    free(opaque);
+}
+
+extern "C" fn free(opaque: *mut c_void) {
+    // SAFETY: `opaque` came from `boxed`, and is freed once: by libvirt after a registration, by
+    // us where there was none.
+    drop(unsafe { Box::from_raw(opaque.cast::<Hints>()) });
+}
+
+extern "C" fn on_lifecycle(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _: c_int,
+    _: c_int,
+    opaque: *mut c_void,
+) -> c_int {
+    // SAFETY: `opaque` is the boxed `Hints` of the registration, freed after the last call.
+    let hints = unsafe { &*opaque.cast::<Hints>() };
+    // SAFETY: libvirt lends the domain for this call; a name it has ends with a NUL.
+    let name = unsafe {
+        let name = sys::virDomainGetName(domain);
+        if name.is_null() {
+            return 0;
+        }
+        CStr::from_ptr(name)
+    };
+    hints.give(Hint::Domain(name.to_string_lossy().into_owned()));
+    0
+}
+
+extern "C" fn on_close(_: sys::virConnectPtr, _: c_int, opaque: *mut c_void) {
+    // SAFETY: as in `on_lifecycle`.
+    let hints = unsafe { &*opaque.cast::<Hints>() };
+    hints.give(Hint::Everything);
+}

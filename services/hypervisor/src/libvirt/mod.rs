@@ -1,0 +1,233 @@
+//! The only place that calls libvirt. Every call blocks, so each has a thread and a deadline; a
+//! connection that broke never recovers, so it's replaced.
+
+mod calls;
+mod domain;
+mod error;
+mod events;
+mod seen;
+mod uri;
+
+pub(crate) use domain::Power;
+pub(crate) use error::LibvirtError;
+pub(crate) use events::{Hint, Hinted};
+pub(crate) use seen::{MARK_URI, Mark, Seen};
+pub(crate) use uri::Uri;
+
+use calls::{Calls, Purpose};
+use events::{Hints, Subscription};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::task::spawn_blocking;
+use virt::{connect::Connect, error::clear_error_callback};
+use virtbus_wire::DomainId;
+
+/// How long a look may take. The first one to a session daemon starts it, which probes for
+/// several seconds what the host can do.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// How often libvirt asks the daemon whether it's there, in seconds.
+const ALIVE_EVERY_S: i32 = 5;
+/// How often it may not answer before the connection counts as broken.
+const ALIVE_MISSED_MAX: u32 = 3;
+
+/// What a host is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// `QEMU`, `TEST`, ...
+    pub(crate) driver: String,
+    /// libvirt's version, `9.0.0`.
+    pub(crate) libvirt: String,
+    /// Its processors.
+    pub(crate) cpus: u32,
+    /// Its memory, in bytes.
+    pub(crate) memory: u64,
+    /// What it says that it can do, in XML.
+    pub(crate) capabilities: String,
+}
+
+/// A libvirt daemon, over a connection that is replaced when it breaks.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    uri: Uri,
+    connection: Arc<Mutex<Option<Open>>>,
+    calls: Calls,
+    /// Whose threads the calls take.
+    purpose: Purpose,
+    hints: Hints,
+}
+
+#[derive(Debug)]
+struct Open {
+    connection: Connect,
+    _subscription: Subscription,
+}
+
+impl Host {
+    /// The daemon at an address, and what it tells by itself. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// When libvirt's event loop can't be started.
+    pub(crate) fn new(uri: &Uri) -> Result<(Self, Hinted), LibvirtError> {
+        // Otherwise the library writes each error to standard error by itself.
+        clear_error_callback();
+        events::run_loop()?;
+        let (hints, hinted) = events::hints();
+        let host = Self {
+            uri: uri.clone(),
+            connection: Arc::default(),
+            calls: Calls::new(),
+            purpose: Purpose::Other,
+            hints,
+        };
+        Ok((host, hinted))
+    }
+
+    /// The same, with threads of its own: its calls get through when all others hang.
+    pub(crate) fn for_stops(&self) -> Self {
+        let purpose = Purpose::Stop;
+        Self {
+            purpose,
+            ..self.clone()
+        }
+    }
+
+    /// What the host is, asked now.
+    pub(crate) async fn node(&self) -> Result<Node, LibvirtError> {
+        self.look(None, |connection| {
+            let info = connection.get_node_info()?;
+            Ok(Node {
+                driver: connection.get_type()?,
+                libvirt: version(connection.get_lib_version()?),
+                cpus: info.cpus,
+                memory: info.memory.saturating_mul(1024),
+                capabilities: connection.get_capabilities()?,
+            })
+        })
+        .await
+    }
+
+    /// Whether no call is late: a host with one that hangs starts nothing more.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.calls.are_in_time()
+    }
+
+    /// Whether a call about this domain is still on its way: then nobody knows what it is.
+    pub(crate) fn is_in_doubt(&self, domain: &DomainId) -> bool {
+        self.calls.has(domain)
+    }
+
+    /// Asks something that changes nothing; once more over a new connection if the old one broke.
+    async fn look<T: Send + 'static>(
+        &self,
+        domain: Option<&DomainId>,
+        ask: impl Fn(&Connect) -> Result<T, LibvirtError> + Send + Sync + 'static,
+    ) -> Result<T, LibvirtError> {
+        let ask = Arc::new(ask);
+        let first = Arc::clone(&ask);
+        match self.call(domain, LOOK_LIMIT, move |open| first(open)).await {
+            Err(LibvirtError::Broken(_)) => {
+                self.call(domain, LOOK_LIMIT, move |open| ask(open)).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Makes one call on a thread of its own. One that hangs keeps its thread, not us.
+    async fn call<T: Send + 'static>(
+        &self,
+        domain: Option<&DomainId>,
+        limit: Duration,
+        ask: impl FnOnce(&Connect) -> Result<T, LibvirtError> + Send + 'static,
+    ) -> Result<T, LibvirtError> {
+        let Some(call) = self.calls.begin(self.purpose, domain, limit).await else {
+            return Err(LibvirtError::Silent);
+        };
+        let host = self.clone();
+        let called = spawn_blocking(move || {
+            let answer = host.connected().and_then(|open| {
+                ask(&open).map_err(|error| match open.is_alive() {
+                    Ok(true) => error,
+                    Ok(false) | Err(_) => LibvirtError::Broken(error.to_string()),
+                })
+            });
+            drop(call);
+            answer
+        });
+        match tokio::time::timeout(limit, called).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(LibvirtError::Unreadable("the call panicked")),
+            Err(_) => Err(LibvirtError::Silent),
+        }
+    }
+
+    /// The connection, or a new one in place of one that broke.
+    fn connected(&self) -> Result<Connect, LibvirtError> {
+        if let Some(open) = self.connection().as_ref()
+            && open.connection.is_alive().unwrap_or(false)
+        {
+            return Ok(open.connection.clone());
+        }
+        // Not under the lock: the daemon may take its time, and stops must get past.
+        let connection = Connect::open(Some(self.uri.as_str()))
+            .map_err(|error| LibvirtError::Broken(error.message().to_owned()))?;
+        if let Err(error) = connection.set_keep_alive(ALIVE_EVERY_S, ALIVE_MISSED_MAX) {
+            // The trial driver is a part of this process and has none.
+            tracing::debug!(error = error.message(), "no keep-alive");
+        }
+        let open = Open {
+            _subscription: Subscription::new(&connection, &self.hints)?,
+            connection: connection.clone(),
+        };
+        let old = self.connection().replace(open);
+        drop(old);
+        self.hints.give(Hint::Everything);
+        Ok(connection)
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Option<Open>> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// libvirt packs its version into one number: 1,000,000 major + 1,000 minor + release.
+fn version(packed: u32) -> String {
+    format!(
+        "{}.{}.{}",
+        packed / 1_000_000,
+        packed / 1_000 % 1_000,
+        packed % 1_000
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use virtbus_wire::{Code, JobError};
+
+    #[tokio::test]
+    async fn libvirt_says_what_the_host_is() {
+        let (host, _hinted) = Host::new(&"test:///default".parse().unwrap()).unwrap();
+        let node = host.node().await.unwrap();
+        assert_eq!(node.driver.to_ascii_uppercase(), "TEST");
+        assert!(node.cpus > 0 && node.memory > 0, "{node:?}");
+        assert_eq!(node.libvirt.split('.').count(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_not_there_is_an_error_without_its_address() {
+        let (host, _hinted) = Host::new(&"test:///no/such/file.xml".parse().unwrap()).unwrap();
+        let error = JobError::from(host.node().await.unwrap_err());
+        assert_eq!(error.code, Code::HypervisorUnreachable);
+        assert!(!error.message.contains('/'), "{error}");
+    }
+
+    #[test]
+    fn a_packed_version_reads_as_people_write_it() {
+        assert_eq!(version(9_000_000), "9.0.0");
+        assert_eq!(version(10_001_002), "10.1.2");
+    }
+}

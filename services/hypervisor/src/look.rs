@@ -1,0 +1,193 @@
+//! Before the claim: whose job it is, and whether this host has room for its domain.
+
+use crate::{capacity::Room, domains::Domains, observe::is_on};
+use std::time::Duration;
+use virtbus_wire::{
+    DomainId, Label, Object, Queue, Record, Task,
+    catalog::{DomainRecord, HypervisorState},
+    state::WaitReason,
+    task::{HypervisorTask, hypervisor::Definition},
+};
+use virtbus_worker::Look;
+
+/// How long a job is left to the other hosts of the pool.
+const OTHERS: Duration = Duration::from_millis(500);
+/// How often a job is offered to each of them before it waits for room.
+const OFFERS_PER_HOST: u64 = 3;
+/// How long it's handed back for when the catalogue or libvirt doesn't answer.
+const UNSURE: Duration = Duration::from_secs(2);
+
+/// What a job needs of a host.
+enum Needs {
+    /// The host where its domain is.
+    TheDomain,
+    /// Room for a domain that may run on any host.
+    Room(Option<Room>),
+}
+
+/// Whether this host should claim a job.
+pub(crate) async fn look(domains: &Domains, job: &Record, deliveries: u64) -> Look {
+    let Some(domain) = domain_of(job) else {
+        return Look::Claim;
+    };
+    let record = match domains.catalog.domains.get_latest(domain.as_str()).await {
+        Ok(entry) => entry.map(|entry| entry.value),
+        Err(error) => {
+            tracing::warn!(job = %job.id, %error, "the domain's record can't be read");
+            return Look::HandBack(UNSURE);
+        }
+    };
+    let Some(Queue::Hypervisor(name, priority)) = job.queue.queue().cloned() else {
+        return Look::Claim;
+    };
+    let here = &domains.settings.hypervisor;
+    let needs = needs(domains, job, &domain, record.as_ref());
+    if let Some(host) = bound_to(record.as_ref(), &needs)
+        && host != here
+    {
+        return Look::Pass(Queue::Hypervisor(host.clone(), priority));
+    }
+    let Needs::Room(room) = needs else {
+        return Look::Claim;
+    };
+    let is_running_here = record.as_ref().is_some_and(|record| is_on(record.state));
+    if !is_running_here && let Some(other) = no_room(domains, job, room, deliveries, &name).await {
+        return other;
+    }
+    if name == *here {
+        Look::Claim
+    } else {
+        Look::ClaimHere(Queue::Hypervisor(here.clone(), priority))
+    }
+}
+
+fn domain_of(job: &Record) -> Option<DomainId> {
+    let mut objects = job.objects.iter();
+    objects.find_map(|object| match object.parse::<Object>() {
+        Ok(Object::Domain(domain)) => Some(domain),
+        Ok(Object::Disk(_) | Object::Media(_)) | Err(_) => None,
+    })
+}
+
+fn needs(
+    domains: &Domains,
+    job: &Record,
+    domain: &DomainId,
+    record: Option<&DomainRecord>,
+) -> Needs {
+    let class = virtbus_wire::Class::Hypervisor;
+    let Ok(Task::Hypervisor(task)) = Task::restore(class, &job.task, &job.params) else {
+        return Needs::Room(None);
+    };
+    let definition = match &task {
+        HypervisorTask::StartDomain(params) => params.definition(),
+        HypervisorTask::CheckDomain(params) => params.definition(),
+        HypervisorTask::Ping(_)
+        | HypervisorTask::StopDomain(_)
+        | HypervisorTask::ResumeDomain(_)
+        | HypervisorTask::ResetDomain(_)
+        | HypervisorTask::CreateSnapshot(_)
+        | HypervisorTask::RevertSnapshot(_)
+        | HypervisorTask::DeleteSnapshot(_)
+        | HypervisorTask::Resize(_)
+        | HypervisorTask::Commit(_)
+        | HypervisorTask::DeleteDomain(_) => return Needs::TheDomain,
+    };
+    let last = record.and_then(|record| record.xml.as_deref());
+    Needs::Room(room_of(domains, definition, last, domain))
+}
+
+/// The room that a domain takes; none of one that will be refused anyway.
+fn room_of(
+    domains: &Domains,
+    definition: Definition<'_>,
+    last: Option<&str>,
+    domain: &DomainId,
+) -> Option<Room> {
+    let blueprint = domains.blueprint(definition, last, domain).ok()?;
+    Some(Room {
+        memory: blueprint.memory,
+        vcpus: u64::from(blueprint.vcpus),
+    })
+}
+
+/// The host that a job is for: where its domain runs, where its snapshots are, or where it was
+/// last for what can't be done anywhere else.
+fn bound_to<'a>(record: Option<&'a DomainRecord>, needs: &Needs) -> Option<&'a Label> {
+    let record = record?;
+    let host = record.hypervisor.as_ref()?;
+    let is_bound = match needs {
+        Needs::TheDomain => true,
+        Needs::Room(_) => is_on(record.state) || !record.snapshots.is_empty(),
+    };
+    is_bound.then_some(host)
+}
+
+/// What becomes of a start that this host has no room for; none when it has.
+async fn no_room(
+    domains: &Domains,
+    job: &Record,
+    room: Option<Room>,
+    deliveries: u64,
+    queue: &Label,
+) -> Option<Look> {
+    let here = &domains.settings.hypervisor;
+    let hosts = match live_hosts(domains).await {
+        Ok(hosts) => hosts,
+        Err(error) => {
+            tracing::warn!(job = %job.id, %error, "the hosts can't be read");
+            return Some(Look::HandBack(UNSURE));
+        }
+    };
+    let others = hosts
+        .iter()
+        .filter(|(host, state)| *host != *here && *state == HypervisorState::Up && queue != here);
+    let others = others.count() as u64;
+    let is_up = hosts
+        .iter()
+        .any(|(host, state)| host == here && *state == HypervisorState::Up);
+    let mut needs = serde_json::Map::new();
+    if !is_up {
+        needs.insert("host".to_owned(), "draining".into());
+    } else if !domains.host.is_healthy() {
+        needs.insert("host".to_owned(), "unhealthy".into());
+    } else {
+        let room = room?;
+        match domains.capacity.reserve(&domains.host, &job.id, room).await {
+            Ok(true) => return None,
+            Ok(false) => {
+                needs.insert("memory".to_owned(), room.memory.into());
+                needs.insert("vcpus".to_owned(), room.vcpus.into());
+            }
+            Err(error) => {
+                tracing::warn!(job = %job.id, %error, "libvirt can't be asked for room");
+                needs.insert("host".to_owned(), "unhealthy".into());
+            }
+        }
+    }
+    if others > 0 && deliveries <= (others + 1) * OFFERS_PER_HOST {
+        return Some(Look::HandBack(OTHERS));
+    }
+    Some(Look::Wait(WaitReason::Capacity { needs }))
+}
+
+/// The hosts of this pool whose services live.
+async fn live_hosts(
+    domains: &Domains,
+) -> Result<Vec<(Label, HypervisorState)>, virtbus_bus::BusError> {
+    let mut live = Vec::new();
+    for (name, entry) in domains.catalog.hypervisors.all().await? {
+        let record = entry.value;
+        let Ok(name) = name.parse::<Label>() else {
+            continue;
+        };
+        if record.pool != domains.settings.pool {
+            continue;
+        }
+        let worker = domains.catalog.workers.get(record.worker.as_str()).await?;
+        if name == domains.settings.hypervisor || worker.is_some() {
+            live.push((name, record.state));
+        }
+    }
+    Ok(live)
+}

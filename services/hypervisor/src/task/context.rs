@@ -1,0 +1,140 @@
+//! What the tasks ask before they act: the domain's record, and what libvirt says of it.
+
+use crate::{
+    domains::Domains,
+    libvirt::{Mark, Seen},
+};
+use std::time::Duration;
+use virtbus_bus::Slot;
+use virtbus_wire::{
+    Code, DomainId, JobError, Timestamp,
+    catalog::DomainRecord,
+    task::hypervisor::{DomainState, InState},
+};
+use virtbus_worker::{Assignment, Done, Stop, done};
+
+/// How long a call about a domain that hasn't returned is waited for.
+const DOUBT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a start that goes on is waited for.
+const START_LIMIT: Duration = Duration::from_secs(120);
+/// How often is looked whether it has.
+const DOUBT_LOOK: Duration = Duration::from_millis(200);
+
+/// A job about one domain.
+pub(crate) struct Context<'a> {
+    pub(crate) domains: &'a Domains,
+    pub(crate) job: &'a Assignment,
+    pub(crate) domain: &'a DomainId,
+}
+
+impl Context<'_> {
+    /// What libvirt says of the domain, when it isn't just starting it: the call of a service that
+    /// died goes on without it.
+    pub(crate) async fn seen(&self) -> Result<Option<Seen>, JobError> {
+        let settled = async {
+            loop {
+                let seen = self.domains.host.domain(self.domain.as_str()).await?;
+                if !seen.as_ref().is_some_and(|seen| seen.is_starting) {
+                    return Ok(seen);
+                }
+                tokio::time::sleep(DOUBT_LOOK).await;
+            }
+        };
+        tokio::time::timeout(START_LIMIT, settled)
+            .await
+            .unwrap_or_else(|_| {
+                let text = "the host has been starting the domain for too long";
+                Err(JobError::new(Code::HypervisorUnreachable, text))
+            })
+    }
+
+    /// The domain's record, to be written back.
+    pub(crate) async fn slot(&self) -> Result<Slot<DomainRecord>, JobError> {
+        Ok(self.domains.catalog.domain(self.domain).await?)
+    }
+
+    /// The domain's record.
+    pub(crate) async fn record(&self) -> Result<DomainRecord, JobError> {
+        self.slot().await?.value.ok_or_else(|| self.not_found())
+    }
+
+    /// The domain, which must have processes on this host.
+    pub(crate) async fn active(&self) -> Result<(DomainRecord, Seen), JobError> {
+        let record = self.record().await?;
+        match self.seen().await? {
+            Some(seen) if seen.is_active => Ok((record, seen)),
+            Some(seen) => Err(self.wrong_state("the domain doesn't run", seen.state)),
+            None => Err(self.wrong_state("the domain doesn't run", DomainState::Shutoff)),
+        }
+    }
+
+    /// This claim, for the domain's metadata.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            job: self.job.id.clone(),
+            claim: self.job.claim,
+        }
+    }
+
+    /// Whether this job wrote the record's last intent.
+    pub(crate) fn is_own(&self, record: &DomainRecord) -> bool {
+        record.owner_job.as_ref() == Some(&self.job.id)
+    }
+
+    /// Waits for calls about the domain that haven't returned: as long as there is one, nobody
+    /// knows what it is, and nothing may be put back.
+    pub(crate) async fn settled(&self) -> Result<(), JobError> {
+        let host = &self.domains.host;
+        let settled = async {
+            while host.is_in_doubt(self.domain) {
+                tokio::time::sleep(DOUBT_LOOK).await;
+            }
+        };
+        let settled = tokio::time::timeout(DOUBT_LIMIT, settled).await;
+        settled.map_err(|_| {
+            let text = "a call of libvirt about the domain hasn't returned";
+            JobError::new(Code::HypervisorUnreachable, text)
+        })
+    }
+
+    /// Writes this job's intent: what `change` makes of the record.
+    pub(crate) async fn intend(
+        &self,
+        change: impl Fn(&mut DomainRecord) + Sync,
+    ) -> Result<(), Stop> {
+        let step = |record: &DomainRecord| {
+            let mut next = record.clone();
+            next.owner_job = Some(self.job.id.clone());
+            next.epoch += 1;
+            next.updated_at = Timestamp::now();
+            change(&mut next);
+            Ok(Some(next))
+        };
+        Ok(self
+            .domains
+            .catalog
+            .change_domain(self.domain, step)
+            .await?)
+    }
+
+    /// The domain's state, as its record says after a look.
+    pub(crate) async fn in_state(&self) -> Result<Done, Stop> {
+        let _guard = self.domains.guard(self.domain).await;
+        let record = self.domains.sync_guarded(self.domain).await?;
+        let record = record.ok_or_else(|| self.not_found())?;
+        done(&InState {
+            state: record.state,
+        })
+    }
+
+    pub(crate) fn not_found(&self) -> JobError {
+        crate::catalog::not_found(Code::DomainNotFound, "domain", self.domain.as_str())
+    }
+
+    pub(crate) fn wrong_state(&self, text: &str, state: DomainState) -> JobError {
+        let state = serde_json::to_value(state).unwrap_or_default();
+        JobError::new(Code::DomainWrongState, text)
+            .with("domain", self.domain.as_str())
+            .with("state", state)
+    }
+}

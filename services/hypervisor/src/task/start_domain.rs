@@ -1,0 +1,223 @@
+//! `start_domain`: from XML, from a template, or as it was defined last.
+
+use super::{Checked, Context, Steps};
+use crate::{
+    place::{self, Placed},
+    xml::{Blueprint, HostFacts},
+};
+use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
+use virtbus_bus::locks::LockSet;
+use virtbus_wire::{
+    Code, JobError, Timestamp,
+    catalog::{Desired, DomainRecord},
+    task::hypervisor::{DomainState, domain as params},
+};
+use virtbus_worker::{Done, Run, Stop, done};
+
+pub(crate) struct StartDomain<'a> {
+    pub(crate) at: Context<'a>,
+    pub(crate) params: &'a params::StartDomain,
+}
+
+pub(crate) struct Plan {
+    /// Nothing observed between the steps is meant for the record.
+    guard: OwnedMutexGuard<()>,
+    blueprint: Blueprint,
+    placed: Placed,
+    uuid: Uuid,
+}
+
+impl StartDomain<'_> {
+    fn blueprint(&self, record: Option<&DomainRecord>) -> Result<Blueprint, JobError> {
+        let last = record.and_then(|record| record.xml.as_deref());
+        let definition = self.params.definition();
+        self.at.domains.blueprint(definition, last, self.at.domain)
+    }
+
+    /// A domain's uuid is given once.
+    fn uuid(&self, record: Option<&DomainRecord>, asked: Option<Uuid>) -> Result<Uuid, JobError> {
+        match (record, asked) {
+            (Some(record), Some(asked)) if record.uuid != asked => {
+                let text = "the domain has another uuid";
+                Err(JobError::new(Code::DomainInvalidXml, text))
+            }
+            (Some(record), _) => Ok(record.uuid),
+            (None, Some(asked)) => Ok(asked),
+            (None, None) => Ok(Uuid::now_v7()),
+        }
+    }
+
+    /// What is so, with the guard held: the domain runs.
+    async fn started(&self) -> Result<Done, JobError> {
+        let domains = self.at.domains;
+        let record = domains.sync_guarded(self.at.domain).await?;
+        let record = record.ok_or_else(|| self.at.not_found())?;
+        domains.capacity.release(&self.at.job.id);
+        let started = params::Started {
+            hypervisor: domains.settings.hypervisor.clone(),
+            state: record.state,
+            graphics: record.graphics,
+        };
+        done(&started).map_err(|_| JobError::internal("a result that is no object"))
+    }
+
+    async fn is_active(&self) -> Result<bool, JobError> {
+        Ok(self.at.seen().await?.is_some_and(|seen| seen.is_active))
+    }
+
+    /// The record of a domain that is about to be started here.
+    fn intended(&self, plan: &Plan, before: Option<DomainRecord>) -> DomainRecord {
+        let (domains, job, now) = (self.at.domains, &self.at.job.record, Timestamp::now());
+        let before = before.unwrap_or_else(|| DomainRecord {
+            uuid: plan.uuid,
+            pool: domains.settings.pool.clone(),
+            hypervisor: None,
+            state: DomainState::Shutoff,
+            desired: Desired::Shutoff,
+            xml: None,
+            graphics: None,
+            disks: Vec::new(),
+            media: Vec::new(),
+            snapshots: Vec::new(),
+            tenant: job.tenant.clone(),
+            user: job.user.clone(),
+            owner_job: None,
+            epoch: 0,
+            last_started_at: None,
+            updated_at: now,
+        });
+        DomainRecord {
+            hypervisor: Some(domains.settings.hypervisor.clone()),
+            desired: Desired::Running,
+            xml: Some(plan.blueprint.portable(self.at.domain, plan.uuid)),
+            disks: plan.blueprint.disks(),
+            media: plan.blueprint.media(),
+            owner_job: Some(self.at.job.id.clone()),
+            epoch: before.epoch + 1,
+            updated_at: now,
+            ..before
+        }
+    }
+}
+
+impl Steps for StartDomain<'_> {
+    type Plan = Plan;
+
+    /// Alone on what the guest writes, shared on all below and on media.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        let record = self.at.slot().await?.value;
+        place::locks(&self.at.domains.catalog, &self.blueprint(record.as_ref())?).await
+    }
+
+    async fn check(&self) -> Result<Checked<Plan>, Stop> {
+        let domains = self.at.domains;
+        domains.capacity.keep(&self.at.job.id);
+        let guard = domains.guard(self.at.domain).await;
+        if self.is_active().await? {
+            return Ok(Checked::Done(self.started().await?));
+        }
+        let record = self.at.slot().await?.value;
+        let blueprint = self.blueprint(record.as_ref())?;
+        let uuid = self.uuid(record.as_ref(), blueprint.uuid)?;
+        let holder = domains.holder(self.at.domain);
+        let roots = &domains.settings.roots;
+        let job = &self.at.job.record;
+        let placed = place::place(&domains.catalog, roots, &blueprint, &holder, job).await?;
+        Ok(Checked::Plan(Plan {
+            guard,
+            blueprint,
+            placed,
+            uuid,
+        }))
+    }
+
+    async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
+        let (catalog, domain) = (&self.at.domains.catalog, self.at.domain);
+        let slot = self.at.slot().await?;
+        let record = self.intended(plan, slot.value);
+        catalog.write_domain(domain, record, slot.revision).await?;
+        let holder = self.at.domains.holder(domain);
+        Ok(catalog.hold(&holder, &plan.placed.holds).await?)
+    }
+
+    async fn effect(&self, plan: &mut Plan, _: &Run) -> Result<(), Stop> {
+        let (domains, domain) = (self.at.domains, self.at.domain);
+        let facts = HostFacts {
+            accelerator: domains.settings.accelerator,
+            listen: &domains.settings.listen,
+            files: &plan.placed.files,
+        };
+        let mark = self.at.mark();
+        let xml = plan
+            .blueprint
+            .for_host(domain.as_str(), plan.uuid, &mark, &facts);
+        domains
+            .host
+            .define(domain, xml)
+            .await
+            .map_err(JobError::from)?;
+        match domains.host.start(domain, self.params.paused).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_in_doubt() => Err(JobError::from(error).into()),
+            // It was started behind our back, between two steps.
+            Err(_) if self.is_active().await? => Ok(()),
+            Err(error) => Err(JobError::from(error).into()),
+        }
+    }
+
+    async fn publish(&self, plan: Plan) -> Result<Done, Stop> {
+        let started = self.started().await;
+        drop(plan.guard);
+        Ok(started?)
+    }
+
+    /// libvirt is asked first: what runs was started, by this job or before it.
+    async fn recover(&self) -> Result<Option<Done>, JobError> {
+        self.at.settled().await?;
+        let _guard = self.at.domains.guard(self.at.domain).await;
+        if self.is_active().await? {
+            return self.started().await.map(Some);
+        }
+        Ok(None)
+    }
+
+    /// A domain that doesn't run is as it was before: off, or not there at all.
+    async fn abandon(&self) -> Result<(), JobError> {
+        let (domains, domain) = (self.at.domains, self.at.domain);
+        domains.capacity.release(&self.at.job.id);
+        self.at.settled().await?;
+        let _guard = domains.guard(domain).await;
+        let slot = self.at.slot().await?;
+        let Some(record) = slot.value.filter(|record| self.at.is_own(record)) else {
+            return Ok(());
+        };
+        if self.is_active().await? {
+            return domains.sync_guarded(domain).await.map(|_| ());
+        }
+        domains.free(domain, &record).await?;
+        if record.last_started_at.is_some() {
+            let desired = Desired::Shutoff;
+            let next = DomainRecord {
+                desired,
+                updated_at: Timestamp::now(),
+                ..record
+            };
+            domains
+                .catalog
+                .write_domain(domain, next, slot.revision)
+                .await?;
+            return Ok(());
+        }
+        // It never ran, so this job brought it: nothing of it stays.
+        if self.at.seen().await?.is_some() {
+            domains.host.undefine(domain).await?;
+        }
+        let removed = domains
+            .catalog
+            .domains
+            .remove(domain.as_str(), slot.revision)
+            .await;
+        removed.map_err(|error| JobError::internal(error.to_string()))
+    }
+}

@@ -1,0 +1,388 @@
+//! The policy against attacks, and the short form against libvirt's own schema.
+
+use super::*;
+use crate::libvirt::Mark;
+use std::collections::BTreeMap;
+use virtbus_wire::{Code, DomainId, JobError, Label, task::hypervisor::Definition};
+
+fn domain() -> DomainId {
+    "web1".parse().unwrap()
+}
+
+fn pool() -> Label {
+    "default".parse().unwrap()
+}
+
+fn read_with(xml: &str, policy: &Policy) -> Result<Blueprint, JobError> {
+    Blueprint::new(Definition::Xml(xml), None, &domain(), &pool(), policy)
+}
+
+/// A domain with something more in it, and something more among its devices.
+fn with(more: &str, devices: &str) -> String {
+    format!(
+        "<domain type='kvm'><name>web1</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='q35'>hvm</type></os>{more}<devices>\
+         <disk type='volume' device='disk'><source pool='default' volume='d7'/>\
+         <target dev='vda' bus='virtio'/></disk>{devices}</devices></domain>"
+    )
+}
+
+fn code(xml: &str) -> Code {
+    match read_with(xml, &Policy::default()) {
+        Ok(_) => panic!("it was let through: {xml}"),
+        Err(error) => error.code,
+    }
+}
+
+/// What would reach the host: files, devices, memory, networks, options of QEMU.
+const FORBIDDEN_DEVICES: &[&str] = &[
+    "<disk type='file' device='disk'><source file='/etc/shadow'/><target dev='vdb'/></disk>",
+    "<disk type='block' device='disk'><source dev='/dev/vda'/><target dev='vdb'/></disk>",
+    "<disk type='dir' device='disk'><source dir='/etc'/><target dev='vdb'/></disk>",
+    "<disk type='network' device='disk'><source protocol='nbd' name='x'/><target dev='vdb'/></disk>",
+    "<disk type='nvme' device='disk'><source type='pci' namespace='1'/><target dev='vdb'/></disk>",
+    "<disk type='vhostuser' device='disk'><source type='unix' path='/x'/><target dev='vdb'/></disk>",
+    "<disk type='volume' device='lun'><source pool='default' volume='d8'/><target dev='sda'/></disk>",
+    "<disk type='volume' device='disk'><source pool='default' volume='../../etc/shadow'/><target dev='vdb'/></disk>",
+    "<disk type='volume' device='disk'><source pool='default' volume='d8' file='/etc/shadow'/><target dev='vdb'/></disk>",
+    "<disk type='volume' device='disk'><source pool='default' volume='d8' startupPolicy='optional'/><target dev='vdb'/></disk>",
+    "<disk type='volume' device='disk'><source pool='default' volume='d8'/><backingStore type='file'><format type='raw'/><source file='/etc/shadow'/></backingStore><target dev='vdb'/></disk>",
+    "<disk type='volume' device='disk'><source pool='default' volume='d8'/><mirror type='file' file='/etc/x'/><target dev='vdb'/></disk>",
+    "<disk type='volume' device='disk'><source pool='default' volume='d8'><slices><slice type='storage' offset='0' size='1'/></slices></source><target dev='vdb'/></disk>",
+    "<disk type='volume' device='disk'><source pool='default' volume='d8'/><shareable/><target dev='vdb'/></disk>",
+    "<disk type='volume' device='disk' rawio='yes'><source pool='default' volume='d8'/><target dev='sda'/></disk>",
+    "<hostdev mode='subsystem' type='pci'><source><address domain='0' bus='1' slot='0' function='0'/></source></hostdev>",
+    "<hostdev mode='subsystem' type='usb'><source><vendor id='0x1'/></source></hostdev>",
+    "<hostdev mode='capabilities' type='misc'><source><char>/dev/mem</char></source></hostdev>",
+    "<filesystem type='mount'><source dir='/'/><target dir='x'/></filesystem>",
+    "<filesystem type='mount'><driver type='virtiofs'/><source socket='/x'/><target dir='x'/></filesystem>",
+    "<shmem name='x'><model type='ivshmem-plain'/></shmem>",
+    "<memory model='nvdimm'><source><path>/etc/shadow</path></source></memory>",
+    "<emulator>/bin/sh</emulator>",
+    "<serial type='file'><source path='/etc/passwd'/><target port='0'/></serial>",
+    "<serial type='dev'><source path='/dev/ttyS0'/></serial>",
+    "<serial type='pty'><log file='/etc/cron.d/x' append='on'/></serial>",
+    "<serial type='pty'><source path='/dev/pts/0'/></serial>",
+    "<serial type='tcp'><source mode='connect' host='127.0.0.1' service='4222'/></serial>",
+    "<console type='unix'><source mode='bind' path='/run/x'/></console>",
+    "<channel type='unix'><source mode='connect' path='/run/docker.sock'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>",
+    "<channel type='unix'><target type='virtio' name='other'/></channel>",
+    "<parallel type='file'><source path='/etc/x'/></parallel>",
+    "<interface type='bridge'><source bridge='br0'/></interface>",
+    "<interface type='network'><source network='default'/></interface>",
+    "<interface type='user'/>",
+    "<interface type='direct'><source dev='eth0' mode='passthrough'/></interface>",
+    "<interface type='ethernet'><script path='/x'/></interface>",
+    "<interface type='vhostuser'><source type='unix' path='/x' mode='client'/></interface>",
+    "<interface type='hostdev'><source><address type='pci'/></source></interface>",
+    "<interface type='network'><source network='default'/><script path='/bin/x'/></interface>",
+    "<graphics type='vnc' passwd='x'/>",
+    "<graphics type='vnc' listen='0.0.0.0'/>",
+    "<graphics type='vnc' port='5900'/>",
+    "<graphics type='vnc' socket='/tmp/x'/>",
+    "<graphics type='vnc'><listen type='address' address='0.0.0.0'/></graphics>",
+    "<graphics type='egl-headless'><gl rendernode='/dev/dri/renderD128'/></graphics>",
+    "<graphics type='spice'><gl enable='yes'/></graphics>",
+    "<tpm model='tpm-tis'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>",
+    "<rng model='virtio'><backend model='random'>/dev/mem</backend></rng>",
+    "<rng model='virtio'><backend model='egd' type='tcp'><source mode='connect' host='x'/></backend></rng>",
+    "<smartcard mode='host'/>",
+    "<redirdev bus='usb' type='tcp'><source mode='connect' host='x' service='1'/></redirdev>",
+    "<watchdog model='i6300esb' action='dump'/>",
+    "<audio id='1' type='file' path='/etc/x'/>",
+    "<input type='evdev'><source dev='/dev/input/event0'/></input>",
+    "<vsock model='virtio'><cid auto='yes'/></vsock>",
+    "<crypto model='virtio'><backend model='builtin'/></crypto>",
+    "<lease><lockspace>x</lockspace><key>y</key><target path='/x'/></lease>",
+    "<video><driver vgaconf='io'/><model type='vga'/></video>",
+    "<nvram><address type='spapr-vio'/></nvram>",
+];
+
+/// The same, outside the devices.
+const FORBIDDEN: &[&str] = &[
+    "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-S'/></qemu:commandline>",
+    "<commandline xmlns='http://libvirt.org/schemas/domain/qemu/1.0'><arg value='-S'/></commandline>",
+    "<qemu:override xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'/>",
+    "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>",
+    "<memoryBacking><hugepages/></memoryBacking>",
+    "<memoryBacking><locked/></memoryBacking>",
+    "<seclabel type='none'/>",
+    "<bootloader>/bin/sh</bootloader>",
+    "<metadata><x xmlns='urn:virtbus:domain:1' job='j' claim='1'/></metadata>",
+    "<cpu mode='custom'><numa><cell memAccess='shared'/></numa></cpu>",
+    "<on_crash>coredump-destroy</on_crash>",
+    "<launchSecurity type='sev'/>",
+    "<idmap><uid start='0' target='0' count='1'/></idmap>",
+    "<sysinfo type='fwcfg'><entry name='x' file='/etc/shadow'/></sysinfo>",
+    "<resource><partition>/x</partition></resource>",
+    "<perf><event name='cmt' enabled='yes'/></perf>",
+    "<maxMemory slots='1' unit='GiB'>1000</maxMemory>",
+];
+
+const FORBIDDEN_OS: &[&str] = &[
+    "<os><type>hvm</type><kernel>/etc/shadow</kernel></os>",
+    "<os><type>hvm</type><initrd>/etc/shadow</initrd></os>",
+    "<os><type>hvm</type><cmdline>x</cmdline></os>",
+    "<os><type>hvm</type><loader type='pflash'>/etc/shadow</loader></os>",
+    "<os><type>hvm</type><nvram template='/etc/shadow'>/etc/x</nvram></os>",
+    "<os><type>hvm</type><dtb>/x</dtb></os>",
+    "<os><type>hvm</type><acpi><table type='slic'>/etc/shadow</table></acpi></os>",
+    "<os><type>exe</type><init>/bin/sh</init></os>",
+    "<os><type machine='/x'>hvm</type></os>",
+];
+
+#[test]
+fn what_would_reach_the_host_is_refused() {
+    assert!(read_with(&with("", ""), &Policy::default()).is_ok());
+    for devices in FORBIDDEN_DEVICES {
+        assert_eq!(
+            code(&with("", devices)),
+            Code::DomainForbiddenDevice,
+            "{devices}"
+        );
+    }
+    for more in FORBIDDEN {
+        assert_eq!(code(&with(more, "")), Code::DomainForbiddenDevice, "{more}");
+    }
+    for os in FORBIDDEN_OS {
+        let xml = format!("<domain><memory>65536</memory>{os}</domain>");
+        assert_eq!(code(&xml), Code::DomainForbiddenDevice, "{os}");
+    }
+    let corpus = FORBIDDEN_DEVICES.len() + FORBIDDEN.len() + FORBIDDEN_OS.len();
+    assert!(corpus >= 80, "{corpus}");
+}
+
+#[test]
+fn what_can_not_be_read_or_means_two_things_is_refused() {
+    let two_sources = "<disk type='volume' device='disk'><source pool='default' volume='d8'/>\
+                       <source pool='default' volume='d9'/><target dev='vdb'/></disk>";
+    let same_disk = "<disk type='volume' device='disk'><source pool='default' volume='d7'/>\
+                     <target dev='vdb'/></disk>";
+    let same_target = "<disk type='volume' device='disk'><source pool='default' volume='d8'/>\
+                       <target dev='vda'/></disk>";
+    let bomb = "<!DOCTYPE d [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;'>]>\
+                <domain><name>&b;</name><memory>65536</memory></domain>";
+    let external =
+        "<!DOCTYPE d SYSTEM 'file:///etc/passwd'><domain><memory>65536</memory></domain>";
+    let many = with("", &"<input type='mouse' bus='ps2'/>".repeat(5_000));
+    for xml in [
+        "",
+        "no xml",
+        "<domain>",
+        "<network/>",
+        "<domain/>",
+        bomb,
+        external,
+        &many,
+        &with("", two_sources),
+        &with("", same_disk),
+        &with("", same_target),
+        &with("<memory>1</memory>", ""),
+        &with("<devices/>", ""),
+        &with("<uuid>x</uuid>", ""),
+        &with("text", ""),
+        &with("<?php x ?>", ""),
+        &with("", "").replace("web1", "web2"),
+        &with("", "").replace(">64<", ">18446744073709551615<"),
+    ] {
+        let refused = read_with(xml, &Policy::default()).expect_err(xml);
+        let codes = [Code::DomainInvalidXml, Code::DomainForbiddenDevice];
+        assert!(codes.contains(&refused.code), "{xml}");
+        assert!(refused.message.chars().count() < 600, "{refused}");
+    }
+}
+
+#[test]
+fn cards_are_allowed_by_the_hosts_configuration() {
+    let policy = Policy {
+        networks: ["lab".to_owned()].into(),
+        bridges: ["br0".to_owned()].into(),
+        user_network: false,
+    };
+    for (card, allowed) in [
+        (
+            "<interface type='network'><source network='lab'/></interface>",
+            true,
+        ),
+        (
+            "<interface type='bridge'><source bridge='br0'/></interface>",
+            true,
+        ),
+        (
+            "<interface type='bridge'><source bridge='lab'/></interface>",
+            false,
+        ),
+        (
+            "<interface type='network'><source network='br0'/></interface>",
+            false,
+        ),
+        (
+            "<interface type='network'><source network='lab' bridge='br1'/></interface>",
+            false,
+        ),
+        (
+            "<interface type='bridge'><source bridge='br0'/><source bridge='br1'/></interface>",
+            false,
+        ),
+        ("<interface type='user'/>", false),
+    ] {
+        assert_eq!(
+            read_with(&with("", card), &policy).is_ok(),
+            allowed,
+            "{card}"
+        );
+    }
+}
+
+fn mark() -> Mark {
+    Mark {
+        job: "j'1".replace('\'', "").parse().unwrap(),
+        claim: 3,
+    }
+}
+
+fn files() -> BTreeMap<String, Vec<ChainFile>> {
+    let file = |name: &str| ChainFile {
+        path: format!("/pool/disks/{name}.qcow2").into(),
+        format: "qcow2",
+    };
+    let iso = ChainFile {
+        path: "/pool/media/debian.iso".into(),
+        format: "raw",
+    };
+    [
+        ("disk.d7".to_owned(), vec![file("d7"), file("base")]),
+        ("disk.d8".to_owned(), vec![file("d8")]),
+        ("disk.d9".to_owned(), vec![file("d9")]),
+        ("media.debian".to_owned(), vec![iso]),
+    ]
+    .into()
+}
+
+fn for_host(blueprint: &Blueprint, accelerator: Accelerator) -> String {
+    let files = files();
+    let facts = HostFacts {
+        accelerator,
+        listen: "127.0.0.1",
+        files: &files,
+    };
+    blueprint.for_host("web1", uuid::Uuid::nil(), &mark(), &facts)
+}
+
+#[test]
+fn files_formats_and_the_whole_chain_are_written_by_us() {
+    let hostile = with("", "").replace(
+        "<source",
+        "<driver name='qemu' type='raw' cache='none'/><source",
+    );
+    let blueprint = read_with(&hostile, &Policy::default()).unwrap();
+    let xml = for_host(&blueprint, Accelerator::Qemu);
+    let disk = "<disk type='file' device='disk'><driver name='qemu' cache='none' type='qcow2'/>";
+    assert!(
+        xml.contains("type='qcow2'") && !xml.contains("type='raw'"),
+        "{xml}\n{disk}"
+    );
+    let chain = "<source file='/pool/disks/d7.qcow2'/><backingStore type='file'>\
+                 <format type='qcow2'/><source file='/pool/disks/base.qcow2'/><backingStore/>\
+                 </backingStore>";
+    assert!(xml.contains(chain), "{xml}");
+    assert!(
+        xml.starts_with("<domain type='qemu'><name>web1</name>"),
+        "{xml}"
+    );
+    assert!(xml.contains("job='j1' claim='3'"), "{xml}");
+    let portable = blueprint.portable(&domain(), uuid::Uuid::nil());
+    assert!(portable.contains("pool='default' volume='d7'") && !portable.contains("/pool"));
+    let again = read_with(&portable, &Policy::default()).unwrap();
+    assert_eq!(again.portable(&domain(), uuid::Uuid::nil()), portable);
+}
+
+/// Short forms, each with something that its XML must hold.
+fn templates() -> Vec<(serde_json::Value, &'static str)> {
+    use serde_json::json;
+    let with = |more: serde_json::Value| {
+        let mut template = json!({"memory": "64MiB", "vcpus": 2, "disks": ["d7"]});
+        template
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        template
+    };
+    vec![
+        (with(json!({})), "<memory unit='b'>67108864</memory>"),
+        (
+            with(
+                json!({"disks": ["d7", {"disk": "d8", "bus": "scsi"}, {"disk": "d9", "bus": "sata", "cache": "writeback", "discard": "ignore"}]}),
+            ),
+            "dev='sdb' bus='sata'",
+        ),
+        (
+            with(json!({"disks": [{"disk": "d7", "readonly": true}]})),
+            "<readonly/>",
+        ),
+        (with(json!({"media": ["debian"]})), "device='cdrom'"),
+        (
+            with(json!({"media": ["debian"], "boot": ["media", "disk"]})),
+            "<boot order='2'/>",
+        ),
+        (
+            with(
+                json!({"networks": [{"network": "lab", "mac": "52:54:00:00:00:01"}, {"bridge": "br0", "model": "e1000e"}]}),
+            ),
+            "<model type='e1000e'/>",
+        ),
+        (with(json!({"graphics": "spice"})), "com.redhat.spice.0"),
+        (with(json!({"graphics": "none"})), "<model type='none'/>"),
+        (with(json!({"firmware": "efi"})), "firmware='efi'"),
+        (
+            with(json!({"firmware": "efi", "secure_boot": true})),
+            "enrolled-keys",
+        ),
+        (with(json!({"tpm": true})), "type='emulator' version='2.0'"),
+        (
+            with(json!({"machine": "pc", "cpu": "qemu64", "video": "vga"})),
+            "machine='pc'",
+        ),
+        (
+            with(json!({"clock": "localtime", "agent": false})),
+            "offset='localtime'",
+        ),
+        (with(json!({"video": "bochs"})), "type='bochs'"),
+        (json!({"memory": "1GiB", "vcpus": 1}), "<devices>"),
+    ]
+}
+
+fn of_template(template: serde_json::Value) -> Blueprint {
+    let template = serde_json::from_value(template).unwrap();
+    let policy = Policy {
+        networks: ["lab".to_owned()].into(),
+        bridges: ["br0".to_owned()].into(),
+        user_network: false,
+    };
+    let definition = Definition::Template(&template);
+    Blueprint::new(definition, None, &domain(), &pool(), &policy).unwrap()
+}
+
+#[test]
+fn a_template_says_what_it_should() {
+    for (template, wanted) in templates() {
+        let xml = for_host(&of_template(template.clone()), Accelerator::Kvm);
+        assert!(xml.contains(wanted), "{template}\n{xml}");
+    }
+    let (first, _) = templates().remove(0);
+    let blueprint = of_template(first);
+    assert_eq!((blueprint.memory, blueprint.vcpus), (64 << 20, 2));
+}
+
+#[tokio::test]
+async fn libvirt_takes_every_template() {
+    let libvirt = virtbus_testbed::Libvirt::start().await;
+    let uri = libvirt.uri().parse().unwrap();
+    let (host, _hinted) = crate::libvirt::Host::new(&uri).unwrap();
+    for (template, _) in templates() {
+        let xml = for_host(&of_template(template.clone()), Accelerator::Qemu);
+        let defined = host.define(&domain(), xml.clone()).await;
+        assert!(defined.is_ok(), "{defined:?}\n{template}\n{xml}");
+        host.undefine(&domain()).await.unwrap();
+    }
+}

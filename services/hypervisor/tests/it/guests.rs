@@ -1,0 +1,168 @@
+//! A host with a real libvirt daemon and QEMU, disks in its pool, and the service that speaks for
+//! it.
+
+use crate::process::{Service, Site};
+use serde_json::{Value, json};
+use std::{fs, process::Command};
+use virtbus_testbed::{Libvirt, until};
+use virtbus_wire::{Timestamp, catalog::DiskRecord};
+
+/// A sector that says OK on the serial port and stands still: it hears no request to shut down.
+const BOOT_SECTOR: [u8; 16] = [
+    0xBA, 0xF8, 0x03, 0xB0, 0x4F, 0xEE, 0xB0, 0x4B, 0xEE, 0xB0, 0x0A, 0xEE, 0xFB, 0xF4, 0xEB, 0xFC,
+];
+
+/// One host.
+pub(crate) struct Guests {
+    pub(crate) site: Site,
+    pub(crate) libvirt: Libvirt,
+    pub(crate) service: Service,
+    more: Vec<(String, String)>,
+}
+
+impl Guests {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With more settings of the service.
+    pub(crate) async fn start_with(more: &[(&str, &str)]) -> Self {
+        let (site, libvirt) = (Site::start().await, Libvirt::start().await);
+        site.make_host_consumers("hv-test").await;
+        let more: Vec<_> = more
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let service = service(&site, &libvirt, &more);
+        let mut guests = Self {
+            site,
+            libvirt,
+            service,
+            more,
+        };
+        guests.ready().await;
+        guests
+    }
+
+    /// Starts the service again.
+    pub(crate) async fn restart(&mut self) {
+        self.service = service(&self.site, &self.libvirt, &self.more);
+        self.ready().await;
+    }
+
+    pub(crate) async fn ready(&mut self) {
+        let service = &mut self.service;
+        until("readiness", async || service.ready().await).await;
+    }
+
+    /// A bootable disk in the pool, as a storage service would have made it.
+    pub(crate) async fn disk(&self, id: &str) {
+        let path = self
+            .libvirt
+            .pool()
+            .join("disks")
+            .join(format!("{id}.qcow2"));
+        let raw = path.with_extension("part");
+        let mut bytes = BOOT_SECTOR.to_vec();
+        bytes.resize(510, 0);
+        bytes.extend([0x55, 0xAA]);
+        bytes.resize(1 << 20, 0);
+        fs::write(&raw, bytes).unwrap();
+        qemu_img(&[
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            &text(&raw),
+            &text(&path),
+        ]);
+        fs::remove_file(raw).unwrap();
+        self.record(id, None).await;
+    }
+
+    /// A disk on top of another one.
+    pub(crate) async fn overlay(&self, id: &str, backing: &str) {
+        let path = self
+            .libvirt
+            .pool()
+            .join("disks")
+            .join(format!("{id}.qcow2"));
+        let below = format!("{backing}.qcow2");
+        qemu_img(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-b",
+            &below,
+            "-F",
+            "qcow2",
+            &text(&path),
+        ]);
+        self.record(id, Some(backing)).await;
+        let disks = self.site.disks();
+        let mut below = disks.get_latest(backing).await.unwrap().unwrap();
+        below.value.children.push(id.parse().unwrap());
+        disks.put(backing, &below.value).await.unwrap();
+    }
+
+    async fn record(&self, id: &str, backing: Option<&str>) {
+        let record = json!({
+            "pool": "default", "format": "qcow2", "virtual_size": 1 << 20, "backing": backing,
+            "state": "ready", "updated_at": Timestamp::now(),
+        });
+        let record: DiskRecord = serde_json::from_value(record).unwrap();
+        self.site.disks().put(id, &record).await.unwrap();
+    }
+
+    /// The result of a task about a domain on this host, which must succeed.
+    pub(crate) async fn done(&self, task: &str, params: Value) -> Value {
+        self.site
+            .done("hypervisor.hv-test.default", payload(task, &params))
+            .await
+    }
+
+    /// Publishes a start of a domain with one disk of its own name.
+    pub(crate) fn start_of(&self, domain: &str) -> String {
+        payload(
+            "start_domain",
+            &json!({"domain": domain, "template": template(&[domain])}),
+        )
+    }
+
+    /// Starts a domain with one disk of its own name.
+    pub(crate) async fn run(&self, domain: &str) -> Value {
+        self.disk(domain).await;
+        self.site
+            .done("hypervisor.default.default", self.start_of(domain))
+            .await
+    }
+}
+
+fn service(site: &Site, libvirt: &Libvirt, more: &[(String, String)]) -> Service {
+    let (uri, root) = (libvirt.uri(), text(&libvirt.pool()));
+    let mut settings = vec![
+        ("LIBVIRT__URI", uri.as_str()),
+        ("POOLS__DEFAULT__ROOT", root.as_str()),
+    ];
+    settings.extend(more.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    Service::start(site, &settings)
+}
+
+pub(crate) fn template(disks: &[&str]) -> Value {
+    json!({"memory": "32MiB", "vcpus": 1, "disks": disks})
+}
+
+pub(crate) fn payload(task: &str, params: &Value) -> String {
+    json!({"task": task, "params": params}).to_string()
+}
+
+fn text(path: &std::path::Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+pub(crate) fn qemu_img(arguments: &[&str]) {
+    let said = Command::new("qemu-img").args(arguments).output().unwrap();
+    assert!(said.status.success(), "{arguments:?}: {said:?}");
+}
