@@ -4,7 +4,7 @@
 //! read may be a little old, and whoever acts on it does so by compare-and-set.
 
 use crate::{
-    bucket::{Bucket, Entry, is_marker},
+    bucket::{Bucket, Entry, TTL, is_marker},
     client::{Bus, REQUEST_TIMEOUT},
     error::BusError,
     transport::status,
@@ -16,6 +16,7 @@ use async_nats::{
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::time::timeout;
 use virtbus_wire::Timestamp;
 
@@ -63,6 +64,8 @@ pub struct Row<T> {
     pub key: String,
     /// The revision.
     pub revision: u64,
+    /// How long it stays from its writing on; none = until it's written again.
+    pub ttl: Option<Duration>,
     /// The record; `None` for the mark of a removed one, an error for one that can't be read.
     pub entry: Result<Option<Entry<T>>, BusError>,
 }
@@ -284,6 +287,8 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
             .subject
             .strip_prefix(&prefix)
             .unwrap_or(&stored.subject);
+        let ttl = stored.header(TTL).and_then(|text| text.strip_suffix('s'));
+        let ttl = ttl.and_then(|seconds| seconds.parse().ok());
         let entry = if is_marker(&stored.headers) {
             Ok(None)
         } else {
@@ -298,6 +303,7 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
         Row {
             key: key.to_owned(),
             revision: stored.seq,
+            ttl: ttl.map(Duration::from_secs),
             entry,
         }
     }

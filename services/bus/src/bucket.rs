@@ -26,6 +26,8 @@ const MARKER_TTL: Duration = Duration::from_secs(60);
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 const SEQUENCE: &str = "Nats-Sequence";
 const TIME_STAMP: &str = "Nats-Time-Stamp";
+/// For how many seconds a record stays: `30s`.
+pub(crate) const TTL: &str = "Nats-TTL";
 const OPERATION: &str = "KV-Operation";
 const MARKER: &str = "Nats-Marker-Reason";
 
@@ -375,7 +377,7 @@ impl SendError {
 
 fn ttl_header(keep: Duration) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert("Nats-TTL", format!("{}s", keep.as_secs().max(1)).as_str());
+    headers.insert(TTL, format!("{}s", keep.as_secs().max(1)).as_str());
     headers
 }
 

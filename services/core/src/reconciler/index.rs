@@ -33,8 +33,9 @@ pub(super) struct Brief {
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-struct BriefDependency {
-    job: JobId,
+pub(super) struct BriefDependency {
+    pub(super) job: JobId,
+    on: Vec<StateName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -58,7 +59,9 @@ pub(super) struct Note {
     /// When the job was published first.
     pub(super) submitted_at: Timestamp,
     /// The jobs it comes after.
-    pub(super) after: Vec<JobId>,
+    pub(super) after: Vec<BriefDependency>,
+    /// How many of those aren't over; counted only while it waits for them.
+    open: usize,
     /// What it's doing.
     pub(super) doing: Doing,
     /// The last sweep that found its message.
@@ -72,10 +75,10 @@ pub(super) enum Doing {
     Queued,
     /// A worker has it.
     Held(Owner),
-    /// It waits for another job.
-    AfterJob,
+    /// It waits for other jobs, and says that it's for this one.
+    AfterJob(JobId),
     /// It waits for a time.
-    UntilTime,
+    UntilTime(Timestamp),
     /// It waits for a lock.
     ForLock(ForLock),
     /// It waits for something else.
@@ -121,25 +124,69 @@ impl Index {
         {
             return Vec::new();
         }
+        let was_open = self.notes.contains_key(job);
         let found_in = self.forget(job);
         let state = brief.as_ref().map(|brief| brief.state);
         let Some(brief) = brief.filter(|brief| !brief.state.is_final()) else {
-            let waiting = self.dependents.get(job).into_iter().flatten();
-            return state.map_or_else(Vec::new, |_| waiting.cloned().collect());
+            return self.closed(job, was_open, state);
         };
         let mut due = Vec::new();
         let doing = self.index(job, &brief, &mut due);
+        let open = match doing {
+            Doing::AfterJob(_) => self.count_open(&brief.after),
+            Doing::Queued | Doing::Held(_) | Doing::UntilTime(_) => 0,
+            Doing::ForLock(_) | Doing::Otherwise => 0,
+        };
         let note = Note {
             revision,
             generation: brief.generation,
             queue: brief.queue,
             written_at,
             submitted_at: brief.submitted_at,
-            after: brief.after.into_iter().map(|before| before.job).collect(),
+            after: brief.after,
+            open,
             doing,
             found_in,
         };
         self.notes.insert(job.clone(), note);
+        if !was_open {
+            for dependent in self.dependents.get(job).into_iter().flatten() {
+                if let Some(note) = self.notes.get_mut(dependent) {
+                    note.open += 1;
+                }
+            }
+        }
+        due
+    }
+
+    fn count_open(&self, after: &[BriefDependency]) -> usize {
+        let mut jobs: Vec<&JobId> = after.iter().map(|before| &before.job).collect();
+        jobs.sort_unstable();
+        jobs.dedup();
+        let open = jobs.into_iter().filter(|job| self.notes.contains_key(*job));
+        open.count()
+    }
+
+    /// Takes in that a job is over, or that its record is gone, and says which of those that come
+    /// after it need a look: who can't come true any more, and who waited for it last. What the
+    /// others say that they wait for is put right by the sweep: one job after a thousand must not
+    /// be looked at a thousand times.
+    fn closed(&mut self, job: &JobId, was_open: bool, state: Option<StateName>) -> Vec<JobId> {
+        let mut due = Vec::new();
+        for dependent in self.dependents.get(job).into_iter().flatten() {
+            let Some(note) = self.notes.get_mut(dependent) else {
+                continue;
+            };
+            if was_open {
+                note.open = note.open.saturating_sub(1);
+            }
+            let Some(state) = state else { continue };
+            let mut asked = note.after.iter().filter(|before| before.job == *job);
+            let is_unmet = asked.any(|before| !before.on.contains(&state));
+            if is_unmet || note.open == 0 {
+                due.push(dependent.clone());
+            }
+        }
         due
     }
 
@@ -158,18 +205,18 @@ impl Index {
             });
         };
         match &waiting.on {
-            WaitReason::Dependency { .. } => {
+            WaitReason::Dependency { job: on, .. } => {
                 for before in &brief.after {
                     let dependents = self.dependents.entry(before.job.clone()).or_default();
                     dependents.insert(job.clone());
                 }
                 // The other job may have ended between the look at it and this record.
                 due.push(job.clone());
-                Doing::AfterJob
+                Doing::AfterJob(on.clone())
             }
             WaitReason::Time { until, .. } => {
                 self.times.push(Reverse((*until, job.clone())));
-                Doing::UntilTime
+                Doing::UntilTime(*until)
             }
             WaitReason::Lock {
                 resource, holder, ..
@@ -205,7 +252,7 @@ impl Index {
             return 0;
         };
         for before in &note.after {
-            drop_from(&mut self.dependents, before, job);
+            drop_from(&mut self.dependents, &before.job, job);
         }
         if let Doing::ForLock(lock) = &note.doing {
             drop_from(&mut self.for_lock, &lock.resource, job);
@@ -244,12 +291,30 @@ impl Index {
         self.for_use.iter().map(|(resource, jobs)| {
             let user = |job| match &self.notes.get(job)?.doing {
                 Doing::ForLock(lock) => lock.user.as_deref(),
-                Doing::Queued | Doing::Held(_) | Doing::AfterJob => None,
-                Doing::UntilTime | Doing::Otherwise => None,
+                Doing::Queued | Doing::Held(_) | Doing::AfterJob(_) => None,
+                Doing::UntilTime(_) | Doing::Otherwise => None,
             };
             let jobs = jobs.iter().filter_map(|job| Some((job, user(job)?)));
             (resource.as_str(), jobs.collect())
         })
+    }
+
+    /// The locks that jobs wait for, each with those jobs.
+    pub(super) fn locks(&self) -> impl Iterator<Item = (&str, &BTreeSet<JobId>)> {
+        let locks = self.for_lock.iter();
+        locks.map(|(resource, jobs)| (resource.as_str(), jobs))
+    }
+
+    /// The jobs that are over, or that nobody has seen, and that others come after that no worker
+    /// has yet.
+    pub(super) fn needed(&self) -> BTreeSet<&JobId> {
+        let notes = self.notes.values();
+        let before = notes
+            .filter(|note| !matches!(note.doing, Doing::Held(_)))
+            .flat_map(|note| note.after.iter().map(|before| &before.job));
+        before
+            .filter(|job| !self.notes.contains_key(*job))
+            .collect()
     }
 
     /// Notes that this sweep found a message, and says whether it's the one that its job needs,
@@ -340,6 +405,48 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_after_many_is_due_at_the_last_or_when_it_can_not_come_true() {
+        let mut index = Index::default();
+        let mut revision = 0;
+        let mut learn = |index: &mut Index, record: &Record| {
+            revision += 1;
+            index.learn(&record.id, revision, at(0), brief(record))
+        };
+        let before = ["a", "b", "c"];
+        for name in before {
+            learn(&mut index, &queued(name));
+        }
+        for (name, on) in [("all", StateName::Succeeded), ("clean", StateName::Failed)] {
+            let mut record = queued(name);
+            let after = before.iter().map(|name| Dependency {
+                job: id(name),
+                on: vec![on, StateName::Cancelled],
+            });
+            record.after = after.collect();
+            let on = WaitReason::Dependency {
+                job: id("a"),
+                state: None,
+            };
+            let record = record.apply(Event::Wait(on), at(0)).unwrap();
+            assert_eq!(learn(&mut index, &record), [id(name)]);
+        }
+        let failed = |name: &str| {
+            let error = virtbus_wire::JobError::internal("x");
+            queued(name).apply(Event::Fail(error), at(1)).unwrap()
+        };
+        // `all` can't come true any more; `clean` still waits for two.
+        assert_eq!(learn(&mut index, &failed("b")), [id("all")]);
+        assert_eq!(learn(&mut index, &failed("a")), [id("all")]);
+        // A retry makes it open again.
+        let again = failed("a").apply(Event::Retry, at(2)).unwrap();
+        assert!(learn(&mut index, &again).is_empty());
+        assert_eq!(learn(&mut index, &failed("c")), [id("all")]);
+        assert_eq!(learn(&mut index, &failed("a")), [id("all"), id("clean")]);
+        let needed = ["a", "b", "c"].map(id);
+        assert_eq!(index.needed(), needed.iter().collect());
+    }
+
+    #[test]
     fn an_older_row_changes_nothing() {
         let mut index = Index::default();
         let on = WaitReason::Time {
@@ -348,7 +455,7 @@ mod tests {
         };
         index.learn(&id("a"), 5, at(5), brief(&waits("a", on)));
         index.learn(&id("a"), 4, at(4), brief(&queued("a")));
-        assert_eq!(index.note(&id("a")).unwrap().doing, Doing::UntilTime);
+        assert_eq!(index.note(&id("a")).unwrap().doing, Doing::UntilTime(at(9)));
         assert_eq!(index.revision, 5);
     }
 

@@ -5,6 +5,7 @@ use crate::{
     registrar::{self, Lying},
     service::{Stores, per_job},
 };
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::collections::BTreeMap;
 use virtbus_bus::{
     Bucket, BusError, Entry, WriteError,
@@ -23,6 +24,9 @@ use virtbus_wire::{
     state::WaitReason,
 };
 
+/// Jobs that are looked at at the same time.
+const LOOKS_AT_ONCE: usize = 64;
+
 /// What is known about a job besides its record.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Known {
@@ -30,6 +34,25 @@ pub(super) struct Known {
     pub(super) lost_at: Option<u64>,
     /// Up to when all that was published has a record.
     pub(super) registered: Option<Timestamp>,
+}
+
+/// Looks at many jobs, several at a time: whose looks end with a message don't wait for each
+/// other's.
+pub(super) async fn look_at_all(
+    stores: &Stores,
+    jobs: impl IntoIterator<Item = JobId>,
+    known: Known,
+) -> Result<(), BusError> {
+    let looks = jobs.into_iter().map(|job| async move {
+        // Named here, since the future borrows it.
+        let job = job;
+        look(stores, &job, known).await
+    });
+    let looks: Vec<_> = looks.collect();
+    stream::iter(looks)
+        .buffer_unordered(LOOKS_AT_ONCE)
+        .try_for_each(|()| std::future::ready(Ok(())))
+        .await
 }
 
 /// Looks at a job and mends it if it needs that.
@@ -116,7 +139,7 @@ async fn claims_lock(stores: &Stores, record: &Record, resource: &str) -> Result
         // It isn't in line: it has to ask again to be.
         return Ok(true);
     };
-    let over = over(stores, &lock).await?;
+    let over = over(stores, &lock, &record.id).await?;
     let claimant = Claimant {
         holder: Holder {
             job: record.id.clone(),
@@ -141,16 +164,28 @@ async fn claims_lock(stores: &Stores, record: &Record, resource: &str) -> Result
     }
 }
 
-/// The jobs of a lock whose record is final or gone.
-async fn over(stores: &Stores, lock: &Lock) -> Result<Vec<JobId>, BusError> {
+/// The jobs of a lock whose record is final or gone: of the holders all, of the line those before
+/// its first living one and before this job. Who stands behind can't matter yet.
+async fn over(stores: &Stores, lock: &Lock, before: &JobId) -> Result<Vec<JobId>, BusError> {
     let mut over = Vec::new();
-    for job in lock.jobs() {
-        let found = stores.jobs.get_latest(job).await?;
-        if found.is_none_or(|entry| entry.value.state.name().is_final()) {
-            over.push(job.clone());
+    for holder in lock.exclusive.iter().chain(&lock.shared) {
+        if is_over(stores, &holder.job).await? {
+            over.push(holder.job.clone());
         }
     }
+    let line = lock.waiters.iter().map(|waiter| &waiter.job);
+    for job in line.take_while(|job| *job != before) {
+        if !is_over(stores, job).await? {
+            break;
+        }
+        over.push(job.clone());
+    }
     Ok(over)
+}
+
+async fn is_over(stores: &Stores, job: &JobId) -> Result<bool, BusError> {
+    let found = stores.jobs.get_latest(job).await?;
+    Ok(found.is_none_or(|entry| entry.value.state.name().is_final()))
 }
 
 /// Writes what an event makes of a job, and publishes it if it has a new generation. `None` when

@@ -7,7 +7,9 @@
 
 mod exhausted;
 mod follow;
+mod held;
 mod index;
+mod keep;
 mod look;
 mod sweep;
 mod uses;
@@ -15,6 +17,7 @@ mod uses;
 use crate::service::Stores;
 use exhausted::Notices;
 use follow::Follower;
+use index::Doing;
 use look::Known;
 use std::time::Duration;
 use sweep::Sweep;
@@ -24,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::BusError;
-use virtbus_wire::Timestamp;
+use virtbus_wire::{JobId, Timestamp};
 
 /// The least time between two sweeps.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -74,11 +77,19 @@ async fn reconcile(
     let mut next_notices = Instant::now();
     let mut next_uses = Instant::now();
     loop {
-        for job in follower.take_due(stores.bus.now()) {
-            let known = Known {
-                registered: *registered.borrow(),
-                ..Known::default()
-            };
+        let due = follower.take_due(stores.bus.now());
+        let known = Known {
+            registered: *registered.borrow(),
+            ..Known::default()
+        };
+        // Those that wait for a lock one after the other: they would get in each other's way.
+        let waits_for_lock = |job: &JobId| {
+            let note = follower.index.note(job);
+            note.is_some_and(|note| matches!(note.doing, Doing::ForLock(_)))
+        };
+        let (in_line, others): (Vec<JobId>, Vec<JobId>) = due.into_iter().partition(waits_for_lock);
+        look::look_at_all(stores, others, known).await?;
+        for job in in_line {
             look::look(stores, &job, known).await?;
         }
         let next_time = follower.index.next_time();

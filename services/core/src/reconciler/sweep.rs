@@ -1,7 +1,9 @@
 //! One look at everything: the streams, the leases, the locks.
 
 use super::{
+    held,
     index::{Doing, Index},
+    keep,
     look::{self, Known},
 };
 use crate::{
@@ -12,13 +14,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
 };
-use virtbus_bus::{Bucket, BusError, WriteError, browse::PAGE_MAX, locks};
+use virtbus_bus::BusError;
 use virtbus_wire::{
     BootId, Class, Event, JobId, Record, Timestamp, WorkerId,
-    protocol::{
-        lock::Lock,
-        reconcile::{AGE_MIN, Stray, cycle_error, cycles, stray, tidy},
-    },
+    protocol::reconcile::{AGE_MIN, Stray, cycle_error, cycles, stray},
     state::Owner,
 };
 
@@ -48,7 +47,7 @@ impl Sweep {
             .filter(|(_, note)| match &note.doing {
                 Doing::Queued => true,
                 Doing::Held(owner) => alive.get(&owner.worker) != Some(&owner.boot),
-                Doing::AfterJob | Doing::UntilTime => false,
+                Doing::AfterJob(_) | Doing::UntilTime(_) => false,
                 Doing::ForLock(_) | Doing::Otherwise => false,
             })
             .map(|(job, note)| (job.clone(), note.revision))
@@ -81,7 +80,8 @@ impl Sweep {
             }
         }
         waiting(stores, index, registered).await?;
-        all_locks(stores, index).await
+        keep::renew(stores, index).await?;
+        held::all(stores, index).await
     }
 
     /// Notes whose message lies in a stream, and deletes those without a purpose. Says how many
@@ -189,7 +189,7 @@ fn unserved(record: Option<(&Record, Duration)>, age: Duration) -> Stray {
     }
 }
 
-/// Jobs that wait, in case an event was lost; and circles of jobs that wait for each other.
+/// Jobs that wait for what isn't there any more, in case a look failed; and circles of jobs that wait for each other.
 async fn waiting(
     stores: &Stores,
     index: &Index,
@@ -199,18 +199,20 @@ async fn waiting(
     let mut waits: BTreeMap<JobId, (Timestamp, Vec<JobId>)> = BTreeMap::new();
     let mut old = Vec::new();
     for (job, note) in index.notes() {
-        match &note.doing {
-            Doing::AfterJob => {
-                let open = note
-                    .after
-                    .iter()
-                    .filter(|before| index.note(before).is_some());
+        let is_due = match &note.doing {
+            Doing::AfterJob(on) => {
+                let after = note.after.iter().map(|before| &before.job);
+                let open = after.filter(|before| index.note(before).is_some());
                 waits.insert(job.clone(), (note.submitted_at, open.cloned().collect()));
+                // Perhaps nobody has seen that one, or it's over and the others aren't.
+                index.note(on).is_none()
             }
-            Doing::UntilTime | Doing::ForLock(_) | Doing::Otherwise => {}
-            Doing::Queued | Doing::Held(_) => continue,
-        }
-        if now.since(note.written_at) >= AGE_MIN {
+            Doing::UntilTime(until) => *until <= now,
+            Doing::Otherwise => true,
+            // Each lock is looked at by itself.
+            Doing::ForLock(_) | Doing::Queued | Doing::Held(_) => false,
+        };
+        if is_due && now.since(note.written_at) >= AGE_MIN {
             old.push(job.clone());
         }
     }
@@ -221,77 +223,9 @@ async fn waiting(
             look::carry_out(stores, &entry, event).await?;
         }
     }
-    for job in old {
-        let lost_at = None;
-        look::look(
-            stores,
-            &job,
-            Known {
-                lost_at,
-                registered,
-            },
-        )
-        .await?;
-    }
-    Ok(())
-}
-
-/// Removes from every lock what can't be held or waited for any more, and wakes who is next.
-async fn all_locks(stores: &Stores, index: &Index) -> Result<(), BusError> {
-    let records: Bucket<Lock> = Bucket::new(&stores.bus, locks::BUCKET);
-    let now = stores.bus.now();
-    for (name, entry) in records.all().await? {
-        if now.since(entry.written_at) < AGE_MIN {
-            continue;
-        }
-        let Some(Some(tidied)) = per_job(tidied(stores, &entry.value).await)? else {
-            continue;
-        };
-        let next = tidied.next_in_line();
-        let tidied = tidied.woken(&next, now);
-        let written = if tidied.is_unused() {
-            records.remove(&name, entry.revision).await
-        } else {
-            let written = records.update(&name, &tidied, entry.revision).await;
-            written.map(|_| ())
-        };
-        match written {
-            Ok(()) => tracing::info!(lock = name, "a lock was tidied"),
-            Err(WriteError::Conflict(_)) => continue,
-            Err(WriteError::Bus(error)) => return Err(error),
-        }
-        for job in next.iter().filter(|job| index.note(job).is_some()) {
-            look::look(stores, job, Known::default()).await?;
-        }
-    }
-    Ok(())
-}
-
-/// The lock as it should be, if it isn't. A record that can't be read is an error: its job may
-/// well hold the lock.
-async fn tidied(stores: &Stores, lock: &Lock) -> Result<Option<Lock>, BusError> {
-    let jobs: Vec<&JobId> = lock.jobs().collect();
-    let mut states = HashMap::new();
-    for jobs in jobs.chunks(PAGE_MAX) {
-        let keys: Vec<&str> = jobs.iter().map(|job| job.as_str()).collect();
-        for row in stores.jobs.bucket().of_keys(&keys).await? {
-            if let Some(found) = row.entry? {
-                let record = found.value;
-                states.insert(record.id, (record.state.name(), record.claim));
-            }
-        }
-    }
-    if tidy(lock, |job| states.get(job).copied()) == *lock {
-        return Ok(None);
-    }
-    // A replica may be late: only the leader's word takes a lock away.
-    for job in jobs {
-        let found = stores.jobs.get_latest(job).await?.map(|entry| entry.value);
-        match found {
-            Some(record) => states.insert(job.clone(), (record.state.name(), record.claim)),
-            None => states.remove(job),
-        };
-    }
-    let tidied = tidy(lock, |job| states.get(job).copied());
-    Ok((tidied != *lock).then_some(tidied))
+    let known = Known {
+        lost_at: None,
+        registered,
+    };
+    look::look_at_all(stores, old, known).await
 }

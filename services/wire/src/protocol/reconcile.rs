@@ -18,10 +18,7 @@ use crate::{
     state::{Event, JobState, Owner, StateName, WaitReason},
     time::Timestamp,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 /// What is younger, by the server's time stamps, may still be in somebody's hands.
 pub const AGE_MIN: Duration = Duration::from_secs(10);
@@ -150,62 +147,97 @@ pub fn cycle_error(cycle: &[JobId]) -> JobError {
 }
 
 /// The jobs to fail so that no jobs wait for each other for ever: of each circle the youngest,
-/// with the circle. `waits` says of each job that waits when it was submitted and for whom.
+/// with the circle. `waits` says of each job that waits when it was submitted and for whom. Each
+/// wait is looked at a bounded number of times, unless there are circles.
 #[must_use]
 pub fn cycles(waits: &BTreeMap<JobId, (Timestamp, Vec<JobId>)>) -> Vec<(JobId, Vec<JobId>)> {
-    let mut open: BTreeSet<&JobId> = waits.keys().collect();
+    let mut graph = Graph::new(waits);
+    let free: Vec<&JobId> = graph.waits_for_nobody();
+    graph.take_out(free);
     let mut found = Vec::new();
-    loop {
-        trim(waits, &mut open);
-        let Some(start) = open.first().copied() else {
-            return found;
-        };
-        let circle = walk(waits, &open, start);
+    while let Some(start) = graph.open.keys().next().copied() {
+        let circle = graph.walk(start);
         let youngest = circle
             .iter()
             .copied()
             .max_by_key(|job| (waits.get(*job).map(|wait| wait.0), *job));
         let youngest = youngest.unwrap_or(start);
-        open.remove(youngest);
+        graph.take_out(vec![youngest]);
         found.push((youngest.clone(), circle.into_iter().cloned().collect()));
     }
+    found
 }
 
-/// Takes out, again and again, who waits for nobody that is left.
-fn trim(waits: &BTreeMap<JobId, (Timestamp, Vec<JobId>)>, open: &mut BTreeSet<&JobId>) {
-    loop {
-        let before = open.len();
-        let still = open.clone();
-        open.retain(|job| next_of(waits, &still, job).is_some());
-        if open.len() == before {
-            return;
+/// Who still waits for whom.
+struct Graph<'a> {
+    waits: &'a BTreeMap<JobId, (Timestamp, Vec<JobId>)>,
+    /// Those that are left, each with the number of its waits for others that are left.
+    open: BTreeMap<&'a JobId, usize>,
+    /// Who waits for a job: as often as it says so.
+    dependents: BTreeMap<&'a JobId, Vec<&'a JobId>>,
+}
+
+impl<'a> Graph<'a> {
+    fn new(waits: &'a BTreeMap<JobId, (Timestamp, Vec<JobId>)>) -> Self {
+        let mut open = BTreeMap::new();
+        let mut dependents: BTreeMap<&JobId, Vec<&JobId>> = BTreeMap::new();
+        for (job, (_, after)) in waits {
+            let known = after.iter().filter(|before| waits.contains_key(*before));
+            let mut count = 0;
+            for before in known {
+                dependents.entry(before).or_default().push(job);
+                count += 1;
+            }
+            open.insert(job, count);
+        }
+        Self {
+            waits,
+            open,
+            dependents,
         }
     }
-}
 
-fn next_of<'a>(
-    waits: &'a BTreeMap<JobId, (Timestamp, Vec<JobId>)>,
-    open: &BTreeSet<&JobId>,
-    job: &JobId,
-) -> Option<&'a JobId> {
-    let (_, after) = waits.get(job)?;
-    after.iter().find(|job| open.contains(job))
-}
-
-/// Goes from job to job until one comes again: the circle from there.
-fn walk<'a>(
-    waits: &'a BTreeMap<JobId, (Timestamp, Vec<JobId>)>,
-    open: &BTreeSet<&'a JobId>,
-    start: &'a JobId,
-) -> Vec<&'a JobId> {
-    let mut path = vec![start];
-    while let Some(next) = path.last().and_then(|job| next_of(waits, open, job)) {
-        if let Some(begin) = path.iter().position(|job| *job == next) {
-            return path.split_off(begin);
-        }
-        path.push(next);
+    fn waits_for_nobody(&self) -> Vec<&'a JobId> {
+        let free = self.open.iter().filter(|(_, count)| **count == 0);
+        free.map(|(job, _)| *job).collect()
     }
-    path
+
+    /// Takes jobs out, and with them those that wait for nobody else.
+    fn take_out(&mut self, mut jobs: Vec<&'a JobId>) {
+        while let Some(job) = jobs.pop() {
+            if self.open.remove(job).is_none() {
+                continue;
+            }
+            for dependent in self.dependents.get(job).into_iter().flatten() {
+                if let Some(count) = self.open.get_mut(dependent) {
+                    *count -= 1;
+                    if *count == 0 {
+                        jobs.push(dependent);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goes from job to job until one comes again: the circle from there. All that are left wait
+    /// for another that is.
+    fn walk(&self, start: &'a JobId) -> Vec<&'a JobId> {
+        let mut path = vec![start];
+        let mut places = BTreeMap::from([(start, 0)]);
+        while let Some(next) = path.last().and_then(|job| self.next_of(job)) {
+            if let Some(begin) = places.get(next) {
+                return path.split_off(*begin);
+            }
+            places.insert(next, path.len());
+            path.push(next);
+        }
+        path
+    }
+
+    fn next_of(&self, job: &JobId) -> Option<&'a JobId> {
+        let (_, after) = self.waits.get(job)?;
+        after.iter().find(|job| self.open.contains_key(job))
+    }
 }
 
 /// Whether a disk or a medium is still in use by the holder that a job waits for, `domain.<id>` or

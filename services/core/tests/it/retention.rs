@@ -1,0 +1,104 @@
+//! Final records leave after their time, but not while others wait for them.
+
+use crate::stack::{Stack, until};
+use serde_json::{Value, json};
+use std::time::Duration;
+use virtbus_bus::Jobs;
+use virtbus_wire::{BootId, Event, StateName, state::Owner};
+
+/// How long the record of a job stays, as the server was told; none = for ever.
+async fn time_to_live(stack: &Stack, id: &str) -> Option<String> {
+    let subject = format!("$KV.jobs.{id}");
+    let page = stack.bus.browse("KV_jobs", &subject, 1).await.unwrap();
+    page.items[0].header("Nats-TTL").map(str::to_owned)
+}
+
+/// Runs a job as a worker would that keeps final records for so long.
+async fn succeed(stack: &Stack, id: &str, keep: Duration) {
+    stack
+        .publish(
+            "storage.default.low",
+            json!({"id": id, "task": "ping"}).to_string(),
+        )
+        .await;
+    let entry = stack.record(id, StateName::Queued).await;
+    let jobs = Jobs::new(&stack.bus, keep);
+    let owner = Owner {
+        worker: "st-1".parse().unwrap(),
+        boot: BootId::from_u128(7),
+    };
+    let claim = Event::Claim {
+        owner,
+        seq: 1,
+        begin: true,
+    };
+    let entry = jobs.change(&entry, claim).await.unwrap();
+    let done = Event::Succeed(serde_json::Map::new());
+    jobs.change(&entry, done).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_final_records_end_by_themselves_and_the_time_is_configured() {
+    let stack = Stack::bare().await;
+    let _core = stack.core_with("core-a", &[("VIRTBUS__JOBS__KEEP", "2h")]);
+    stack.register("default").await;
+    stack
+        .publish("storage.default.low", r#"{"id":"a","task":"ping"}"#)
+        .await;
+    stack.record("a", StateName::Queued).await;
+    assert_eq!(time_to_live(&stack, "a").await, None);
+    let ask = json!({"id": "a"});
+    let _: Value = stack.ask("virtbus.jobs.cancel", &ask).await.unwrap();
+    assert_eq!(time_to_live(&stack, "a").await.as_deref(), Some("7200s"));
+    let _: Value = stack.ask("virtbus.jobs.retry", &ask).await.unwrap();
+    assert_eq!(time_to_live(&stack, "a").await, None);
+    // A ping that succeeded is nothing to remember.
+    succeed(&stack, "ping", Duration::from_secs(7_200)).await;
+    assert_eq!(time_to_live(&stack, "ping").await.as_deref(), Some("3600s"));
+    succeed(&stack, "short", Duration::from_secs(1)).await;
+    until("no record", async || {
+        match stack.jobs.get_latest(&"short".parse().unwrap()).await {
+            Ok(None) => Ok(()),
+            found => Err(format!("{found:?}")),
+        }
+    })
+    .await;
+    // The job that was begun again is still there.
+    stack.record("a", StateName::Queued).await;
+}
+
+#[tokio::test]
+async fn a_final_record_stays_while_an_unfinished_job_comes_after_it() {
+    let (stack, _core) = Stack::start().await;
+    // Twice the time between two sweeps is less than half of this.
+    let short = Duration::from_secs(24);
+    succeed(&stack, "done", short).await;
+    succeed(&stack, "nobody-needs", short).await;
+    for job in [
+        json!({"id": "open", "task": "ping"}),
+        json!({"id": "waits", "task": "ping", "after": ["done", "open"]}),
+    ] {
+        stack.publish("storage.default.low", job.to_string()).await;
+    }
+    stack.record("waits", StateName::Waiting).await;
+    until("its time is prolonged", async || {
+        match time_to_live(&stack, "done").await {
+            Some(time) if time == "3600s" => Ok(()),
+            time => Err(time),
+        }
+    })
+    .await;
+    until("what nobody needs is gone", async || {
+        match stack
+            .jobs
+            .get_latest(&"nobody-needs".parse().unwrap())
+            .await
+        {
+            Ok(None) => Ok(()),
+            found => Err(format!("{found:?}")),
+        }
+    })
+    .await;
+    stack.record("done", StateName::Succeeded).await;
+    stack.record("waits", StateName::Waiting).await;
+}
