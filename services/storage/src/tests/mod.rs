@@ -1,5 +1,6 @@
 //! The tasks against a real nats-server and a real qemu-img, on images of a few MiB.
 
+mod chains;
 mod convert;
 mod crashes;
 mod create_disk;
