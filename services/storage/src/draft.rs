@@ -61,6 +61,19 @@ impl Draft {
         self.is_placed = true;
         Ok(())
     }
+
+    /// Gives the file the name of another one, whose place it takes.
+    ///
+    /// # Errors
+    /// When the system refuses: as when a newer claim removed the file.
+    pub(crate) async fn replace(&mut self, target: &Name) -> Result<(), PoolError> {
+        let (root, part, target) = (self.root.clone(), self.part.clone(), target.clone());
+        let replaced: Result<(), PoolError> =
+            blocking::act(move || root.replace(&part, &target)).await;
+        replaced?;
+        self.is_placed = true;
+        Ok(())
+    }
 }
 
 impl Drop for Draft {

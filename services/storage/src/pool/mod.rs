@@ -3,11 +3,13 @@
 //! A pool is opened anew for each step of a job, as its file system may go and come back. Its mark
 //! (`.virtbus-pool`, holding the pool's name) tells an absent file from a pool that isn't mounted.
 
+mod copy;
 pub mod error;
 pub mod name;
 pub(crate) mod root;
 mod wipe;
 
+pub(crate) use copy::Tell;
 pub use error::PoolError;
 pub use name::{Folder, Name};
 pub use root::{Facts, Root};

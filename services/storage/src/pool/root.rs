@@ -8,7 +8,7 @@ use camino::Utf8PathBuf;
 use rustix::{
     fs::{
         AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, fstatvfs,
-        fsync, linkat, mkdirat, openat2, renameat_with, statat, unlinkat,
+        fsync, linkat, mkdirat, openat2, renameat, renameat_with, statat, unlinkat,
     },
     io::{Errno, read},
 };
@@ -160,6 +160,17 @@ impl Root {
             }),
             Err(errno) => Err(refused("rename", from)(errno)),
         }
+    }
+
+    /// Renames a file to a name that another one has, which is gone then, for good: the folder is
+    /// synced. Both lie in one folder.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn replace(&self, from: &Name, to: &Name) -> Result<(), PoolError> {
+        let folder = self.folder(to.folder())?;
+        renameat(&folder, from.file(), &folder, to.file()).map_err(refused("rename", from))?;
+        fsync(&folder).map_err(refused("sync the folder of", to))
     }
 
     /// Removes a file; false if there was none.

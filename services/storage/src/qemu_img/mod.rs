@@ -11,6 +11,13 @@ pub use error::ToolError;
 use camino::Utf8PathBuf;
 use serde::{Deserialize, de::DeserializeOwned};
 use std::os::fd::OwnedFd;
+use virtbus_wire::{
+    Size,
+    task::{
+        image::{Compat, Qcow2Options},
+        value::ClusterSize,
+    },
+};
 use virtbus_worker::process::{
     CommandLine, Exit, Monotonic, RunError, RunOptions, Stdout, Stop, find_program, percent, run,
 };
@@ -45,6 +52,56 @@ pub struct Info {
     /// The snapshots inside the file.
     #[serde(default)]
     pub snapshots: Vec<Kept>,
+    /// The unit of allocation, in bytes.
+    #[serde(default)]
+    pub cluster_size: Option<u64>,
+    /// What only files of its format have.
+    #[serde(default)]
+    pub format_specific: Option<Specific>,
+}
+
+/// What `info` says of a file's format.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Specific {
+    /// The options that a qcow2 was made with; those of other formats aren't looked at.
+    #[serde(default)]
+    pub data: Made,
+}
+
+/// The options that a qcow2 was made with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Made {
+    /// The version of the format.
+    #[serde(default)]
+    pub compat: Option<String>,
+    /// Whether clusters are allocated in parts.
+    #[serde(default)]
+    pub extended_l2: Option<bool>,
+    /// Whether reference counts may be written late.
+    #[serde(default)]
+    pub lazy_refcounts: Option<bool>,
+}
+
+impl Info {
+    /// The options for another qcow2 like this one.
+    #[must_use]
+    pub fn qcow2_options(&self) -> Qcow2Options {
+        let made = self.format_specific.as_ref().map(|specific| &specific.data);
+        let version = made.and_then(|made| made.compat.as_deref());
+        Qcow2Options {
+            cluster_size: self
+                .cluster_size
+                .and_then(|size| ClusterSize::new(Size::from_bytes(size).ok()?)),
+            extended_l2: made.and_then(|made| made.extended_l2),
+            lazy_refcounts: made.and_then(|made| made.lazy_refcounts),
+            compat: match version {
+                Some("0.10") => Some(Compat::V2),
+                Some("1.1") => Some(Compat::V3),
+                Some(_) | None => None,
+            },
+        }
+    }
 }
 
 /// A snapshot inside a file.

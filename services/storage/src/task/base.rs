@@ -25,7 +25,7 @@ use crate::{
     gate::Expected,
     pool::{Name, PoolError, Root},
     qemu_img::{Image, Info, NewImage},
-    task::{Checked, Context, Pace, Steps, context, done, in_place::Held, is_own, now},
+    task::{Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, now},
 };
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
@@ -55,7 +55,7 @@ pub(crate) struct Plan {
     qcow2: Qcow2Options,
     /// The overlay to come.
     draft: Option<Draft>,
-    held: Option<Held>,
+    held: Option<Alone>,
     /// The base, as its intent is written.
     base: Option<Disk>,
 }

@@ -4,10 +4,11 @@
 use crate::{
     blocking, catalog,
     disks::Disk,
+    draft::Draft,
     fence::{Fence, Mark},
     pool::{Facts, PoolError, Root},
     qemu_img::Info,
-    task::{Context, context, is_own, now},
+    task::{Context, Pace, context, is_own, now, relay::relayed},
 };
 use virtbus_wire::{
     Code, DiskId, JobError,
@@ -16,7 +17,7 @@ use virtbus_wire::{
 use virtbus_worker::{perform::Stop, process};
 
 /// A disk that this claim has alone, and may change.
-pub(crate) struct Held {
+pub(crate) struct Alone {
     pub(crate) root: Root,
     pub(crate) fence: Fence,
     /// The disk, as the intent is written.
@@ -25,10 +26,10 @@ pub(crate) struct Held {
 
 impl Context<'_> {
     /// Takes the lock on a disk's file, and writes the intent.
-    pub(crate) async fn hold(&self, root: &Root, disk: &Disk) -> Result<Held, Stop> {
+    pub(crate) async fn hold(&self, root: &Root, disk: &Disk) -> Result<Alone, Stop> {
         let fence = self.fence(root, &disk.id).await?;
         let disk = self.store.disks.take(disk, &self.job.id).await?;
-        Ok(Held {
+        Ok(Alone {
             root: root.clone(),
             fence,
             disk,
@@ -36,7 +37,7 @@ impl Context<'_> {
     }
 
     /// A disk with the intent of an earlier claim of this job, and its lock.
-    pub(crate) async fn held_before(&self, id: &DiskId) -> Result<Option<Held>, Stop> {
+    pub(crate) async fn held_before(&self, id: &DiskId) -> Result<Option<Alone>, Stop> {
         let Some(disk) = self.store.disks.get(id).await? else {
             return Ok(None);
         };
@@ -46,7 +47,7 @@ impl Context<'_> {
         }
         let root = self.root().await?;
         let fence = self.fence(&root, id).await?;
-        Ok(Some(Held { root, fence, disk }))
+        Ok(Some(Alone { root, fence, disk }))
     }
 
     /// Whether an earlier claim of this job died between the result in the catalogue and its
@@ -125,5 +126,32 @@ impl Context<'_> {
     /// That a disk is nobody's but the job's: to be changed, or to be what goes on below another.
     pub(crate) fn admit_alone(&self, disk: &Disk) -> Result<(), Stop> {
         self.admit_use(disk, UseMode::Exclusive)
+    }
+
+    /// A copy of a disk's file under a temporary name, in room that was set aside. `all` bytes
+    /// are passed by what is done with it in all.
+    pub(crate) async fn copied(
+        &self,
+        root: &Root,
+        disk: &Disk,
+        all: u64,
+        pace: &Pace<'_>,
+    ) -> Result<Draft, Stop> {
+        let facts = self.facts_there(root, disk).await?;
+        let draft = self.draft(root, &disk.id, facts.allocated).await?;
+        let (from, file, part) = (root.clone(), context::file_of(disk), draft.part().clone());
+        relayed(pace, ("copy", 0, all), move |tell| {
+            from.copy(&file, (&from, &part), tell)
+        })
+        .await?;
+        Ok(draft)
+    }
+
+    /// Takes the lock on a disk's file, and writes the intent, if no other program writes it.
+    pub(crate) async fn hold_idle(&self, root: &Root, disk: &Disk) -> Result<Alone, Stop> {
+        let (image, never) = (context::image_of(root, disk), process::Stop::new());
+        let idle = self.store.tool.probe(&image, &never).await;
+        idle.map_err(context::tool)?;
+        self.hold(root, disk).await
     }
 }

@@ -10,6 +10,7 @@
 //! after the commit nothing stops; `effect` changes the pool; `publish` says so in the catalogue.
 
 mod base;
+mod commit;
 pub(crate) mod context;
 mod convert;
 mod create_disk;
@@ -19,6 +20,8 @@ mod in_place;
 pub(crate) mod new_disk;
 mod overlay;
 mod ping;
+mod rebase;
+mod relay;
 mod resize;
 mod restore_disk;
 mod snapshot;
@@ -27,12 +30,14 @@ pub(crate) use context::Context;
 
 use crate::{qemu_img::Act, store::Store};
 use base::Base;
+use commit::Commit;
 use convert::Convert;
 use create_disk::CreateDisk;
 use delete_disk::DeleteDisk;
 use delete_media::DeleteMedia;
 use overlay::Overlay;
 use ping::Ping;
+use rebase::Rebase;
 use resize::Resize;
 use restore_disk::RestoreDisk;
 use snapshot::Snapshot;
@@ -273,9 +278,9 @@ pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'
             let (disk, name) = (&params.disk, &params.snapshot);
             Known::steps(snapshot(at()?, disk, name, Act::Delete))
         }
-        Is::Commit(_)
-        | Is::Rebase(_)
-        | Is::Sparsify(_)
+        Is::Commit(params) => Known::steps(Commit { at: at()?, params }),
+        Is::Rebase(params) => Known::steps(Rebase { at: at()?, params }),
+        Is::Sparsify(_)
         | Is::ArchiveDisk(_)
         | Is::UnarchiveDisk(_)
         | Is::AdoptDisk(_)

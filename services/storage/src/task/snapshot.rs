@@ -14,7 +14,7 @@ use crate::{
     pool::Root,
     qemu_img::{Act, Info, Snapshot as Command},
     space::Reservation,
-    task::{Checked, Context, Pace, Steps, context, done, in_place::Held, is_own},
+    task::{Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own},
 };
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
@@ -48,7 +48,7 @@ pub(crate) struct Plan {
     /// The disk and all below it.
     chain: Vec<Disk>,
     _room: Option<Reservation>,
-    held: Option<Held>,
+    held: Option<Alone>,
     info: Option<Info>,
 }
 
@@ -102,7 +102,7 @@ impl Snapshot<'_> {
     }
 
     /// Runs the tool, if the file isn't as asked for already. What the file holds then.
-    async fn apply(&self, held: &mut Held, lost: &process::Stop) -> Result<Info, Stop> {
+    async fn apply(&self, held: &mut Alone, lost: &process::Stop) -> Result<Info, Stop> {
         let before = self.at.info(&held.root, &held.disk).await?;
         let is_there = self.is_in(&before);
         let id = before
@@ -139,7 +139,7 @@ impl Snapshot<'_> {
     }
 
     /// The chain of a disk that an earlier claim held, gated.
-    async fn gate(&self, held: &Held) -> Result<(), Stop> {
+    async fn gate(&self, held: &Alone) -> Result<(), Stop> {
         let mut chain = vec![held.disk.clone()];
         chain.extend(self.at.store.disks.below(&held.disk).await?);
         self.at.gate(&held.root, &chain).await

@@ -276,6 +276,26 @@ async fn a_base_of_an_overlay() {
     cut(case("create_snapshot", r#"{"disk": "{c}", "base": "{n}"}"#)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_leaves_the_disk() {
+    cut(case("commit", r#"{"disk": "{c}"}"#)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_takes_the_disk_along() {
+    cut(case("commit", r#"{"disk": "{c}", "delete": true}"#)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebase_onto_another_backing() {
+    cut(case("rebase", r#"{"disk": "{c}", "backing": "{e}"}"#)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebase_onto_nothing() {
+    cut(case("rebase", r#"{"disk": "{c}", "backing": null}"#)).await;
+}
+
 /// So that the world is what it's said to be.
 #[tokio::test]
 async fn the_world_holds_what_it_should() {

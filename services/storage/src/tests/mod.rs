@@ -1,6 +1,7 @@
 //! The tasks against a real nats-server and a real qemu-img, on images of a few MiB.
 
 mod attacks;
+mod chains;
 mod convert;
 mod crashes;
 mod create_disk;

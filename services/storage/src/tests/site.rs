@@ -341,6 +341,15 @@ impl Site {
         paths.filter(is_held).map(read).collect()
     }
 
+    /// Marks the lock that a dead claim left: its effect had begun.
+    pub(super) fn mark_lock(&self, disk: &str) {
+        let path = self.path(&format!("locks/disk.{disk}"));
+        let text = std::fs::read(&path).unwrap();
+        let mut holder: Value = serde_json::from_slice(&text).unwrap();
+        holder["mark"] = json!({});
+        std::fs::write(path, holder.to_string()).unwrap();
+    }
+
     /// Runs a claim that freezes after a step, and goes on once the next claim is done. Both
     /// results, the frozen one's first. For a runtime with several threads.
     pub(super) async fn frozen(

@@ -1,0 +1,210 @@
+//! Whole files from one pool to another, or to the archive: cloned where the file system can,
+//! else copied by the kernel where it can, holes left out.
+
+use super::{
+    error::PoolError,
+    name::Name,
+    root::{Root, facts_of},
+};
+use rustix::{
+    fs::{SeekFrom, copy_file_range, fsync, ftruncate, ioctl_ficlone, seek},
+    io::{Errno, pread, pwrite},
+};
+use std::os::fd::OwnedFd;
+
+/// Bytes that the kernel copies at once: how soon a copy can be stopped.
+const RANGE_BYTES: usize = 8 << 20;
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// How a file was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copied {
+    /// Both have the same blocks now.
+    Cloned,
+    /// Byte by byte.
+    Copied,
+}
+
+/// Gets the bytes that were passed, of how many, and says whether to go on.
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
+
+impl Root {
+    /// Copies a file to a new one, down to the disk.
+    ///
+    /// # Errors
+    /// When there is no such file, the system refuses, or it isn't to go on.
+    pub(crate) fn copy(
+        &self,
+        name: &Name,
+        to: (&Self, &Name),
+        tell: Tell<'_>,
+    ) -> Result<Copied, PoolError> {
+        let missing = || refused("copy", name, Errno::NOENT);
+        let source = self.open(name)?.ok_or_else(missing)?;
+        let target = to.0.open_or_make(to.1)?;
+        let failed = |errno| refused("copy", name, errno);
+        ftruncate(&target, 0).map_err(failed)?;
+        let copied = if ioctl_ficlone(&target, &source).is_ok() {
+            Copied::Cloned
+        } else {
+            copy_data(&source, &target, tell).map_err(failed)?;
+            Copied::Copied
+        };
+        fsync(&target).map_err(|errno| refused("sync", to.1, errno))?;
+        Ok(copied)
+    }
+}
+
+fn copy_data(source: &OwnedFd, target: &OwnedFd, tell: Tell<'_>) -> Result<(), Errno> {
+    let facts = facts_of(source)?;
+    let total = facts.length.min(facts.allocated);
+    ftruncate(target, facts.length)?;
+    let (mut at, mut passed, mut by_kernel) = (0, 0, true);
+    while let Some((from, to)) = next_data(source, at, facts.length)? {
+        at = from;
+        while at < to {
+            let n = copy_some(source, target, at, to - at, &mut by_kernel)?;
+            if n == 0 {
+                // Somebody makes it shorter meanwhile.
+                return Err(Errno::AGAIN);
+            }
+            at += n;
+            passed += n;
+            if !tell(passed.min(total), total) {
+                return Err(Errno::CANCELED);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies at most so many bytes; 0 at the end of the file.
+fn copy_some(
+    source: &OwnedFd,
+    target: &OwnedFd,
+    at: u64,
+    bytes: u64,
+    by_kernel: &mut bool,
+) -> Result<u64, Errno> {
+    if *by_kernel {
+        let (mut from, mut to) = (at, at);
+        let bytes = usize::try_from(bytes).unwrap_or(RANGE_BYTES);
+        let bytes = bytes.min(RANGE_BYTES);
+        match copy_file_range(source, Some(&mut from), target, Some(&mut to), bytes) {
+            Ok(n) if n > 0 => return Ok(n as u64),
+            // Between these two it can't, or not for this kind of file.
+            Ok(_)
+            | Err(
+                Errno::XDEV
+                | Errno::INVAL
+                | Errno::NOSYS
+                | Errno::OPNOTSUPP
+                | Errno::PERM
+                | Errno::IO,
+            ) => *by_kernel = false,
+            Err(errno) => return Err(errno),
+        }
+    }
+    let length = usize::try_from(bytes)
+        .unwrap_or(CHUNK_BYTES)
+        .min(CHUNK_BYTES);
+    let mut chunk = vec![0; length];
+    let n = pread(source, &mut chunk, at)?;
+    let mut written = 0;
+    while written < n {
+        written += pwrite(target, &chunk[written..n], at + written as u64)?;
+    }
+    Ok(n as u64)
+}
+
+/// From where to where a file holds something, at `at` or after it; none if only a hole is left.
+fn next_data(file: &OwnedFd, at: u64, length: u64) -> Result<Option<(u64, u64)>, Errno> {
+    if at >= length {
+        return Ok(None);
+    }
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(from) if from < length => {
+            let to = seek(file, SeekFrom::Hole(from))?;
+            Ok(Some((from, to.min(length))))
+        }
+        Ok(_) | Err(Errno::NXIO) => Ok(None),
+        // A file system without holes.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some((at, length))),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn refused(act: &'static str, name: &Name, source: Errno) -> PoolError {
+    let name = name.to_string();
+    PoolError::Refused { act, name, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::PoolConfig, pool::Pool};
+    use camino::Utf8PathBuf;
+    use std::os::unix::fs::FileExt as _;
+    use virtbus_wire::{DiskId, task::image::ImageFormat};
+
+    fn pool(dir: &tempfile::TempDir) -> Root {
+        let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
+        let config = PoolConfig {
+            create: true,
+            ..PoolConfig::at(path)
+        };
+        let pool = Pool::new("default".parse().unwrap(), config);
+        pool.prepare().unwrap();
+        pool.reach().unwrap()
+    }
+
+    fn disk(id: &str) -> Name {
+        Name::disk(&id.parse::<DiskId>().unwrap(), ImageFormat::Raw)
+    }
+
+    /// Of 64 MiB, with something at both ends and in the middle.
+    fn sparse(root: &Root, name: &Name) {
+        let file = std::fs::File::from(root.open_or_make(name).unwrap());
+        file.set_len(64 << 20).unwrap();
+        for at in [0, 20 << 20, (64 << 20) - 4] {
+            file.write_all_at(b"abcd", at).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_copy_holds_the_same_and_leaves_holes_out() {
+        let near = tempfile::tempdir().unwrap();
+        // Another file system: the kernel may not copy between the two.
+        let far = tempfile::tempdir_in("/dev/shm").unwrap();
+        let (root, here) = (pool(&near), disk("d1"));
+        sparse(&root, &here);
+        for other in [root.clone(), pool(&far)] {
+            let (to, mut last) = (disk("d2"), 0);
+            root.copy(&here, (&other, &to), &mut |passed, total| {
+                assert!(last <= passed && passed <= total);
+                last = passed;
+                true
+            })
+            .unwrap();
+            let read = |root: &Root, name| std::fs::read(root.path(name)).unwrap();
+            assert!(read(&root, &here) == read(&other, &to));
+            let facts = other.facts(&to).unwrap().unwrap();
+            assert_eq!(facts.length, 64 << 20);
+            assert!(facts.allocated < 1 << 20, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_that_is_to_stop_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = pool(&dir);
+        sparse(&root, &disk("d1"));
+        let stopped = root.copy(&disk("d1"), (&root, &disk("d2")), &mut |_, _| false);
+        match stopped {
+            Err(PoolError::Refused { source, .. }) => assert_eq!(source, Errno::CANCELED),
+            // Where it's cloned there's nothing to stop.
+            other => assert_eq!(other, Ok(Copied::Cloned)),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! `rebase`: a disk onto another backing, or onto none; what it shows stays.
+//!
+//! The work is done on a file beside the disk's: without a backing a copy of all that the disk
+//! shows, else a copy of its file in which the tool sets down what the two backings hold
+//! differently. It can be stopped at any time, and fails without a trace. The effect is one rename
+//! over the disk's file, under the lock on it, and shows in the file's header.
+
+use crate::{
+    catalog::{self, Purpose},
+    disks::Disk,
+    draft::Draft,
+    gate::Expected,
+    pool::Root,
+    qemu_img::{Copy, Image, Info, Rebase as Command, command::bytes_max},
+    task::{
+        Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, new_disk::tell, now,
+    },
+};
+use virtbus_bus::locks::LockSet;
+use virtbus_wire::{
+    Code, JobError,
+    catalog::{DiskRecord, DiskState},
+    protocol::lock::Mode,
+    task::{
+        image::{Compress, ImageFormat},
+        storage as params,
+    },
+};
+use virtbus_worker::perform::{Done, Stop};
+
+pub(crate) struct Rebase<'a> {
+    pub(crate) at: Context<'a>,
+    pub(crate) params: &'a params::Rebase,
+}
+
+pub(crate) struct Plan {
+    root: Root,
+    /// The disk and all below it now.
+    chain: Vec<Disk>,
+    /// The new backing and all below it.
+    onto: Vec<Disk>,
+    draft: Option<Draft>,
+    held: Option<Alone>,
+}
+
+impl Rebase<'_> {
+    fn admit(&self, disk: &Disk, onto: &[Disk]) -> Result<(), Stop> {
+        if disk.record.format != ImageFormat::Qcow2 {
+            let text = "only a qcow2 can have a backing";
+            return Err(JobError::invalid_params("disk", text).into());
+        }
+        if onto.iter().any(|below| below.id == disk.id) {
+            let text = "stands on the disk itself";
+            return Err(JobError::invalid_params("backing", text).into());
+        }
+        if !disk.record.snapshots.is_empty() {
+            let text = "the disk's snapshots would show what the new backing holds";
+            return Err(JobError::new(Code::DiskWrongState, text).into());
+        }
+        self.at.admit_alone(disk)
+    }
+
+    /// What the disk's file is to be.
+    async fn expected(&self) -> Result<Expected, Stop> {
+        let backing = match &self.params.backing {
+            Some(id) => self.at.store.disks.get(id).await?,
+            None => None,
+        };
+        Ok(Expected {
+            format: ImageFormat::Qcow2,
+            backing: backing.as_ref().map(context::backing_of),
+        })
+    }
+
+    /// A copy of all that the disk shows.
+    async fn flatten(&self, plan: &Plan, info: &Info, pace: &Pace<'_>) -> Result<Draft, Stop> {
+        let (tool, disk) = (&self.at.store.tool, &plan.chain[0]);
+        let source = context::image_of(&plan.root, disk);
+        let measured = tool.measure(&source, pace.stop).await;
+        let measure = measured.map_err(context::tool)?;
+        let draft = self.at.draft(&plan.root, &disk.id, measure.required);
+        let draft = draft.await?;
+        let copy = Copy {
+            source,
+            target: Image {
+                path: plan.root.path(draft.part()),
+                format: ImageFormat::Qcow2,
+            },
+            compress: Compress::None,
+            subformat: None,
+            qcow2: info.qcow2_options(),
+            cache: self.at.pool.config.cache,
+            bytes_max: bytes_max(measure.fully_allocated),
+        };
+        let rise = |percent| tell(pace, "flatten", percent, info.virtual_size);
+        let copied = tool.convert(&copy, pace.stop, rise).await;
+        copied.map_err(context::tool)?;
+        Ok(draft)
+    }
+
+    /// A copy of the disk's file, put onto the new backing.
+    async fn put_onto(&self, plan: &Plan, info: &Info, pace: &Pace<'_>) -> Result<Draft, Stop> {
+        let (root, disk) = (&plan.root, &plan.chain[0]);
+        let backing = plan.onto.first().ok_or_else(context::out_of_order)?;
+        let facts = self.at.facts_there(root, disk).await?;
+        let all = facts.allocated.saturating_add(info.virtual_size);
+        let draft = self.at.copied(root, disk, all, pace).await?;
+        let command = Command {
+            image: Image {
+                path: root.path(draft.part()),
+                format: ImageFormat::Qcow2,
+            },
+            backing: context::backing_of(backing),
+            bytes_max: bytes_max(facts.length.saturating_add(info.virtual_size)),
+        };
+        let rise = |percent| {
+            #[expect(clippy::cast_precision_loss, reason = "a percentage, for people")]
+            let copied = facts.allocated as f64 * 100.0 / all.max(1) as f64;
+            tell(
+                pace,
+                "rebase",
+                copied + percent * (1.0 - copied / 100.0),
+                all,
+            );
+        };
+        let ran = self.at.store.tool.rebase(&command, pace.stop, rise).await;
+        ran.map_err(context::tool)?;
+        Ok(draft)
+    }
+
+    /// Writes what is there now, the disk's own record last: it names the former backing.
+    async fn write(&self, held: &Alone) -> Result<Done, Stop> {
+        let (disks, disk) = (&self.at.store.disks, &held.disk);
+        let (former, wanted) = (&disk.record.backing, &self.params.backing);
+        if let Some(former) = former
+            .as_ref()
+            .filter(|former| Some(*former) != wanted.as_ref())
+        {
+            disks.drop_child(former, &disk.id).await?;
+        }
+        let info = self.at.info(&held.root, disk).await?;
+        let step = |record: &DiskRecord| {
+            let record = catalog::made(record, info.virtual_size, info.actual_size, now());
+            catalog::on_top_of(record, wanted.as_ref(), ImageFormat::Qcow2)
+        };
+        self.at.settle(disk, step).await?;
+        self.result()
+    }
+
+    /// Whether the file is as asked for.
+    async fn is_rebased(&self, held: &Alone) -> Result<bool, Stop> {
+        let (file, expected) = (context::file_of(&held.disk), self.expected().await?);
+        Ok(self.at.gate_file(&held.root, &file, expected).await.is_ok())
+    }
+
+    fn result(&self) -> Result<Done, Stop> {
+        let backing = self.params.backing.clone();
+        done(&params::Rebased { backing })
+    }
+}
+
+impl Steps for Rebase<'_> {
+    type Plan = Plan;
+
+    // Alone on the disk, shared on all below it, before and after.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        let mut locks = match &self.params.backing {
+            Some(backing) => self.at.locks_below(backing, Mode::Shared).await?,
+            None => LockSet::new(),
+        };
+        let disk = self.at.locks_below(&self.params.disk, Mode::Exclusive);
+        locks.extend(disk.await?);
+        Ok(locks)
+    }
+
+    async fn clean(&self) -> Result<(), Stop> {
+        self.at.clean(&self.params.disk).await
+    }
+
+    async fn check(&self) -> Result<Checked<Plan>, Stop> {
+        self.at.admit_pool(false).await?;
+        let disk = self.at.admitted(&self.params.disk, Purpose::Use).await?;
+        let is_ready = disk.record.state == DiskState::Ready;
+        if is_ready && disk.record.backing == self.params.backing {
+            return self.result().map(Checked::Done);
+        }
+        let onto = match &self.params.backing {
+            Some(backing) => self.at.readable_chain(backing).await?,
+            None => Vec::new(),
+        };
+        self.admit(&disk, &onto)?;
+        let below = self.at.readable_below(&disk).await?;
+        Ok(Checked::Plan(Plan {
+            root: self.at.root().await?,
+            chain: std::iter::once(disk).chain(below).collect(),
+            onto,
+            draft: None,
+            held: None,
+        }))
+    }
+
+    async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
+        let root = &plan.root;
+        let info = self.at.gate_idle(root, &plan.chain, pace.stop).await?;
+        self.at.gate(root, &plan.onto).await?;
+        let draft = match &self.params.backing {
+            None => self.flatten(plan, &info, pace).await?,
+            Some(_) => self.put_onto(plan, &info, pace).await?,
+        };
+        draft.sync().await?;
+        let (expected, size) = (self.expected().await?, info.virtual_size);
+        let verified = self
+            .at
+            .verify(root, draft.part(), expected, size, pace.stop);
+        verified.await?;
+        plan.draft = Some(draft);
+        Ok(())
+    }
+
+    async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
+        let disk = &plan.chain[0];
+        plan.held = Some(self.at.hold_idle(&plan.root, disk).await?);
+        // After the intent, by which whoever takes it back finds the way.
+        if let Some(backing) = &self.params.backing {
+            self.at.store.disks.add_child(backing, &disk.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn effect(&self, plan: &mut Plan, _: &Pace<'_>) -> Result<(), Stop> {
+        let file = context::file_of(&plan.chain[0]);
+        let draft = plan.draft.as_mut().ok_or_else(context::out_of_order)?;
+        Ok(draft.replace(&file).await?)
+    }
+
+    async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
+        let held = plan.held.as_ref().ok_or_else(context::out_of_order)?;
+        self.write(held).await
+    }
+
+    async fn recover(&self) -> Result<Option<Done>, Stop> {
+        if let Some(held) = self.at.held_before(&self.params.disk).await? {
+            let is_done = self.is_rebased(&held).await?;
+            return if is_done {
+                self.write(&held).await.map(Some)
+            } else {
+                Ok(None)
+            };
+        }
+        let disk = self.at.store.disks.get(&self.params.disk).await?;
+        let is_done = disk.is_some_and(|disk| {
+            is_own(disk.record.owner_job.as_ref(), self.at.job)
+                && disk.record.state == DiskState::Ready
+                && disk.record.backing == self.params.backing
+        });
+        is_done.then(|| self.result()).transpose()
+    }
+
+    async fn abandon(&self) -> Result<(), Stop> {
+        let Some(held) = self.at.held_before(&self.params.disk).await? else {
+            return Ok(());
+        };
+        if self.is_rebased(&held).await? {
+            return self.write(&held).await.map(|_| ());
+        }
+        if let Some(backing) = &self.params.backing {
+            let disks = &self.at.store.disks;
+            disks.drop_child(backing, &held.disk.id).await?;
+        }
+        let info = self.at.info(&held.root, &held.disk).await?;
+        self.at.settle_measured(&held.disk, &info).await
+    }
+}

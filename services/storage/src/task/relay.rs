@@ -1,0 +1,47 @@
+//! Long acts on files, off the runtime's threads, that tell how far they came and can be stopped.
+
+use crate::{
+    blocking,
+    pool::{PoolError, Tell},
+    task::{Pace, new_disk::tell},
+};
+use rustix::io::Errno;
+use tokio::sync::mpsc::channel;
+use virtbus_worker::perform::Stop;
+
+/// Runs a long act. `phase` is its name, the bytes passed before it, and how many there are in all
+/// acts of this phase; 0 if that's this one alone.
+///
+/// # Errors
+/// [`Stop::Stopped`] when the job's work is to end, or what the act failed with.
+pub(crate) async fn relayed<T: Send + 'static>(
+    pace: &Pace<'_>,
+    (phase, before, all): (&str, u64, u64),
+    act: impl FnOnce(Tell<'_>) -> Result<T, PoolError> + Send + 'static,
+) -> Result<T, Stop> {
+    let (tell_to, mut told) = channel(1);
+    let (stop, lost) = (pace.stop.clone(), pace.lost.clone());
+    let acting = blocking::act(move || {
+        act(&mut |passed, total| {
+            // Progress that nobody has time for is left out.
+            tell_to.try_send((passed, total)).ok();
+            !stop.is_asked() && !lost.is_asked()
+        })
+    });
+    let telling = async {
+        while let Some((passed, total)) = told.recv().await {
+            let total = if all == 0 { total } else { all };
+            #[expect(clippy::cast_precision_loss, reason = "a percentage, for people")]
+            let percent = (before + passed) as f64 * 100.0 / total.max(1) as f64;
+            tell(pace, phase, percent.min(100.0), total);
+        }
+    };
+    let (acted, ()) = tokio::join!(acting, telling);
+    match acted {
+        Err(PoolError::Refused {
+            source: Errno::CANCELED,
+            ..
+        }) => Err(Stop::Stopped),
+        other => Ok(other?),
+    }
+}
