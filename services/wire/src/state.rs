@@ -285,6 +285,10 @@ pub enum Event {
     GiveUp,
     /// What it waits for can't come true any more.
     Drop(JobError),
+    /// Its host is fenced: what it asks for is so.
+    Settle(Map<String, Value>),
+    /// Its host is fenced: it's about to be published on this queue, for another host.
+    Rehome(Queue),
     /// A person wants it run again.
     Retry,
 }
@@ -340,6 +344,8 @@ impl Event {
             Self::Recover(_) => "be found done",
             Self::Fail(_) => "fail",
             Self::GiveUp => "be given up",
+            Self::Settle(_) => "be settled",
+            Self::Rehome(_) => "go to another host",
             Self::Drop(_) => "be dropped",
             Self::Retry => "be retried",
         }

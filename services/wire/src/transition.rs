@@ -41,6 +41,8 @@ impl Record {
             Event::Fail(error) => next.fail(error, now),
             Event::GiveUp => next.give_up(now),
             Event::Drop(error) => next.drop_unmet(error, now),
+            Event::Settle(result) => next.settle(result, now),
+            Event::Rehome(queue) => next.rehome(queue, now),
             Event::Retry => next.retry_again(now),
         };
         if applied { Ok(next) } else { Err(illegal) }
@@ -248,6 +250,32 @@ impl Record {
         let legal = matches!(self.state, JobState::Queued | JobState::Waiting(_));
         if legal {
             self.end(now, |ended| JobState::Cancelled(ended, Some(error)));
+        }
+        legal
+    }
+
+    fn settle(&mut self, result: Map<String, Value>, now: Timestamp) -> bool {
+        let legal = match &self.state {
+            JobState::Queued | JobState::Waiting(_) | JobState::Running(_) => true,
+            JobState::Cancelling(_) => false,
+            JobState::Succeeded(..) | JobState::Failed(..) | JobState::Cancelled(..) => false,
+        };
+        if legal {
+            self.end(now, |ended| JobState::Succeeded(ended, result));
+        }
+        legal
+    }
+
+    fn rehome(&mut self, queue: Queue, now: Timestamp) -> bool {
+        let legal = match &self.state {
+            JobState::Queued | JobState::Waiting(_) | JobState::Running(_) => true,
+            JobState::Cancelling(_) => false,
+            JobState::Succeeded(..) | JobState::Failed(..) | JobState::Cancelled(..) => false,
+        };
+        if legal {
+            self.queue = queue.into();
+            self.generation += 1;
+            self.set_queued(now);
         }
         legal
     }

@@ -208,7 +208,7 @@ fn retried(job: &Record) -> Verdict<RetryOutcome> {
 
 /// Publishes a job whose change raised its generation, and deletes the older message. Either may
 /// fail: the reconciler publishes what is missing and deletes what is over.
-async fn publish_if_new(stores: &Stores, before: &Record, after: &Record) {
+pub(super) async fn publish_if_new(stores: &Stores, before: &Record, after: &Record) {
     if after.generation == before.generation {
         return;
     }

@@ -5,6 +5,8 @@
 mod change;
 mod deregister;
 mod explain;
+mod fence;
+mod hypervisors;
 mod jobs;
 mod messages;
 mod pause;
@@ -46,37 +48,6 @@ const CALLER_BYTES_MAX: usize = 128;
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The wait before the service is announced again after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// What is answered here.
-const ANSWERED: &[Operation] = &[
-    Operation::JobsSubmit,
-    Operation::JobsGet,
-    Operation::JobsWait,
-    Operation::JobsList,
-    Operation::JobsCancel,
-    Operation::JobsPriority,
-    Operation::JobsRetry,
-    Operation::JobsExplain,
-    Operation::QueuesList,
-    Operation::QueuesPause,
-    Operation::QueuesResume,
-    Operation::QueuesPurge,
-    Operation::PoolsRegister,
-    Operation::PoolsDeregister,
-    Operation::PoolsGet,
-    Operation::PoolsList,
-    Operation::PoolsLookup,
-    Operation::DisksGet,
-    Operation::DisksList,
-    Operation::MediaGet,
-    Operation::MediaList,
-    Operation::DomainsGet,
-    Operation::DomainsList,
-    Operation::HypervisorsList,
-    Operation::WorkersList,
-    Operation::WorkersDrain,
-    Operation::WorkersUndrain,
-];
 
 /// Who asks: services that act for people say for whom.
 #[derive(Debug, Default, Deserialize)]
@@ -158,7 +129,7 @@ async fn serve(
         .description("Jobs, queues and catalogue");
     let service = builder.start(NAME, version).await?;
     let mut requests = SelectAll::new();
-    for &operation in ANSWERED {
+    for &operation in Operation::ALL {
         let name = operation.subject().trim_start_matches("virtbus.");
         let builder = service.endpoint_builder().name(name.replace('.', "_"));
         let endpoint = builder.add(operation.subject()).await?;
@@ -305,7 +276,7 @@ async fn answer(
         Operation::PoolsRegister => encode(&places::register(stores, decode(body)?).await?),
         Operation::PoolsGet => encode(&places::get(stores, decode(body)?).await?),
         Operation::PoolsList => encode(&places::list(stores).await?),
-        Operation::HypervisorsList => encode(&places::hypervisors(stores).await?),
+        Operation::HypervisorsList => encode(&hypervisors::list(stores).await?),
         Operation::WorkersList => encode(&workers::list(stores).await?),
         Operation::PoolsDeregister => encode(&deregister::deregister(stores, decode(body)?).await?),
         Operation::PoolsLookup => encode(&things::look_up(stores, decode(body)?).await?),
@@ -323,11 +294,17 @@ async fn answer(
             let caller = Caller::of(body)?;
             encode(&workers::drain(stores, decode(body)?, caller, false).await?)
         }
-        Operation::HypervisorsDrain
-        | Operation::HypervisorsUndrain
-        | Operation::HypervisorsFence => {
-            // Not among those subscribed to.
-            Err(JobError::internal(format!("{operation} is not answered here")).into())
+        Operation::HypervisorsDrain => {
+            let caller = Caller::of(body)?;
+            encode(&hypervisors::drain(stores, decode(body)?, caller, true).await?)
+        }
+        Operation::HypervisorsUndrain => {
+            let caller = Caller::of(body)?;
+            encode(&hypervisors::drain(stores, decode(body)?, caller, false).await?)
+        }
+        Operation::HypervisorsFence => {
+            let caller = Caller::of(body)?;
+            encode(&fence::fence(stores, decode(body)?, caller).await?)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `virtbus.pools.register`, `get`, `list`, `virtbus.hypervisors.list`.
+//! `virtbus.pools.register`, `get`, `list`.
 
 use super::Failed;
 use crate::{consumers, service::Stores};
@@ -6,7 +6,7 @@ use virtbus_bus::{BusError, topology};
 use virtbus_wire::{
     Code, JobError, Label,
     catalog::PoolRecord,
-    control::{HypervisorList, HypervisorRow, PoolList, PoolName},
+    control::{PoolList, PoolName},
 };
 
 /// How often a registration that others come between is tried.
@@ -77,16 +77,4 @@ pub(super) async fn list(stores: &Stores) -> Result<PoolList, BusError> {
 
 pub(super) fn values<T>(records: Vec<(String, virtbus_bus::Entry<T>)>) -> Vec<T> {
     records.into_iter().map(|(_, entry)| entry.value).collect()
-}
-
-pub(super) async fn hypervisors(stores: &Stores) -> Result<HypervisorList, BusError> {
-    let records = stores.catalogue.hypervisors.all().await?.into_iter();
-    let rows = records.filter_map(|(name, entry)| {
-        let hypervisor: Label = name.parse().ok()?;
-        let host = entry.value;
-        Some(HypervisorRow { hypervisor, host })
-    });
-    let mut hypervisors: Vec<HypervisorRow> = rows.collect();
-    hypervisors.sort_by(|one, other| one.hypervisor.cmp(&other.hypervisor));
-    Ok(HypervisorList { hypervisors })
 }

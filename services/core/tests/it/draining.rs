@@ -105,3 +105,37 @@ async fn the_limits_of_the_configuration_are_where_workers_read_them() {
     let list: Value = stack.ask("virtbus.pools.list", &json!({})).await.unwrap();
     assert_eq!(list["pools"].as_array().map(Vec::len), Some(1), "{list}");
 }
+
+#[tokio::test]
+async fn a_host_is_drained_and_undrained_by_its_record() {
+    let (stack, _core) = Stack::start().await;
+    let ask = json!({"hypervisor": "hv-1", "reason": "new memory", "by": "alice"});
+    let refused = stack.ask::<Value>("virtbus.hypervisors.drain", &ask).await;
+    assert!(refused.unwrap_err().contains("queue.unknown"));
+    let host = json!({"pool": "default", "worker": "hv-w", "host": "h", "cpus": 4,
+        "updated_at": Timestamp::now()});
+    let hosts = virtbus_bus::Bucket::<Value>::new(&stack.bus, "hypervisors");
+    hosts.put("hv-1", &host).await.unwrap();
+    let answer: Value = stack.ask("virtbus.hypervisors.drain", &ask).await.unwrap();
+    assert_eq!(
+        (&answer["hypervisor"], &answer["state"], &answer["reason"]),
+        (&json!("hv-1"), &json!("draining"), &json!("new memory"))
+    );
+    let list: Value = stack
+        .ask("virtbus.hypervisors.list", &json!({}))
+        .await
+        .unwrap();
+    let row = &list["hypervisors"][0];
+    assert_eq!(
+        (&row["state"], &row["cpus"]),
+        (&json!("draining"), &json!(4))
+    );
+    let answer: Value = stack
+        .ask("virtbus.hypervisors.undrain", &ask)
+        .await
+        .unwrap();
+    assert_eq!(
+        (&answer["state"], &answer["reason"]),
+        (&json!("up"), &Value::Null)
+    );
+}

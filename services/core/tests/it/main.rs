@@ -14,6 +14,7 @@ mod control;
 mod dependencies;
 mod draining;
 mod election;
+mod fencing;
 mod http;
 mod mending;
 mod pausing;

@@ -272,3 +272,139 @@ async fn a_job_that_was_not_begun_in_time_expires() {
     assert!(late < Duration::from_secs(1), "{late:?}");
     stack.empty("STORAGE").await;
 }
+
+#[tokio::test]
+async fn a_cancel_is_published_again_to_be_carried_out_when_its_worker_died() {
+    let (stack, _core) = Stack::start().await;
+    let seq = stack
+        .publish("storage.default.low", r#"{"id":"a","task":"ping"}"#)
+        .await;
+    let entry = stack.record("a", StateName::Queued).await;
+    let claim = Event::Claim {
+        owner: dead(),
+        seq,
+        begin: true,
+    };
+    stack.jobs.change(&entry, claim).await.unwrap();
+    let ask = json!({"id": "a"});
+    let answer = stack.ask::<serde_json::Value>("virtbus.jobs.cancel", &ask);
+    assert_eq!(answer.await.unwrap(), json!({"outcome": "cancelling"}));
+    stack.bus.delete_message("STORAGE", seq).await.unwrap();
+    let lying = until("a new message", async || {
+        let lying = stack.lying("STORAGE").await;
+        if lying.len() == 1 {
+            Ok(lying)
+        } else {
+            Err(lying)
+        }
+    })
+    .await;
+    assert_eq!(lying[0].1.as_deref(), Some("2"));
+    // Only a worker ends what a worker began.
+    let record = stack.record("a", StateName::Cancelling).await.value;
+    assert_eq!((record.generation, record.claim), (2, 1));
+}
+
+#[tokio::test]
+async fn a_message_that_is_left_of_a_job_that_is_over_goes() {
+    let (stack, _core) = Stack::start().await;
+    stack
+        .publish("storage.default.low", r#"{"id":"a","task":"ping"}"#)
+        .await;
+    let entry = stack.record("a", StateName::Queued).await;
+    let error = virtbus_wire::JobError::internal("x");
+    stack.jobs.change(&entry, Event::Fail(error)).await.unwrap();
+    // And one of a generation that nobody remembers.
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Virtbus-Job", "long-forgotten");
+    headers.insert("Virtbus-Generation", "3");
+    let job = br#"{"id":"long-forgotten","task":"ping"}"#.to_vec();
+    stack
+        .publish_with("storage.default.low", headers, job)
+        .await;
+    stack.empty("STORAGE").await;
+    stack.record("a", StateName::Failed).await;
+    let forgotten = "long-forgotten".parse().unwrap();
+    assert_eq!(stack.jobs.get_latest(&forgotten).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_lock_loses_the_entry_of_an_older_claim_and_the_ticket_of_a_job_that_is_over() {
+    let (stack, _core) = Stack::start().await;
+    for id in ["runs", "over"] {
+        let job = json!({"id": id, "task": "ping"}).to_string();
+        stack.publish("storage.default.low", job).await;
+    }
+    let mut entry = stack.record("runs", StateName::Queued).await;
+    for seq in [1, 1] {
+        let claim = Event::Claim {
+            owner: dead(),
+            seq,
+            begin: false,
+        };
+        entry = stack.jobs.change(&entry, claim).await.unwrap();
+    }
+    assert_eq!(entry.value.claim, 2);
+    let over = stack.record("over", StateName::Queued).await;
+    let error = virtbus_wire::JobError::internal("x");
+    stack.jobs.change(&over, Event::Fail(error)).await.unwrap();
+    let locks: Bucket<Lock> = Bucket::new(&stack.bus, locks::BUCKET);
+    let holder = |claim| {
+        Some(Holder {
+            job: "runs".parse().unwrap(),
+            claim,
+            since: None,
+        })
+    };
+    let lock = |claim| Lock {
+        exclusive: holder(claim),
+        shared: Vec::new(),
+        waiters: vec![Waiter {
+            job: "over".parse().unwrap(),
+            ticket: 5,
+            mode: Mode::Exclusive,
+            woken_at: None,
+        }],
+    };
+    locks.create("disk.older", &lock(1)).await.unwrap();
+    locks.create("disk.present", &lock(2)).await.unwrap();
+    until("the older claim's lock is free", async || {
+        let older = locks.get_latest("disk.older").await.unwrap();
+        let present = locks.get_latest("disk.present").await.unwrap();
+        let present = present.map(|entry| entry.value);
+        match (&older, &present) {
+            (None, Some(lock)) if lock.waiters.is_empty() => {
+                assert_eq!(lock.exclusive, holder(2));
+                Ok(())
+            }
+            found => Err(format!("{found:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_waits_for_room_or_for_bytes_does_not_wait_for_ever() {
+    let (stack, _core) = Stack::start().await;
+    let end = Timestamp::now().after(Duration::from_secs(2));
+    let transfer = WaitReason::Transfer {
+        received: 0,
+        size: None,
+        expires_at: end,
+    };
+    let needs = serde_json::Map::new();
+    for (id, on) in [
+        ("room", WaitReason::Capacity { needs }),
+        ("bytes", transfer),
+    ] {
+        let job = json!({"id": id, "task": "ping"}).to_string();
+        let seq = stack.publish("storage.default.low", job).await;
+        let entry = stack.record(id, StateName::Queued).await;
+        stack.jobs.change(&entry, Event::Wait(on)).await.unwrap();
+        stack.bus.delete_message("STORAGE", seq).await.unwrap();
+    }
+    let failed = stack.record("bytes", StateName::Failed).await.value;
+    assert_eq!(code(&failed), "transfer.expired");
+    let asks = stack.record("room", StateName::Queued).await.value;
+    assert_eq!(asks.generation, 2);
+}

@@ -5,6 +5,7 @@
 
 pub mod arrival;
 pub mod delivery;
+pub mod fence;
 pub mod gate;
 pub mod lock;
 pub mod outcome;

@@ -1,0 +1,282 @@
+//! `virtbus.hypervisors.fence`: a person's or a fencing device's word that a host is off.
+//!
+//! In this order: the host's record says so; its domains are off and what they used is free; its
+//! jobs end or go elsewhere; what should run is started elsewhere. Each step may be done again:
+//! whoever got no answer asks once more.
+
+use super::{Caller, Failed, change::publish_if_new, hypervisors::not_found, pause::check_reason};
+use crate::service::Stores;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+use std::collections::BTreeSet;
+use virtbus_bus::{Bucket, BusError, Entry, WriteError, jobs::ChangeError, lease::Leases};
+use virtbus_wire::{
+    Code, DomainId, Envelope, JobError, JobId, Label, Priority, Queue, Record,
+    catalog::{
+        Desired, DiskRecord, DomainRecord, HypervisorRecord, HypervisorState, InUseBy, MediaRecord,
+    },
+    control::{Fence, FenceOutcome},
+    protocol::fence::fenced,
+    task::hypervisor::DomainState,
+};
+
+/// How often a change that others come between is tried.
+const TRIES_MAX: u32 = 8;
+
+/// Believes that a host is off, and acts on it.
+pub(super) async fn fence(
+    stores: &Stores,
+    asked: Fence,
+    caller: Caller,
+) -> Result<FenceOutcome, Failed> {
+    check_reason(Some(&asked.reason))?;
+    let name = &asked.hypervisor;
+    let host = mark(stores, &asked).await?;
+    tracing::warn!(hypervisor = %name, by = caller.by, reason = asked.reason, "fenced");
+    let on_it = domains_of(stores, name).await?;
+    let mut domains = Vec::new();
+    for (id, before) in &on_it {
+        if before.state != DomainState::Shutoff {
+            switch_off(stores, id, name).await?;
+            domains.push(id.clone());
+        }
+    }
+    free(stores, &stores.catalogue.disks, name).await?;
+    free(stores, &stores.catalogue.media, name).await?;
+    let moved = settle_jobs(stores, name, &host.pool, asked.restart).await?;
+    let mut restarted: Vec<DomainId> = Vec::new();
+    if asked.restart {
+        let wanted = on_it
+            .into_iter()
+            .filter(|(_, domain)| domain.desired == Desired::Running);
+        for (id, domain) in wanted {
+            // One that was about to be started there already goes elsewhere by itself.
+            if !moved.contains(&id) {
+                start(stores, &id, &domain, &asked.reason).await?;
+            }
+            restarted.push(id);
+        }
+    }
+    Ok(FenceOutcome { domains, restarted })
+}
+
+/// Writes into the host's record that it's off. While its service lives nobody is believed.
+async fn mark(stores: &Stores, asked: &Fence) -> Result<HypervisorRecord, Failed> {
+    let (hosts, name) = (&stores.catalogue.hypervisors, &asked.hypervisor);
+    for _ in 0..TRIES_MAX {
+        let slot = hosts.slot(name.as_str()).await?;
+        let host = slot.value.ok_or_else(|| not_found(name))?;
+        let lease = stores.catalogue.workers.get_latest(host.worker.as_str());
+        if lease.await?.is_some() {
+            let message = format!(
+                "the service of {name} still lives: ask again once its lease is out, after 15 s"
+            );
+            let lives = JobError::new(Code::Conflict, message);
+            return Err(lives.with("worker", host.worker.as_str()).into());
+        }
+        let host = HypervisorRecord {
+            state: HypervisorState::Fenced,
+            reason: Some(asked.reason.clone()),
+            updated_at: stores.bus.now(),
+            ..host
+        };
+        match hosts.update(name.as_str(), &host, slot.revision).await {
+            Ok(_) => return Ok(host),
+            Err(WriteError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(WriteError::Conflict(name.to_string()).into())
+}
+
+/// The domains that are on a host, or were on it last.
+async fn domains_of(
+    stores: &Stores,
+    host: &Label,
+) -> Result<Vec<(DomainId, DomainRecord)>, BusError> {
+    let (mut found, mut from) = (Vec::new(), Some(1));
+    while let Some(revision) = from {
+        let page = stores.catalogue.domains.page(revision).await?;
+        for row in page.items {
+            if let (Ok(id), Ok(Some(entry))) = (row.key.parse(), row.entry)
+                && entry.value.hypervisor.as_ref() == Some(host)
+            {
+                found.push((id, entry.value));
+            }
+        }
+        from = page.next;
+    }
+    Ok(found)
+}
+
+async fn switch_off(stores: &Stores, id: &DomainId, host: &Label) -> Result<(), Failed> {
+    let domains = &stores.catalogue.domains;
+    for _ in 0..TRIES_MAX {
+        let slot = domains.slot(id.as_str()).await?;
+        let Some(domain) = slot.value else {
+            return Ok(());
+        };
+        if domain.hypervisor.as_ref() != Some(host) {
+            return Ok(());
+        }
+        let off = DomainRecord {
+            state: DomainState::Shutoff,
+            graphics: None,
+            updated_at: stores.bus.now(),
+            ..domain
+        };
+        match domains.update(id.as_str(), &off, slot.revision).await {
+            Ok(_) => return Ok(()),
+            Err(WriteError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(WriteError::Conflict(id.to_string()).into())
+}
+
+/// What a domain holds without a lock.
+trait Held: Serialize + DeserializeOwned {
+    fn users(&mut self) -> &mut Vec<InUseBy>;
+}
+
+impl Held for DiskRecord {
+    fn users(&mut self) -> &mut Vec<InUseBy> {
+        &mut self.in_use_by
+    }
+}
+
+impl Held for MediaRecord {
+    fn users(&mut self) -> &mut Vec<InUseBy> {
+        &mut self.in_use_by
+    }
+}
+
+/// Takes a host's domains out of all that they use: also those of which the catalogue doesn't
+/// know yet that they were started.
+async fn free<T: Held>(stores: &Stores, bucket: &Bucket<T>, host: &Label) -> Result<(), Failed> {
+    let is_of = |user: &InUseBy| match user {
+        InUseBy::Domain { hypervisor, .. } => hypervisor == host,
+        InUseBy::Job { .. } => false,
+    };
+    let (mut held, mut from) = (Vec::new(), Some(1));
+    while let Some(revision) = from {
+        let page = bucket.page(revision).await?;
+        for row in page.items {
+            if let Ok(Some(mut entry)) = row.entry
+                && entry.value.users().iter().any(is_of)
+            {
+                held.push(row.key);
+            }
+        }
+        from = page.next;
+    }
+    for key in held {
+        let mut tries = 0;
+        loop {
+            let slot = bucket.slot(&key).await?;
+            let Some(mut thing) = slot.value else { break };
+            thing.users().retain(|user| !is_of(user));
+            match bucket.update(&key, &thing, slot.revision).await {
+                Ok(_) => break,
+                Err(WriteError::Conflict(_)) if tries < TRIES_MAX => tries += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        tracing::info!(key, bucket = bucket.name(), hypervisor = %host, at = %stores.bus.now(), "free");
+    }
+    Ok(())
+}
+
+/// Ends the jobs on the host's own queues, or moves them; says which domains are being started
+/// elsewhere by that.
+async fn settle_jobs(
+    stores: &Stores,
+    host: &Label,
+    pool: &Label,
+    restart: bool,
+) -> Result<BTreeSet<DomainId>, Failed> {
+    let (mut jobs, mut from) = (Vec::new(), Some(1));
+    while let Some(revision) = from {
+        let page = stores.jobs.bucket().page(revision).await?;
+        let records = page.items.into_iter().filter_map(|row| row.entry.ok()?);
+        let open = records.filter(|entry| is_on(&entry.value, host));
+        jobs.extend(open.map(|entry| entry.value.id));
+        from = page.next;
+    }
+    let mut moved = BTreeSet::new();
+    for id in jobs {
+        let after = settle(stores, &id, host, pool, restart).await?;
+        let is_moved = after.filter(|job| !job.state.name().is_final());
+        let domain = is_moved.and_then(|job| job.params.get("domain")?.as_str()?.parse().ok());
+        moved.extend(domain);
+    }
+    Ok(moved)
+}
+
+/// Whether a job that isn't over is on a queue of this host alone.
+fn is_on(job: &Record, host: &Label) -> bool {
+    let queue = job.queue.queue();
+    let is_its = matches!(queue, Some(Queue::Hypervisor(name, _)) if name == host);
+    is_its && !job.state.name().is_final()
+}
+
+async fn settle(
+    stores: &Stores,
+    id: &JobId,
+    host: &Label,
+    pool: &Label,
+    restart: bool,
+) -> Result<Option<Record>, Failed> {
+    for _ in 0..TRIES_MAX {
+        let Some(entry) = stores.jobs.get_latest(id).await? else {
+            return Ok(None);
+        };
+        if !is_on(&entry.value, host) || has_owner(stores, &entry).await? {
+            return Ok(None);
+        }
+        let Some(event) = fenced(&entry.value, host, pool, restart) else {
+            return Ok(None);
+        };
+        match stores.jobs.change(&entry, event).await {
+            Ok(after) => {
+                publish_if_new(stores, &entry.value, &after.value).await;
+                return Ok(Some(after.value));
+            }
+            Err(ChangeError::Illegal(_) | ChangeError::Write(WriteError::Conflict(_))) => {}
+            Err(ChangeError::Write(error)) => return Err(error.into()),
+        }
+    }
+    Err(WriteError::Conflict(id.to_string()).into())
+}
+
+async fn has_owner(stores: &Stores, entry: &Entry<Record>) -> Result<bool, BusError> {
+    match entry.value.state.hold() {
+        Some(hold) => Leases::new(&stores.bus).is_alive(&hold.owner).await,
+        None => Ok(false),
+    }
+}
+
+/// Starts a domain on any other host of its pool.
+async fn start(
+    stores: &Stores,
+    id: &DomainId,
+    domain: &DomainRecord,
+    reason: &str,
+) -> Result<(), Failed> {
+    let job = Envelope {
+        params: json!({"domain": id}),
+        user: domain.user.clone(),
+        tenant: domain.tenant.clone(),
+        reason: Some(reason.to_owned()),
+        ..Envelope::bare("start_domain")
+    };
+    let queue = Queue::Hypervisor(domain.pool.clone(), Priority::Default);
+    let now = stores.bus.now();
+    let mut record = Record::new(JobId::default(), job, queue.into(), now);
+    record.objects = vec![format!("domain.{id}")];
+    stores.jobs.create(&record).await?;
+    if let Err(error) = stores.jobs.publish(&record).await {
+        tracing::warn!(job = %record.id, %error, "published later");
+    }
+    Ok(())
+}

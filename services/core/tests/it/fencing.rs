@@ -1,0 +1,118 @@
+//! A person's word that a host is off.
+
+use crate::stack::{Stack, code};
+use serde_json::{Value, json};
+use virtbus_bus::Bucket;
+use virtbus_wire::{BootId, Event, StateName, Timestamp, state::Owner};
+
+const HIGH: &str = "hypervisor.hv-1.high";
+
+async fn put(stack: &Stack, bucket: &'static str, key: &str, record: Value) {
+    let bucket: Bucket<Value> = Bucket::new(&stack.bus, bucket);
+    bucket.put(key, &record).await.unwrap();
+}
+
+async fn get(stack: &Stack, bucket: &'static str, key: &str) -> Value {
+    let bucket: Bucket<Value> = Bucket::new(&stack.bus, bucket);
+    bucket.get_latest(key).await.unwrap().unwrap().value
+}
+
+/// A host with two domains, one of which should run, and jobs on its queues.
+async fn site(stack: &Stack) {
+    let now = Timestamp::now();
+    let host = json!({"pool": "default", "worker": "hv-w", "host": "h", "updated_at": now});
+    put(stack, "hypervisors", "hv-1", host).await;
+    for (id, desired, state) in [("on", "running", "unknown"), ("off", "shutoff", "shutoff")] {
+        let domain = json!({"uuid": "0199b1c2-0000-7000-8000-000000000001", "pool": "default",
+            "hypervisor": "hv-1", "state": state, "desired": desired, "disks": ["d1"],
+            "user": "alice", "tenant": "acme", "updated_at": now});
+        put(stack, "domains", id, domain).await;
+    }
+    let uses = json!([
+        {"domain": "on", "hypervisor": "hv-1", "mode": "exclusive"},
+        {"domain": "far", "hypervisor": "hv-2", "mode": "shared"}]);
+    let disk = json!({"pool": "default", "format": "qcow2", "state": "ready", "in_use_by": uses,
+        "updated_at": now});
+    put(stack, "disks", "d1", disk.clone()).await;
+    let mut iso = disk;
+    iso["format"] = json!("iso");
+    put(stack, "media", "m1", iso).await;
+}
+
+async fn job(stack: &Stack, id: &str, task: &str, domain: &str) {
+    let job = json!({"id": id, "task": task, "params": {"domain": domain}});
+    stack.publish(HIGH, job.to_string()).await;
+    stack.record(id, StateName::Queued).await;
+}
+
+#[tokio::test]
+async fn a_fenced_hosts_domains_are_off_their_disks_free_and_its_jobs_over_or_elsewhere() {
+    let (stack, _core) = Stack::start().await;
+    site(&stack).await;
+    job(&stack, "stops", "stop_domain", "on").await;
+    job(&stack, "resumes", "resume_domain", "on").await;
+    job(&stack, "starts", "start_domain", "off").await;
+    job(&stack, "ran", "stop_domain", "off").await;
+    let entry = stack.record("ran", StateName::Queued).await;
+    let claim = Event::Claim {
+        owner: Owner {
+            worker: "hv-w".parse().unwrap(),
+            boot: BootId::from_u128(7),
+        },
+        seq: 1,
+        begin: true,
+    };
+    stack.jobs.change(&entry, claim).await.unwrap();
+
+    // While its service lives nobody is believed.
+    let now = Timestamp::now();
+    let lease = json!({"worker": "hv-w", "boot": "0199b1c2-0000-7000-8000-000000000001",
+        "class": "hypervisor", "host": "h", "slots": 1, "busy": 0, "started_at": now, "at": now});
+    put(&stack, "workers", "hv-w", lease).await;
+    let ask = json!({"hypervisor": "hv-1", "reason": "power cut", "restart": true});
+    let refused = stack.ask::<Value>("virtbus.hypervisors.fence", &ask).await;
+    assert!(refused.unwrap_err().contains("still lives"));
+    let workers: Bucket<Value> = Bucket::new(&stack.bus, "workers");
+    let lease = workers.get_latest("hv-w").await.unwrap().unwrap();
+    workers.remove("hv-w", lease.revision).await.unwrap();
+
+    let answer: Value = stack.ask("virtbus.hypervisors.fence", &ask).await.unwrap();
+    assert_eq!(answer, json!({"domains": ["on"], "restarted": ["on"]}));
+    assert_eq!(get(&stack, "hypervisors", "hv-1").await["state"], "fenced");
+    assert_eq!(get(&stack, "domains", "on").await["state"], "shutoff");
+    for (bucket, key) in [("disks", "d1"), ("media", "m1")] {
+        let users = &get(&stack, bucket, key).await["in_use_by"];
+        assert_eq!(users.as_array().map(Vec::len), Some(1), "{bucket}");
+        assert_eq!(users[0]["hypervisor"], "hv-2");
+    }
+    for id in ["stops", "ran"] {
+        let done = stack.record(id, StateName::Succeeded).await.value;
+        assert_eq!(json!(done)["result"]["state"], "shutoff");
+    }
+    let failed = stack.record("resumes", StateName::Failed).await.value;
+    assert_eq!(code(&failed), "hypervisor.unreachable");
+    let moved = stack.record("starts", StateName::Queued).await.value;
+    assert_eq!(
+        (moved.queue.to_string().as_str(), moved.generation),
+        ("hypervisor.default.high", 2)
+    );
+    // What should run is started on any other host, for whom it belongs to.
+    let list = json!({"object": "domain.on", "state": ["queued"]});
+    let list: Value = stack.ask("virtbus.jobs.list", &list).await.unwrap();
+    let started = &list["jobs"][0];
+    assert_eq!(
+        (&started["task"], &started["queue"], &started["user"]),
+        (
+            &json!("start_domain"),
+            &json!("hypervisor.default.default"),
+            &json!("alice")
+        )
+    );
+    // Asked once more it has nothing left to do there.
+    let again = json!({"hypervisor": "hv-1", "reason": "power cut"});
+    let answer: Value = stack
+        .ask("virtbus.hypervisors.fence", &again)
+        .await
+        .unwrap();
+    assert_eq!(answer, json!({"domains": [], "restarted": []}));
+}
