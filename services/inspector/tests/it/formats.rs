@@ -134,8 +134,8 @@ const SOUND: &[(Format, &[&str])] = &[
     (Format::Vdi, &["create -f vdi F 1000000"]),
     (Format::Vdi, &["create -f vdi F 1T"]),
     (Format::Vpc, &["create -f vpc F 1000000"]),
-    (Format::Vpc, &["create -f vpc F 1T"]),
-    (Format::Vpc, &["create -f vpc -o force_size=on F 1T"]),
+    (Format::Vpc, &["create -f vpc F 100G"]),
+    (Format::Vpc, &["create -f vpc -o force_size=on F 100G"]),
     (
         Format::Vpc,
         &["create -f vpc -o subformat=fixed,force_size=on F 8M"],

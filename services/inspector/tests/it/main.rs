@@ -7,6 +7,7 @@ mod differential;
 mod formats;
 mod image;
 mod mutation;
+mod numbers;
 mod polyglots;
 mod sample;
 

@@ -51,12 +51,27 @@ const TEXTS: [(&[u8], &[u8]); 7] = [
     (b"version=1", b"version=2"),
 ];
 
-/// One change: where, and the bytes that go there.
+/// One change: where, the bytes that go there, and where the file ends then.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
     at: u64,
     bytes: Vec<u8>,
+    end: Option<u64>,
 }
+
+impl Change {
+    fn new(at: u64, bytes: &[u8]) -> Self {
+        let bytes = bytes.to_vec();
+        Self {
+            at,
+            bytes,
+            end: None,
+        }
+    }
+}
+
+/// Longer files aren't cut: what is cut off is kept in memory meanwhile.
+const CUT_MAX: u64 = 1 << 19;
 
 /// Some changes to a sample.
 pub(crate) fn random(sample: &Sample, file: &File, random: &mut StdRng) -> Vec<Change> {
@@ -67,16 +82,12 @@ pub(crate) fn random(sample: &Sample, file: &File, random: &mut StdRng) -> Vec<C
 fn one(sample: &Sample, file: &File, random: &mut StdRng) -> Change {
     let range = sample.ranges[random.random_range(0..sample.ranges.len())].clone();
     let at = random.random_range(range.clone());
-    match random.random_range(0..20) {
-        0..6 => Change {
-            at,
-            bytes: vec![random.random()],
-        },
+    match random.random_range(0..21) {
+        0..6 => Change::new(at, &[random.random()]),
         6..8 => {
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).unwrap();
-            let bytes = vec![byte[0] ^ (1 << random.random_range(0..8))];
-            Change { at, bytes }
+            Change::new(at, &[byte[0] ^ (1 << random.random_range(0..8))])
         }
         8..15 => {
             let value = VALUES[random.random_range(0..VALUES.len())];
@@ -86,20 +97,31 @@ fn one(sample: &Sample, file: &File, random: &mut StdRng) -> Change {
                 2 => (value as u32).to_be_bytes().to_vec(),
                 _ => (value as u32).to_le_bytes().to_vec(),
             };
-            Change {
-                at: at / 4 * 4,
-                bytes,
-            }
+            Change::new(at / 4 * 4, &bytes)
         }
         15 => {
             let (at, mark) = MARKS[random.random_range(0..MARKS.len())];
-            Change {
-                at,
-                bytes: mark.to_vec(),
-            }
+            Change::new(at, mark)
         }
         16..18 => text(file, random),
+        18 => cut(file, random),
         _ => attack(sample, random),
+    }
+}
+
+/// An end where there was none, or a sector more.
+fn cut(file: &File, random: &mut StdRng) -> Change {
+    let length = file.metadata().unwrap().len();
+    let end = match random.random_range(0..3) {
+        0 => length + 512,
+        1 => random.random_range(0..=length) / 512 * 512,
+        _ => random.random_range(0..=length),
+    };
+    let end = Some(end.max(1)).filter(|_| length <= CUT_MAX);
+    Change {
+        at: 0,
+        bytes: Vec::new(),
+        end,
     }
 }
 
@@ -110,18 +132,12 @@ fn text(file: &File, random: &mut StdRng) -> Change {
     let (from, to) = TEXTS[random.random_range(0..TEXTS.len())];
     let found = bytes[..n].windows(from.len()).position(|word| word == from);
     let at = found.unwrap_or_else(|| random.random_range(512..1024)) as u64;
-    Change {
-        at,
-        bytes: to.to_vec(),
-    }
+    Change::new(at, to)
 }
 
 /// What a qcow2 or a VHD says of other files.
 fn attack(sample: &Sample, random: &mut StdRng) -> Change {
-    let change = |at: u64, bytes: &[u8]| Change {
-        at,
-        bytes: bytes.to_vec(),
-    };
+    let change = Change::new;
     match (sample.format, random.random_range(0..6)) {
         (virtbus_inspector::Format::Vpc, _) => change(60, &[0, 0, 0, random.random_range(2..6)]),
         (_, 0) => change(8, &[0, 0, 0, 0, 0, 0, 1, 0xe8, 0, 0, 0, 4]),
@@ -133,22 +149,33 @@ fn attack(sample: &Sample, random: &mut StdRng) -> Change {
     }
 }
 
-/// Writes changes. Returns those that undo them, to be written in this order.
+/// Makes changes. Returns those that undo them, to be made in this order.
 pub(crate) fn apply(file: &File, changes: &[Change]) -> Vec<Change> {
-    let length = file.metadata().unwrap().len();
-    let mut undo = Vec::new();
-    for change in changes {
-        let mut bytes = change.bytes.clone();
-        let room = length.saturating_sub(change.at);
-        bytes.truncate(usize::try_from(room).unwrap());
-        let mut before = vec![0; bytes.len()];
-        file.read_exact_at(&mut before, change.at).unwrap();
-        file.write_all_at(&bytes, change.at).unwrap();
-        undo.push(Change {
-            at: change.at,
-            bytes: before,
-        });
-    }
+    let mut undo: Vec<Change> = changes.iter().map(|change| change.apply(file)).collect();
     undo.reverse();
     undo
+}
+
+impl Change {
+    /// Makes it. Returns the one that undoes it.
+    fn apply(&self, file: &File) -> Self {
+        let length = file.metadata().unwrap().len();
+        let read = |at: u64, bytes: u64| {
+            let mut before = vec![0; usize::try_from(bytes).unwrap()];
+            file.read_exact_at(&mut before, at).unwrap();
+            before
+        };
+        if let Some(end) = self.end {
+            let bytes = read(end.min(length), length.saturating_sub(end));
+            file.set_len(end).unwrap();
+            file.write_all_at(&self.bytes, self.at).unwrap();
+            let (at, end) = (end.min(length), Some(length));
+            return Self { at, bytes, end };
+        }
+        let room = length.saturating_sub(self.at).min(self.bytes.len() as u64);
+        let before = read(self.at.min(length), room);
+        let (bytes, _) = self.bytes.split_at(before.len());
+        file.write_all_at(bytes, self.at).unwrap();
+        Self::new(self.at, &before)
+    }
 }

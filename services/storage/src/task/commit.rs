@@ -111,6 +111,9 @@ impl Commit<'_> {
     /// Writes the backing and, if it stays, empties the overlay.
     async fn run(&self, pair: &mut Pair, pace: &Pace<'_>) -> Result<(), Stop> {
         let (top, base) = (&mut pair.top, &pair.base);
+        let mut chain = vec![top.disk.clone()];
+        chain.extend(self.at.store.disks.below(&top.disk).await?);
+        self.at.gate(&top.root, &chain).await?;
         let above = self.at.facts_there(&top.root, &top.disk).await?;
         let below = self.at.facts_there(&base.root, &base.disk).await?;
         let size = context::virtual_size(&top.disk.record)?;
@@ -191,9 +194,6 @@ impl Commit<'_> {
             reached: &|_| Ok(()),
         };
         if is_there {
-            let mut chain = vec![disk.clone()];
-            chain.extend(self.at.store.disks.below(disk).await?);
-            self.at.gate(root, &chain).await?;
             self.run(&mut pair, &pace).await?;
         }
         let freed = pair.top.disk.record.actual_size.unwrap_or_default();

@@ -105,6 +105,9 @@ impl Rebase<'_> {
         let facts = self.at.facts_there(root, disk).await?;
         let all = facts.allocated.saturating_add(info.virtual_size);
         let draft = self.at.copied(root, disk, all, pace).await?;
+        // The tool opens the copy, so it's the copy that has to be what the catalogue says.
+        let copied = context::expected(disk, plan.chain.get(1));
+        self.at.gate_file(root, draft.part(), copied).await?;
         let command = Command {
             image: Image {
                 path: root.path(draft.part()),

@@ -37,6 +37,16 @@ pub(crate) struct Plan {
     info: Option<Info>,
 }
 
+impl Plan {
+    /// The disk and all below it.
+    fn chain(&self) -> Vec<Disk> {
+        std::iter::once(&self.disk)
+            .chain(&self.below)
+            .cloned()
+            .collect()
+    }
+}
+
 impl Resize<'_> {
     /// What the record and the parameters say about each other.
     fn admit(&self, disk: &Disk) -> Result<(), Stop> {
@@ -139,9 +149,7 @@ impl Steps for Resize<'_> {
     }
 
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
-        let mut chain = vec![plan.disk.clone()];
-        chain.extend(plan.below.iter().cloned());
-        self.at.gate(&plan.root, &chain).await?;
+        self.at.gate(&plan.root, &plan.chain()).await?;
         let (root, file) = (plan.root.clone(), context::file_of(&plan.disk));
         let facts: Result<_, PoolError> = blocking::look(move || root.facts(&file)).await;
         plan.command.file_bytes = facts?.map_or(0, |facts| facts.length);
@@ -169,6 +177,8 @@ impl Steps for Resize<'_> {
 
     async fn effect(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
         let fence = plan.fence.as_ref().ok_or_else(context::out_of_order)?;
+        // Again, now that the disk's lock is had: this is the run that writes.
+        self.at.gate(&plan.root, &plan.chain()).await?;
         let tool = &self.at.store.tool;
         let resized = tool.resize(&plan.command, fence.share()?, pace.lost).await;
         resized.map_err(context::tool)?;

@@ -103,6 +103,7 @@ impl Snapshot<'_> {
 
     /// Runs the tool, if the file isn't as asked for already. What the file holds then.
     async fn apply(&self, held: &mut Alone, lost: &process::Stop) -> Result<Info, Stop> {
+        self.gate(held).await?;
         let before = self.at.info(&held.root, &held.disk).await?;
         let is_there = self.is_in(&before);
         let id = before
@@ -211,7 +212,6 @@ impl Steps for Snapshot<'_> {
             if held.fence.mark().is_none() {
                 return Ok(None);
             }
-            self.gate(&held).await?;
             let info = self.apply(&mut held, &process::Stop::new()).await?;
             self.at.settle_measured(&held.disk, &info).await?;
             return self.result().map(Some);

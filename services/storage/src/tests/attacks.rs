@@ -1,7 +1,8 @@
 //! Files that attack, in the place of a disk: no task lets a tool near them, and what they aim at
 //! is neither read nor written.
 
-use super::site::{MIB, Site, program};
+use super::site::{MIB, Site, failed, program};
+use crate::task::Step;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -260,4 +261,34 @@ async fn a_header_that_a_guest_wrote_into_a_raw_disk_is_only_bytes() {
     );
     assert_eq!(fs::read(&host).unwrap(), content);
     assert_kept(&site, "raw");
+}
+
+#[tokio::test]
+async fn a_file_that_is_swapped_after_the_work_reaches_no_tool_that_writes() {
+    let tasks = [
+        ("resize", json!({ "disk": "d1", "size": "9MiB" })),
+        ("create_snapshot", json!({ "disk": "d1", "snapshot": "s1" })),
+        ("commit", json!({ "disk": "d1" })),
+        ("commit", json!({ "disk": "d1", "delete": true })),
+    ];
+    for (task, params) in tasks {
+        let site = Site::start().await;
+        let (host, content) = plant(&site);
+        site.filled_disk("d0").await;
+        site.done("o", "create_disk", json!({ "disk": "d1", "backing": "d0" }))
+            .await;
+        let disk = site.path("disks/d1.qcow2");
+        site.write("d1.qcow2", "qcow2", "write -P 9 2M 1M");
+        let good = fs::read(&disk).unwrap();
+        backing(&disk, host.to_str().unwrap());
+        let bad = fs::read(&disk).unwrap();
+        fs::write(&disk, good).unwrap();
+        let job = site.job("j1", task, params.clone());
+        let swap = || fs::write(&disk, &bad).unwrap();
+        let refused = failed(site.run_and(&job, Step::Commit, &swap).await);
+        assert_eq!(refused.code, Code::ImageBackingFile, "{task} {params}");
+        assert!(fs::read(&host).unwrap() == content, "{task} {params}");
+        assert!(fs::read(&disk).unwrap() == bad, "{task} {params}");
+        assert_kept(&site, task);
+    }
 }
