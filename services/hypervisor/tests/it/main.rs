@@ -7,6 +7,7 @@
 
 mod domains;
 mod guests;
+mod hosts;
 mod process;
 
 use process::{Service, Site};
