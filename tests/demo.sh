@@ -101,6 +101,23 @@ submit() {
     "$VIRTBUS" submit "$@" --watch --server "$nats"
 }
 
+# What the catalogue says of the domain.
+domain() {
+    "$VIRTBUS_PYTHON" - "$nats" "$@" <<'PYTHON' | sed 's/^/   /'
+import asyncio, json, sys
+import nats
+
+async def main(url, *fields):
+    client = await nats.connect(url)
+    bucket = await client.jetstream().key_value("domains")
+    record = json.loads((await bucket.get("demo")).value)
+    print("domain demo:", json.dumps({field: record[field] for field in fields}))
+    await client.close()
+
+asyncio.run(main(*sys.argv[1:]))
+PYTHON
+}
+
 # ---- the demo ------------------------------------------------------------------------------
 
 # One demo at a time: a second one would take the first one's folder away.
@@ -138,6 +155,25 @@ submit convert -p disk=web1 -p to=web2 -p format=qcow2
 
 title 'Delete the first one (into the trash, for a week)'
 submit delete_disk -p disk=web1
+
+title 'Start a domain from the second one: a real QEMU under a libvirt daemon of its own'
+submit start_domain -p domain=demo -p 'template={"memory":"64MiB","vcpus":1,"disks":["web2"]}'
+domain state graphics hypervisor
+
+title 'Its disk is in use now: whoever wants to change it is refused'
+line '$ virtbus submit resize -p disk=web2 -p size=3GiB --wait'
+"$VIRTBUS" submit resize -p disk=web2 -p size=3GiB --wait --server "$nats" 2>&1 | sed 's/^/   /' || true
+
+title 'Keep what it is, memory and all; let the power fail; put it back'
+submit create_snapshot -p domain=demo -p snapshot=before
+submit stop_domain -p domain=demo -p mode=destroy
+domain state desired snapshots
+submit revert_snapshot -p domain=demo -p snapshot=before
+domain state
+
+title 'Stop it'
+submit stop_domain -p domain=demo -p mode=shutdown_then_destroy -p deadline_s=1
+domain state
 
 title 'The jobs so far'
 "$VIRTBUS" list --server "$nats" | sed 's/^/   /'

@@ -7,9 +7,7 @@ use crate::users::{freed, held};
 use virtbus_bus::{Bucket, Bus, BusError, Slot, WriteError};
 use virtbus_wire::{
     Code, DiskId, DomainId, JobError, Label, MediaId, Timestamp,
-    catalog::{
-        DiskRecord, DomainRecord, HypervisorRecord, MediaRecord, UseMode, WorkerRecord,
-    },
+    catalog::{DiskRecord, DomainRecord, HypervisorRecord, MediaRecord, UseMode, WorkerRecord},
 };
 
 /// How often a write is tried again because another writer came first.

@@ -144,23 +144,32 @@ impl Domains {
         record: &DomainRecord,
         seen: Option<&Seen>,
     ) -> Result<(), JobError> {
-        let holder = self.holder(domain);
         let is_active = seen.is_some_and(|seen| seen.is_active);
         if is_active {
-            let holds = self.holds_of(domain, record).await?;
-            return match self.catalog.hold(&holder, &holds).await {
-                // It runs: nothing is mended by saying that it doesn't.
-                Err(CatalogError::Refused(error)) => {
-                    tracing::error!(%domain, %error, "runs with what isn't its own");
-                    Ok(())
-                }
-                other => Ok(other?),
-            };
+            return self.hold_all(domain, record).await;
         }
         if self.host.domain(&trial_name(domain)).await?.is_some() {
             return Ok(());
         }
         self.free(domain, record).await
+    }
+
+    /// Holds what a domain that runs uses.
+    pub(crate) async fn hold_all(
+        &self,
+        domain: &DomainId,
+        record: &DomainRecord,
+    ) -> Result<(), JobError> {
+        let holder = self.holder(domain);
+        let holds = self.holds_of(domain, record).await?;
+        match self.catalog.hold(&holder, &holds).await {
+            // It runs: nothing is mended by saying that it doesn't.
+            Err(CatalogError::Refused(error)) => {
+                tracing::error!(%domain, %error, "runs with what isn't its own");
+                Ok(())
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Frees what a domain that doesn't run had.

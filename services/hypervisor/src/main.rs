@@ -8,6 +8,7 @@ mod domains;
 mod libvirt;
 mod look;
 mod observe;
+mod overlay_file;
 mod perform;
 mod place;
 mod register;

@@ -19,7 +19,7 @@ pub(crate) struct Args {
     /// Where to write, once all is ready, what a program needs to know; DIR/ready.json too
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// The libvirt daemon; qemu:///session by default, test:///default where there is none
+    /// The libvirt daemon; a session daemon of its own by default, test:///default without libvirt
     #[arg(long, value_name = "URI")]
     hypervisor_uri: Option<String>,
     /// With a key per role instead of open to everybody on this machine

@@ -150,6 +150,8 @@ impl Layout {
             Name::Hypervisor => {
                 let uri = text_of(&self.libvirt_uri);
                 lines.push(format!("\n[libvirt]\nuri = {uri}"));
+                let root = quoted(&self.pool_root());
+                lines.push(format!("\n[pools.{POOL}]\nroot = {root}"));
             }
             Name::Nats | Name::Core | Name::Feedback => {}
         }

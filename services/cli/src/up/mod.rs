@@ -5,6 +5,7 @@
 
 pub(crate) mod config;
 pub(crate) mod files;
+mod libvirt;
 mod ports;
 mod process;
 mod programs;
@@ -12,11 +13,12 @@ mod ready;
 pub(crate) mod token;
 
 use crate::{
-    context::READY_FILE,
+    context::{READY_FILE, Ready},
     exit::{Exit, Failure},
     output::Output,
 };
 use config::Layout;
+use libvirt::Libvirt;
 use process::{Ended, Processes};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -125,13 +127,15 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<Exit, Failur
     let (mut processes, mut ended) = Processes::new(layout, programs);
     // What an earlier one that was killed has left would hold the ports and the store.
     processes.stop_all(std::future::pending).await;
+    let libvirt = Libvirt::of(processes.layout());
+    libvirt.stop().await;
     let ports = ports::choose(&processes.layout().dir.join("ports.json"))?;
     processes.layout_mut().ports = ports;
     processes.layout().write()?;
 
     let is_uri_fixed = options.hypervisor_uri.is_some();
     let outcome = tokio::select! {
-        outcome = ready::bring_up(&mut processes, &mut ended, is_uri_fixed, &ready_files) => outcome.map(Some),
+        outcome = bring_up(&mut processes, &mut ended, &libvirt, is_uri_fixed, &ready_files) => outcome.map(Some),
         () = signals.next() => Ok(None),
     };
     if let Ok(Some(ready)) = &outcome {
@@ -152,7 +156,23 @@ pub(crate) async fn run(options: Options, output: Output) -> Result<Exit, Failur
     processes
         .stop_all(async || signals.lock().await.next().await)
         .await;
+    libvirt.stop().await;
     outcome.map(|_| Exit::Done)
+}
+
+/// Starts a libvirt daemon, unless another one was named, and everything else.
+async fn bring_up(
+    processes: &mut Processes,
+    ended: &mut mpsc::Receiver<Ended>,
+    libvirt: &Libvirt,
+    is_uri_fixed: bool,
+    ready_files: &[PathBuf],
+) -> Result<Ready, Failure> {
+    if !is_uri_fixed && libvirt.start().await? {
+        processes.layout_mut().libvirt_uri = libvirt.uri();
+        processes.layout().write()?;
+    }
+    ready::bring_up(processes, ended, is_uri_fixed, ready_files).await
 }
 
 /// Tells who died, until it's time to stop.

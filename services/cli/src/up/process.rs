@@ -185,7 +185,7 @@ async fn gone(members: impl Fn() -> Vec<u32>, limit: Duration) -> bool {
     true
 }
 
-fn signal(pid: u32, signal: Signal) {
+pub(super) fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     // It may have ended by itself meanwhile.
     if let Some(pid) = pid {
@@ -193,14 +193,14 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
-fn pids() -> Vec<u32> {
+pub(super) fn pids() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter_map(|name| name.parse().ok()).collect()
 }
 
 /// The words a process was started with; none of one that has ended and waits for its parent.
-fn command_line(pid: u32) -> Vec<String> {
+pub(super) fn command_line(pid: u32) -> Vec<String> {
     let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = text.split(|byte| *byte == 0).filter(|w| !w.is_empty());
     words

@@ -3,7 +3,10 @@
 //! Each act says what it did, not whether it was needed: whoever calls reads the state before, and
 //! decides by the state after. That libvirt says "invalid" proves nothing about it.
 
-use super::{Host, LibvirtError, Seen};
+use super::{
+    BlockJob, Host, LibvirtError, Seen,
+    events::{block_commit, block_end, block_job},
+};
 use std::time::Duration;
 use virt::{connect::Connect, domain::Domain, domain_snapshot::DomainSnapshot, sys};
 use virtbus_wire::{DomainId, SnapshotId};
@@ -240,6 +243,46 @@ impl Host {
             Ok(found(connection, &name)?
                 .get_block_info(&target, 0)?
                 .capacity)
+        })
+        .await
+    }
+
+    /// Begins to write a disk's top file into the one below, while the domain runs.
+    pub(crate) async fn begin_commit(
+        &self,
+        domain: &DomainId,
+        target: String,
+    ) -> Result<(), LibvirtError> {
+        let name = domain.to_string();
+        self.change(domain, CHANGE_LIMIT, move |connection| {
+            block_commit(&found(connection, &name)?, &target)
+        })
+        .await
+    }
+
+    /// How far that has come; none when it isn't going on.
+    pub(crate) async fn commit_job(
+        &self,
+        domain: &DomainId,
+        target: String,
+    ) -> Result<Option<BlockJob>, LibvirtError> {
+        let name = domain.to_string();
+        self.look(Some(domain), move |connection| {
+            block_job(&found(connection, &name)?, &target)
+        })
+        .await
+    }
+
+    /// Ends it: with the file below, or as before.
+    pub(crate) async fn end_commit(
+        &self,
+        domain: &DomainId,
+        target: String,
+        pivot: bool,
+    ) -> Result<(), LibvirtError> {
+        let name = domain.to_string();
+        self.change(domain, CHANGE_LIMIT, move |connection| {
+            block_end(&found(connection, &name)?, &target, pivot)
         })
         .await
     }

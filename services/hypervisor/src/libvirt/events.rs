@@ -10,13 +10,16 @@
 //!
 //! Events are hints and may be lost: who gets one asks libvirt what is so now.
 
-#![expect(unsafe_code, reason = "the binding has no safe registration of events")]
+#![expect(
+    unsafe_code,
+    reason = "the binding has no safe registration of events and no live commit"
+)]
 
 use super::error::LibvirtError;
 use std::{
-    ffi::{CStr, c_int, c_void},
-    mem::transmute,
-    ptr::null_mut,
+    ffi::{CStr, CString, c_int, c_void},
+    mem::{MaybeUninit, transmute},
+    ptr::{null, null_mut},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -24,7 +27,7 @@ use std::{
     thread,
 };
 use tokio::sync::mpsc;
-use virt::{connect::Connect, error::Error, event, sys};
+use virt::{connect::Connect, domain::Domain, error::Error, event, sys};
 
 /// Hints that wait to be looked at. More are not kept: then everything is looked at.
 const HINTS_MAX: usize = 1_024;
@@ -209,4 +212,65 @@ extern "C" fn on_close(_: sys::virConnectPtr, _: c_int, opaque: *mut c_void) {
     // SAFETY: as in `on_lifecycle`.
     let hints = unsafe { &*opaque.cast::<Hints>() };
     hints.give(Hint::Everything);
+}
+
+/// How far a commit of a disk's top file into the one below has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockJob {
+    /// Bytes done.
+    pub(crate) done: u64,
+    /// Bytes in all.
+    pub(crate) total: u64,
+}
+
+fn text(text: &str) -> Result<CString, LibvirtError> {
+    CString::new(text).map_err(|_| LibvirtError::Nul)
+}
+
+fn done(returned: c_int) -> Result<c_int, LibvirtError> {
+    if returned < 0 {
+        return Err(Error::last_error().into());
+    }
+    Ok(returned)
+}
+
+/// Begins to write what a disk's top file holds into the file below it, while the domain runs.
+pub(super) fn block_commit(domain: &Domain, target: &str) -> Result<(), LibvirtError> {
+    let target = text(target)?;
+    let flags = sys::VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | sys::VIR_DOMAIN_BLOCK_COMMIT_SHALLOW;
+    // SAFETY: the domain's handle and the text live through the call; the null pointers stand for
+    // the top file and the one below it.
+    done(unsafe {
+        sys::virDomainBlockCommit(domain.as_ptr(), target.as_ptr(), null(), null(), 0, flags)
+    })?;
+    Ok(())
+}
+
+/// The running block job of a disk, if there is one.
+pub(super) fn block_job(domain: &Domain, target: &str) -> Result<Option<BlockJob>, LibvirtError> {
+    let target = text(target)?;
+    let mut info = MaybeUninit::<sys::virDomainBlockJobInfo>::zeroed();
+    // SAFETY: as above; the structure is all numbers, so one of zeros is valid.
+    let found = done(unsafe {
+        sys::virDomainGetBlockJobInfo(domain.as_ptr(), target.as_ptr(), info.as_mut_ptr(), 0)
+    })?;
+    // SAFETY: it was made of zeros, and libvirt wrote numbers.
+    let info = unsafe { info.assume_init() };
+    Ok((found > 0).then_some(BlockJob {
+        done: info.cur,
+        total: info.end,
+    }))
+}
+
+/// Ends a commit: the domain goes on with the file below (`pivot`), or as before.
+pub(super) fn block_end(domain: &Domain, target: &str, pivot: bool) -> Result<(), LibvirtError> {
+    let target = text(target)?;
+    let flags = if pivot {
+        sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
+    } else {
+        0
+    };
+    // SAFETY: as above.
+    done(unsafe { sys::virDomainBlockJobAbort(domain.as_ptr(), target.as_ptr(), flags) })?;
+    Ok(())
 }

@@ -10,7 +10,7 @@ mod uri;
 
 pub(crate) use domain::Power;
 pub(crate) use error::LibvirtError;
-pub(crate) use events::{Hint, Hinted};
+pub(crate) use events::{BlockJob, Hint, Hinted};
 pub(crate) use seen::{MARK_URI, Mark, Seen};
 pub(crate) use uri::Uri;
 

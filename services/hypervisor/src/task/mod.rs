@@ -14,6 +14,7 @@ mod context;
 mod create_snapshot;
 mod delete_domain;
 mod delete_snapshot;
+mod overlays;
 mod reset_domain;
 mod resize;
 mod resume_domain;
@@ -27,6 +28,7 @@ use context::Context;
 use create_snapshot::CreateSnapshot;
 use delete_domain::DeleteDomain;
 use delete_snapshot::DeleteSnapshot;
+use overlays::Overlays;
 use reset_domain::ResetDomain;
 use resize::Resize;
 use resume_domain::ResumeDomain;
@@ -126,6 +128,7 @@ pub(crate) enum Known<'a> {
     ResumeDomain(ResumeDomain<'a>),
     ResetDomain(ResetDomain<'a>),
     CreateSnapshot(CreateSnapshot<'a>),
+    Overlays(Overlays<'a>),
     RevertSnapshot(RevertSnapshot<'a>),
     DeleteSnapshot(DeleteSnapshot<'a>),
     Resize(Resize<'a>),
@@ -143,6 +146,7 @@ macro_rules! each_with_steps {
             $crate::task::Known::ResumeDomain($steps) => $value,
             $crate::task::Known::ResetDomain($steps) => $value,
             $crate::task::Known::CreateSnapshot($steps) => $value,
+            $crate::task::Known::Overlays($steps) => $value,
             $crate::task::Known::RevertSnapshot($steps) => $value,
             $crate::task::Known::DeleteSnapshot($steps) => $value,
             $crate::task::Known::Resize($steps) => $value,
@@ -192,7 +196,11 @@ pub(crate) fn known<'a>(domains: &'a Domains, job: &'a Assignment) -> Result<Kno
                 at: at(&params.domain),
                 snapshot,
             }),
-            NewSnapshot::Overlays(_) => return Err(unsupported("overlays of a domain")),
+            NewSnapshot::Overlays(overlays) => Known::Overlays(Overlays {
+                at: at(&params.domain),
+                overlays,
+                quiesce: params.quiesce,
+            }),
         },
         HypervisorTask::RevertSnapshot(params) => Known::RevertSnapshot(RevertSnapshot {
             at: at(&params.domain),

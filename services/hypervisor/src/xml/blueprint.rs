@@ -130,6 +130,30 @@ impl Blueprint {
         });
         media.collect()
     }
+
+    /// The same domain with other disks in place of some.
+    pub(crate) fn repointed(
+        &self,
+        domain: &DomainId,
+        policy: &Policy,
+        other: impl Fn(&DiskId) -> Option<DiskId>,
+    ) -> Result<Self, JobError> {
+        let mut tree = self.tree.clone();
+        let devices = tree.child_mut("devices");
+        let elements = devices
+            .into_iter()
+            .flat_map(|devices| &mut devices.children);
+        for element in elements.filter(|element| element.name == "disk") {
+            let Some(source) = element.child_mut("source") else {
+                continue;
+            };
+            let old: Option<DiskId> = source.attribute("volume").and_then(|id| id.parse().ok());
+            if let Some(new) = old.as_ref().and_then(&other) {
+                source.set("volume", new);
+            }
+        }
+        Self::admit(tree, domain, policy)
+    }
 }
 
 fn invalid(why: &str) -> JobError {

@@ -44,6 +44,23 @@ impl Guests {
         guests
     }
 
+    /// A second host of the pool, with a libvirt daemon of its own and the same disks.
+    pub(crate) async fn second_host(&self) -> (Libvirt, Service) {
+        let libvirt = Libvirt::start().await;
+        self.site.make_host_consumers("hv-two").await;
+        let (uri, root) = (libvirt.uri(), text(&self.libvirt.pool()));
+        let mut settings = vec![
+            ("LIBVIRT__URI", uri.as_str()),
+            ("POOLS__DEFAULT__ROOT", root.as_str()),
+            ("HYPERVISOR", "hv-two"),
+            ("WORKER__ID", "hv-worker-two"),
+        ];
+        settings.extend(self.more.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        let mut service = Service::start(&self.site, &settings);
+        until("readiness", async || service.ready().await).await;
+        (libvirt, service)
+    }
+
     /// Starts the service again.
     pub(crate) async fn restart(&mut self) {
         self.service = service(&self.site, &self.libvirt, &self.more);

@@ -5,8 +5,10 @@
     reason = "clippy.toml lets tests unwrap, but doesn't see that their helpers here are tests"
 )]
 
+mod chains;
 mod domains;
 mod guests;
+mod hosts;
 mod process;
 
 use process::{Service, Site};

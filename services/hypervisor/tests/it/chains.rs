@@ -1,0 +1,89 @@
+//! Chains of disks under a domain: new disks on top while it runs.
+
+use crate::guests::{Guests, payload};
+use serde_json::json;
+use virtbus_wire::catalog::DiskState;
+
+#[tokio::test]
+async fn a_domain_goes_on_with_new_disks_and_its_old_ones_are_frozen() {
+    let guests = Guests::start().await;
+    guests.run("web1").await;
+    let low = "hypervisor.hv-test.low";
+    let overlays = json!({"domain": "web1", "overlays": {"web1": "web1-a"}});
+    for _ in 0..2 {
+        let done = guests
+            .site
+            .done(low, payload("create_snapshot", &overlays))
+            .await;
+        assert_eq!(done, json!({"overlays": {"web1": "web1-a"}}));
+    }
+    let xml = guests.libvirt.virsh(&["dumpxml", "web1"]).stdout;
+    let xml = String::from_utf8(xml).unwrap();
+    assert!(xml.contains("/disks/web1-a.qcow2"), "{xml}");
+    let record = guests.site.domain("web1").await.unwrap();
+    assert_eq!(record.disks[0].as_str(), "web1-a");
+    assert!(record.xml.unwrap().contains("volume='web1-a'"));
+    let disk = async |id: &str| {
+        guests
+            .site
+            .disks()
+            .get_latest(id)
+            .await
+            .unwrap()
+            .unwrap()
+            .value
+    };
+    let (old, new) = (disk("web1").await, disk("web1-a").await);
+    assert_eq!(old.children[0].as_str(), "web1-a");
+    assert_eq!(
+        (new.state, new.backing.unwrap().as_str()),
+        (DiskState::Ready, "web1")
+    );
+    assert_eq!(guests.site.users("web1").await, ["web1 Shared"]);
+    assert_eq!(guests.site.users("web1-a").await, ["web1 Exclusive"]);
+
+    // It names what is below by its bare name, so the pool's folder can be copied.
+    let file = guests.libvirt.pool().join("disks/web1-a.qcow2");
+    let info = std::process::Command::new("qemu-img")
+        .args(["info", "-U"])
+        .arg(file)
+        .output();
+    let info = String::from_utf8(info.unwrap().stdout).unwrap();
+    assert!(info.contains("backing file: web1.qcow2"), "{info}");
+
+    // Off, and on again, and once more while it's off.
+    let destroy = json!({"domain": "web1", "mode": "destroy"});
+    guests.done("stop_domain", destroy.clone()).await;
+    assert!(guests.site.users("web1").await.is_empty());
+    let more = json!({"domain": "web1", "overlays": {"web1-a": "web1-b"}});
+    guests
+        .site
+        .done(low, payload("create_snapshot", &more))
+        .await;
+    assert!(guests.site.users("web1-b").await.is_empty());
+    guests.done("start_domain", json!({"domain": "web1"})).await;
+    assert_eq!(guests.site.users("web1-b").await, ["web1 Exclusive"]);
+    assert_eq!(guests.site.users("web1").await, ["web1 Shared"]);
+
+    // An id that is taken, a disk that the domain doesn't have.
+    for (overlays, code) in [
+        (json!({"web1-b": "web1"}), "disk.exists"),
+        (json!({"web1": "web1-c"}), "domain.wrong_state"),
+    ] {
+        let params = json!({"domain": "web1", "overlays": overlays});
+        let error = guests
+            .site
+            .refused(low, payload("create_snapshot", &params))
+            .await;
+        assert_eq!(error.code.as_str(), code);
+    }
+    assert!(
+        guests
+            .site
+            .disks()
+            .get_latest("web1-c")
+            .await
+            .unwrap()
+            .is_none()
+    );
+}

@@ -1,0 +1,136 @@
+//! Several hosts with one pool's queue, and their room.
+
+use crate::guests::{Guests, payload};
+use serde_json::json;
+use std::time::Duration;
+use virtbus_testbed::until;
+use virtbus_wire::{JobState, state::WaitReason, task::hypervisor::DomainState};
+
+const POOL: &str = "hypervisor.default.default";
+
+#[tokio::test]
+async fn two_hosts_share_starts_and_jobs_reach_the_host_of_their_domain() {
+    // Each host has room for two domains of 32 MiB.
+    let room = [("CAPACITY__MEMORY", "70MiB")];
+    let guests = Guests::start_with(&room).await;
+    let (other, _service) = guests.second_host().await;
+    let mut jobs = Vec::new();
+    for number in 0..4 {
+        let name = format!("web{number}");
+        guests.disk(&name).await;
+        jobs.push((
+            guests.site.publish(POOL, guests.start_of(&name)).await,
+            name,
+        ));
+    }
+    let mut hosts = Vec::new();
+    for (job, name) in &jobs {
+        let record = guests.site.mended(job).await;
+        assert_eq!(
+            record.state.name().as_str(),
+            "succeeded",
+            "{:?}",
+            record.state
+        );
+        let domain = guests.site.domain(name).await.unwrap();
+        let host = domain.hypervisor.unwrap().to_string();
+        let queue = record.queue.to_string();
+        assert_eq!(
+            queue,
+            format!("hypervisor.{host}.default"),
+            "it's bound to its host"
+        );
+        hosts.push(host);
+    }
+    hosts.sort();
+    assert_eq!(hosts, ["hv-test", "hv-test", "hv-two", "hv-two"]);
+    assert_eq!(
+        (guests.libvirt.guests().len(), other.guests().len()),
+        (2, 2)
+    );
+
+    // Whoever takes it from the pool's queue: it ends where its domain is.
+    for (_, name) in &jobs {
+        let domain = guests.site.domain(name).await.unwrap();
+        let host = domain.hypervisor.unwrap();
+        let stop = json!({"domain": name, "mode": "destroy"});
+        let id = guests
+            .site
+            .publish(POOL, payload("stop_domain", &stop))
+            .await;
+        let record = guests.site.ended(&id).await;
+        assert_eq!(record.state.name().as_str(), "succeeded");
+        assert!(record.queue.to_string().contains(host.as_str()));
+    }
+    assert!(guests.libvirt.guests().is_empty() && other.guests().is_empty());
+}
+
+#[tokio::test]
+async fn what_has_no_room_waits_for_it_and_nothing_is_started_beyond_it() {
+    let room = [("CAPACITY__MEMORY", "70MiB")];
+    let guests = Guests::start_with(&room).await;
+    let mut jobs = Vec::new();
+    for number in 0..6 {
+        let name = format!("web{number}");
+        guests.disk(&name).await;
+        jobs.push(guests.site.publish(POOL, guests.start_of(&name)).await);
+    }
+    let mut waiting = Vec::new();
+    until("four that wait and two that run", async || {
+        waiting.clear();
+        let mut ended = 0;
+        for job in &jobs {
+            let record = guests.site.record(job).await?;
+            ended += usize::from(record.state.name().is_final());
+            if let JobState::Waiting(wait) = &record.state {
+                let WaitReason::Capacity { needs } = &wait.on else {
+                    return Err(format!("{:?}", wait.on));
+                };
+                assert_eq!(needs["memory"], 32 << 20);
+                waiting.push(job.clone());
+            }
+        }
+        if waiting.len() == 4 && ended == 2 {
+            return Ok(());
+        }
+        Err(format!("{ended} ended, {} wait", waiting.len()))
+    })
+    .await;
+    assert_eq!(guests.libvirt.guests().len(), 2);
+    // Room is made, and one of them gets it.
+    for number in 0..6 {
+        let name = format!("web{number}");
+        if guests.libvirt.state(&name) == "running" {
+            let stop = json!({"domain": name, "mode": "destroy"});
+            guests.done("stop_domain", stop).await;
+        }
+    }
+    let record = guests.site.mended(&waiting[0]).await;
+    assert_eq!(record.state.name().as_str(), "succeeded");
+}
+
+#[tokio::test]
+async fn a_host_whose_libvirt_hangs_starts_nothing_and_recovers_by_itself() {
+    let mut guests = Guests::start().await;
+    guests.run("web1").await;
+    guests.libvirt.signal("STOP");
+    let unready = async |wanted: bool, guests: &mut Guests| {
+        virtbus_testbed::within(Duration::from_secs(90), "readiness", async || match guests
+            .service
+            .ready()
+            .await
+        {
+            Ok(()) if wanted => Ok(()),
+            Err(said) if !wanted && said.contains("libvirt") => Ok(()),
+            other => Err(other),
+        })
+        .await;
+    };
+    unready(false, &mut guests).await;
+    guests.libvirt.signal("CONT");
+    unready(true, &mut guests).await;
+    let stop = json!({"domain": "web1", "mode": "destroy"});
+    assert_eq!(guests.done("stop_domain", stop).await["state"], "shutoff");
+    let record = guests.site.domain("web1").await.unwrap();
+    assert_eq!(record.state, DomainState::Shutoff);
+}
