@@ -62,9 +62,11 @@ pub fn new(disk: NewDisk, job: &Record, now: Timestamp) -> DiskRecord {
 #[must_use]
 pub fn taken<R: Held>(record: &R, job: &JobId, now: Timestamp) -> R {
     let head = record.head();
-    let state = match head.state {
-        DiskState::Ready => DiskState::Changing,
-        other => other,
+    let is_ready = head.state == DiskState::Ready;
+    let state = if is_ready {
+        DiskState::Changing
+    } else {
+        head.state
     };
     intent(record, state, job, now)
 }
@@ -127,13 +129,18 @@ pub fn on_top_of(record: DiskRecord, backing: Option<&DiskId>, format: ImageForm
     }
 }
 
+/// A disk whose file isn't there.
+#[must_use]
+pub fn missing<R: Held>(record: &R, now: Timestamp) -> R {
+    in_state(record, DiskState::Missing, now)
+}
+
 /// What was to be changed, and wasn't.
 #[must_use]
 pub fn given_back<R: Held>(record: &R, now: Timestamp) -> R {
-    let state = match record.head().state {
-        DiskState::Changing => DiskState::Ready,
-        other => other,
-    };
+    let state = record.head().state;
+    let is_changing = state == DiskState::Changing;
+    let state = if is_changing { DiskState::Ready } else { state };
     in_state(record, state, now)
 }
 
@@ -190,16 +197,18 @@ pub enum Purpose {
     Restore,
     /// Its way out of the archive.
     Unarchive,
+    /// To be looked at: also of what can't be used.
+    Check,
 }
 
 impl Purpose {
     /// Whether it's what something in this state, of no other job, is for.
     fn takes(self, state: DiskState) -> bool {
         match state {
-            DiskState::Ready => matches!(self, Self::Use | Self::Delete),
+            DiskState::Ready => matches!(self, Self::Use | Self::Delete | Self::Check),
             DiskState::Archived => matches!(self, Self::Delete | Self::Unarchive),
             DiskState::Trashed => matches!(self, Self::Delete | Self::Restore),
-            DiskState::Missing | DiskState::Broken => self == Self::Delete,
+            DiskState::Missing | DiskState::Broken => matches!(self, Self::Delete | Self::Check),
             DiskState::Changing
             | DiskState::Archiving
             | DiskState::Creating
@@ -240,8 +249,16 @@ pub fn admit<'a, R: Held>(
             let text = format!("another job is changing the {word}");
             Err(refuse(Code::DiskBusy, &text))
         }
-        state if purpose.takes(state) => Ok(record),
-        state => {
+        DiskState::Ready
+        | DiskState::Archived
+        | DiskState::Trashed
+        | DiskState::Missing
+        | DiskState::Broken
+        | DiskState::Deleted => {
+            let state = head.state;
+            if purpose.takes(state) {
+                return Ok(record);
+            }
             let text = format!("the {word} is {}", state.as_str());
             Err(refuse(Code::DiskWrongState, &text).with("state", state.as_str()))
         }

@@ -255,7 +255,10 @@ impl Disks {
     }
 
     /// Changes whatever record is there, however often others come first. None = nothing to do.
-    async fn change(
+    ///
+    /// # Errors
+    /// When the server doesn't answer, or others write all the time.
+    pub async fn change(
         &self,
         id: &DiskId,
         step: impl Fn(&DiskRecord) -> Option<DiskRecord>,

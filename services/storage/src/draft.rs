@@ -6,6 +6,7 @@ use crate::{
     pool::{Name, PoolError, Root},
     space::Reservation,
 };
+use rustix::io::Errno;
 
 /// A file with a temporary name. Dropping it removes the file.
 #[derive(Debug)]
@@ -31,6 +32,21 @@ impl Draft {
     /// The temporary name.
     pub(crate) fn part(&self) -> &Name {
         &self.part
+    }
+
+    /// Device and inode of the file.
+    ///
+    /// # Errors
+    /// When there is no such file, or the system refuses.
+    pub(crate) async fn identity(&self) -> Result<(u64, u64), PoolError> {
+        let (root, part) = (self.root.clone(), self.part.clone());
+        let facts = blocking::act(move || root.facts(&part)).await?;
+        let gone = || PoolError::Refused {
+            act: "look at",
+            name: self.part.to_string(),
+            source: Errno::NOENT,
+        };
+        Ok(facts.ok_or_else(gone)?.identity)
     }
 
     /// Brings what was written to the disk.

@@ -21,6 +21,25 @@ use virtbus_wire::{
 /// be writing it, so that its length and its tables are of different moments.
 const LOOKS_MAX: u32 = 3;
 
+/// Where a qcow2 says its version.
+const QCOW2_VERSION_AT: u64 = 4;
+/// The version that has features, damage among them.
+const QCOW2_WITH_FEATURES: [u8; 4] = [0, 0, 0, 3];
+/// Where a qcow2 of that version is marked as damaged.
+const QCOW2_MARK_AT: u64 = 79;
+/// The mark.
+const QCOW2_MARK: u8 = 1 << 1;
+
+/// What was found in a file, or why it couldn't be read.
+pub type Found = Result<Result<Report, Fault>, Errno>;
+
+/// Whether the mark of damage is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Counts,
+    Hidden,
+}
+
 /// What the catalogue says of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
@@ -58,11 +77,33 @@ impl Known {
 ///
 /// # Errors
 /// When it can't be read.
-pub fn look(file: &OwnedFd, format: ImageFormat) -> Result<Result<Report, Fault>, Errno> {
+pub fn look(file: &OwnedFd, format: ImageFormat) -> Found {
+    look_as(file, format, Mark::Counts)
+}
+
+/// The same, but for a qcow2's mark of damage: for the one tool that's to put it right. All else
+/// about the file is looked at as ever.
+///
+/// # Errors
+/// When it can't be read.
+pub fn look_beyond_mark(file: &OwnedFd, format: ImageFormat) -> Found {
+    let mut version = [0; 4];
+    let is_marked = pread(file, &mut version, QCOW2_VERSION_AT)? == version.len()
+        && format == ImageFormat::Qcow2
+        && version == QCOW2_WITH_FEATURES;
+    let mark = if is_marked {
+        Mark::Hidden
+    } else {
+        Mark::Counts
+    };
+    look_as(file, format, mark)
+}
+
+fn look_as(file: &OwnedFd, format: ImageFormat, mark: Mark) -> Found {
     let format = Format::from(format);
     let mut looks = 1;
     loop {
-        let found = inspect(file, Inspector::of(format))?;
+        let found = inspect(file, Inspector::of(format), mark)?;
         let seems_damaged = matches!(&found, Err(fault) if fault.code() == Code::ImageCorrupt);
         if !seems_damaged || looks >= LOOKS_MAX {
             return Ok(found);
@@ -75,11 +116,11 @@ pub fn look(file: &OwnedFd, format: ImageFormat) -> Result<Result<Report, Fault>
 ///
 /// # Errors
 /// When it can't be read.
-pub fn look_at_foreign(file: &OwnedFd) -> Result<Result<Report, Fault>, Errno> {
-    inspect(file, Inspector::detect())
+pub fn look_at_foreign(file: &OwnedFd) -> Found {
+    inspect(file, Inspector::detect(), Mark::Counts)
 }
 
-fn inspect(file: &OwnedFd, inspector: Inspector) -> Result<Result<Report, Fault>, Errno> {
+fn inspect(file: &OwnedFd, inspector: Inspector, mark: Mark) -> Found {
     let length = u64::try_from(fstat(file)?.st_size).unwrap_or_default();
     inspector::inspect(inspector, length, |offset, into| {
         let mut n = 0;
@@ -90,6 +131,12 @@ fn inspect(file: &OwnedFd, inspector: Inspector) -> Result<Result<Report, Fault>
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
+        }
+        let at = QCOW2_MARK_AT.checked_sub(offset).map(usize::try_from);
+        if let (Mark::Hidden, Some(Ok(at))) = (mark, at)
+            && let Some(byte) = into[..n].get_mut(at)
+        {
+            *byte &= !QCOW2_MARK;
         }
         Ok(n)
     })

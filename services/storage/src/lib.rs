@@ -22,6 +22,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod trash;
+pub mod virt_sparsify;
 
 pub use config::StorageConfig;
 pub use store::Store;

@@ -6,6 +6,7 @@ use crate::{
     pool::{Folder, Pool, PoolError, Root},
     qemu_img::QemuImg,
     space::Space,
+    virt_sparsify::VirtSparsify,
 };
 use std::{collections::BTreeMap, io};
 use virtbus_bus::{Bucket, Bus, BusError, Jobs, lease::Leases};
@@ -23,6 +24,7 @@ pub struct Store {
     pub(crate) pool_records: Bucket<PoolRecord>,
     pub(crate) leases: Leases,
     pub(crate) tool: QemuImg,
+    pub(crate) sparsify: VirtSparsify,
     pub(crate) space: Space,
 }
 
@@ -41,6 +43,7 @@ impl Store {
             pool_records: Bucket::new(bus, POOLS),
             leases: Leases::new(bus),
             tool: QemuImg::find(config.tools_dir.as_ref()),
+            sparsify: VirtSparsify::find(config.tools_dir.as_ref(), config.kvm),
             space: Space::default(),
         }
     }

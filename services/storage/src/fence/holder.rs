@@ -4,7 +4,10 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, test_kill_process,
 };
 use serde::{Deserialize, Serialize};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 use virtbus_wire::{BootId, JobId, WorkerId, state::Owner};
 
 /// The text in a lock's file.
@@ -111,28 +114,55 @@ struct Keeper {
 
 /// The processes of this host that have the locked file open by way of the lock's own opening.
 fn keepers(identity: (u64, u64)) -> Vec<Keeper> {
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter_map(|number: i32| {
-        let pid = Pid::from_raw(number)?;
+    let keeper = |pid| {
         let taken_by = keeper_of(pid, identity)?;
         Some(Keeper { pid, taken_by })
-    })
-    .collect()
+    };
+    processes().into_iter().filter_map(keeper).collect()
 }
 
 /// Who took the lock that this process keeps; none if it keeps none.
 fn keeper_of(pid: Pid, identity: (u64, u64)) -> Option<Option<i32>> {
+    let info = openings(pid, identity).next()?;
+    taken_by(&fs::read_to_string(info).ok()?)
+}
+
+/// What the kernel says of each opening that a process has of a file.
+fn openings(pid: Pid, identity: (u64, u64)) -> impl Iterator<Item = PathBuf> {
     let process = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
-    let files = fs::read_dir(process.join("fd")).ok()?;
-    files.filter_map(Result::ok).find_map(|file| {
+    let files = fs::read_dir(process.join("fd")).into_iter().flatten();
+    files.filter_map(Result::ok).filter_map(move |file| {
         let facts = rustix::fs::stat(file.path()).ok()?;
         let same = crate::pool::root::identity_of(&facts) == identity;
-        let info = same.then(|| process.join("fdinfo").join(file.file_name()))?;
-        taken_by(&fs::read_to_string(info).ok()?)
+        same.then(|| process.join("fdinfo").join(file.file_name()))
     })
+}
+
+/// Kills all processes of this host, but this one, that have a file open: what a tool started and
+/// left behind. Only for a file that's nobody else's. True if there were any.
+pub(crate) fn kill_users(identity: (u64, u64)) -> bool {
+    let mut any = false;
+    for pid in processes() {
+        if pid == getpid() || openings(pid, identity).next().is_none() {
+            continue;
+        }
+        // The number could be another process's by now; the descriptor can't.
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        if openings(pid, identity).next().is_some() {
+            any |= pidfd_send_signal(&process, Signal::KILL).is_ok();
+        }
+    }
+    any
+}
+
+fn processes() -> Vec<Pid> {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let numbers = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    numbers.filter_map(Pid::from_raw).collect()
 }
 
 /// The taker in a file's `fdinfo`, if its opening carries an exclusive `flock`: a line such as

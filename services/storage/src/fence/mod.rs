@@ -14,6 +14,7 @@
 mod holder;
 
 pub use holder::Mark;
+pub(crate) use holder::kill_users;
 
 use crate::{
     blocking,

@@ -21,11 +21,11 @@ pub(super) const ASK: Duration = Duration::from_secs(60);
 /// How long a change of a header and its tables may take.
 pub(super) const RESIZE: Duration = Duration::from_secs(600);
 /// How long a copy may take; a job's own time-out is mostly shorter.
-pub(super) const COPY: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(crate) const COPY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Processor seconds of a question.
 const ASK_CPU_S: u64 = 60;
 /// Processor seconds of a copy: all coroutines and threads of the longest one.
-const COPY_CPU_S: u64 = 64 * 7 * 24 * 3600;
+pub(crate) const COPY_CPU_S: u64 = 64 * 7 * 24 * 3600;
 /// Room for headers and tables beside what was measured, in bytes.
 const FILE_SLACK_BYTES: u64 = 64 << 20;
 

@@ -1,4 +1,4 @@
-//! What goes wrong with qemu-img, and what a job is told of it.
+//! What goes wrong with qemu-img and its like, and what a job is told of it.
 
 use thiserror::Error;
 use virtbus_wire::{Code, JobError};
@@ -8,18 +8,18 @@ use virtbus_worker::process::{Ended, RunError};
 #[derive(Debug, Error)]
 pub enum ToolError {
     /// It couldn't be run, or not to its end.
-    #[error("run qemu-img {command}")]
+    #[error("run {command}")]
     Run {
-        /// Its subcommand.
+        /// Its subcommand, or its name if it has none.
         command: String,
         /// Why.
         #[source]
         source: Box<RunError>,
     },
     /// It ended with a failing status.
-    #[error("run qemu-img {command}: it ended with {ended:?} and said {said:?}")]
+    #[error("run {command}: it ended with {ended:?} and said {said:?}")]
     Failed {
-        /// Its subcommand.
+        /// Its subcommand, or its name if it has none.
         command: String,
         /// How it ended.
         ended: Ended,
@@ -27,9 +27,9 @@ pub enum ToolError {
         said: String,
     },
     /// Its answer can't be read.
-    #[error("read the answer of qemu-img {command}")]
+    #[error("read the answer of {command}")]
     Answer {
-        /// Its subcommand.
+        /// Its subcommand, or its name if it has none.
         command: String,
         /// Why.
         #[source]
@@ -88,8 +88,8 @@ fn code_of(said: &str) -> Code {
 
 /// What people are told.
 const TOLD: [(Code, &str); 7] = [
-    (Code::ToolMissing, "qemu-img isn't installed on the worker"),
-    (Code::ToolTimeout, "qemu-img took too long"),
+    (Code::ToolMissing, "a tool isn't installed on the worker"),
+    (Code::ToolTimeout, "a tool took too long"),
     (Code::DiskBusy, "another program has the disk open"),
     (Code::PoolNoSpace, "the pool has no room left"),
     (
@@ -107,7 +107,7 @@ impl From<&ToolError> for JobError {
         let chain: &dyn std::error::Error = error;
         tracing::warn!(error = chain, %code, "a tool failed");
         let text = TOLD.iter().find(|(of, _)| *of == code);
-        let text = text.map_or("qemu-img failed", |(_, text)| text);
+        let text = text.map_or("a tool failed", |(_, text)| text);
         Self::new(code, text).with("command", error.command())
     }
 }

@@ -15,11 +15,13 @@ use virtbus_wire::{
     Size,
     task::{
         image::{Compat, Qcow2Options},
+        storage::Repair,
         value::ClusterSize,
     },
 };
 use virtbus_worker::process::{
-    CommandLine, Exit, Monotonic, RunError, RunOptions, Stdout, Stop, find_program, percent, run,
+    CommandLine, Ended, Exit, Monotonic, RunError, RunOptions, Stdout, Stop, find_program, percent,
+    run,
 };
 
 /// The program's name.
@@ -111,6 +113,17 @@ pub struct Kept {
     pub id: String,
     /// Its name, whoever gave it.
     pub name: String,
+}
+
+/// What `check` found, and didn't put right.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub struct Health {
+    /// Clusters that nothing refers to.
+    #[serde(default)]
+    pub leaks: u64,
+    /// Damages.
+    #[serde(default)]
+    pub corruptions: u64,
 }
 
 /// What `measure` says.
@@ -221,6 +234,42 @@ impl QemuImg {
         follow(line, vec![lock], stop, |_| {}).await
     }
 
+    /// Looks for damage in an image and puts right what it's asked to, its file ending where it's
+    /// said to. The tool keeps `lock` open as long as it lives. Formats that know no damage have
+    /// none.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn check(
+        &self,
+        image: &Image,
+        (repair, file_bytes): (Repair, u64),
+        lock: Option<OwnedFd>,
+        stop: &Stop,
+    ) -> Result<Health, ToolError> {
+        /// What the tool ends with when it found damage, when it found leaks, and when the format
+        /// can't be checked.
+        const ENDS: [i32; 2] = [2, 3];
+        const UNCHECKED: i32 = 63;
+        let line = chain::check(&self.program, image, repair, file_bytes);
+        tracing::debug!(%line, "a tool starts");
+        let options = RunOptions {
+            stop: stop.clone(),
+            stdout: Stdout::Capture {
+                bytes_max: ANSWER_BYTES_MAX,
+            },
+            inherit: lock.into_iter().collect(),
+            ..RunOptions::default()
+        };
+        let command = subcommand(&line);
+        let exit = match run(&line, options).await {
+            Ok(exit) if exit.ended == Ended::Code(UNCHECKED) => return Ok(Health::default()),
+            Ok(exit) if ENDS.iter().any(|code| exit.ended == Ended::Code(*code)) => exit,
+            other => ended_well(&command, other)?,
+        };
+        serde_json::from_slice(&exit.stdout).map_err(|source| ToolError::Answer { command, source })
+    }
+
     /// Writes an overlay's content into its backing, telling the percentage as it rises. The tool
     /// keeps `locks` open as long as it lives.
     ///
@@ -270,11 +319,22 @@ async fn follow(
     line: CommandLine,
     locks: Vec<OwnedFd>,
     stop: &Stop,
+    progress: impl FnMut(f64) + Send,
+) -> Result<(), ToolError> {
+    follow_with(line, percent, locks, stop, progress).await
+}
+
+/// The same with a tool that prints its progress in its own way.
+pub(crate) async fn follow_with(
+    line: CommandLine,
+    read: fn(&str) -> Option<f64>,
+    locks: Vec<OwnedFd>,
+    stop: &Stop,
     mut progress: impl FnMut(f64) + Send,
 ) -> Result<(), ToolError> {
     let mut rising = Monotonic::new();
     let mut tell = |record: &str| {
-        if let Some(percent) = percent(record).and_then(|percent| rising.rise(percent)) {
+        if let Some(percent) = read(record).and_then(|percent| rising.rise(percent)) {
             progress(percent);
         }
     };
@@ -327,7 +387,13 @@ fn ended_well(command: &str, exit: Result<Exit, RunError>) -> Result<Exit, ToolE
     }
 }
 
+/// The first argument, if it's one of qemu-img's; else the program's name.
 fn subcommand(line: &CommandLine) -> String {
     let first = line.args.first().cloned().unwrap_or_default();
-    first.to_string_lossy().into_owned()
+    let first = first.to_string_lossy().into_owned();
+    if first.starts_with('-') {
+        line.name()
+    } else {
+        first
+    }
 }

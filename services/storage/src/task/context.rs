@@ -12,6 +12,7 @@ use crate::{
     store::Store,
     trash::Home,
 };
+use std::os::fd::OwnedFd;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, DiskId, JobError, Place, Queue,
@@ -26,6 +27,9 @@ use virtbus_worker::perform::{Assignment, Stop};
 
 /// The largest disk where a pool's record sets no limit: 64 TiB, which all formats can hold.
 const DISK_BYTES_MAX: u64 = 64 << 40;
+
+/// A way to look at a file.
+pub(crate) type Look = fn(&OwnedFd, ImageFormat) -> gate::Found;
 
 /// A job in its pool.
 #[derive(Clone, Copy)]
@@ -173,12 +177,24 @@ impl<'a> Context<'a> {
     /// That each file of a chain is what the catalogue says. No tool opens it before.
     pub(crate) async fn gate(&self, root: &Root, chain: &[Disk]) -> Result<(), Stop> {
         for (at, disk) in chain.iter().enumerate() {
-            let expected = expected(disk, chain.get(at + 1));
-            let known = Known::of(&disk.record);
-            self.gate_known(root, &file_of(disk), expected, known)
+            self.gate_as(root, disk, chain.get(at + 1), gate::look)
                 .await?;
         }
         Ok(())
+    }
+
+    /// That a disk's file is what the catalogue says, on top of the one below, looked at like
+    /// this.
+    pub(crate) async fn gate_as(
+        &self,
+        root: &Root,
+        disk: &Disk,
+        below: Option<&Disk>,
+        look: Look,
+    ) -> Result<(), Stop> {
+        let (expected, known) = (expected(disk, below), Known::of(&disk.record));
+        self.gate_known(root, &file_of(disk), (expected, known), look)
+            .await
     }
 
     /// That a file is what it should be, of whatever size.
@@ -189,15 +205,16 @@ impl<'a> Context<'a> {
         expected: Expected,
     ) -> Result<(), Stop> {
         let known = Known::default();
-        self.gate_known(root, name, expected, known).await
+        self.gate_known(root, name, (expected, known), gate::look)
+            .await
     }
 
     async fn gate_known(
         &self,
         root: &Root,
         name: &Name,
-        expected: Expected,
-        known: Known,
+        (expected, known): (Expected, Known),
+        look: Look,
     ) -> Result<(), Stop> {
         let (root, name, format) = (root.clone(), name.clone(), expected.format);
         let found = blocking::look(move || {
@@ -209,7 +226,7 @@ impl<'a> Context<'a> {
                 name: name.to_string(),
                 source,
             };
-            gate::look(&file, format).map_err(refused).map(Some)
+            look(&file, format).map_err(refused).map(Some)
         });
         let found: Result<_, PoolError> = found.await;
         let gone = || JobError::new(Code::DiskWrongState, "the disk's file isn't in the pool");

@@ -10,6 +10,7 @@
 //! after the commit nothing stops; `effect` changes the pool; `publish` says so in the catalogue.
 
 mod base;
+mod check_disk;
 mod commit;
 pub(crate) mod context;
 mod convert;
@@ -25,11 +26,13 @@ mod relay;
 mod resize;
 mod restore_disk;
 mod snapshot;
+mod sparsify;
 
 pub(crate) use context::Context;
 
 use crate::{qemu_img::Act, store::Store};
 use base::Base;
+use check_disk::CheckDisk;
 use commit::Commit;
 use convert::Convert;
 use create_disk::CreateDisk;
@@ -41,6 +44,7 @@ use rebase::Rebase;
 use resize::Resize;
 use restore_disk::RestoreDisk;
 use snapshot::Snapshot;
+use sparsify::Sparsify;
 use std::{future::Future, pin::Pin};
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
@@ -280,12 +284,12 @@ pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'
         }
         Is::Commit(params) => Known::steps(Commit { at: at()?, params }),
         Is::Rebase(params) => Known::steps(Rebase { at: at()?, params }),
-        Is::Sparsify(_)
-        | Is::ArchiveDisk(_)
+        Is::Sparsify(params) => Known::steps(Sparsify { at: at()?, params }),
+        Is::CheckDisk(params) => Known::steps(CheckDisk { at: at()?, params }),
+        Is::ArchiveDisk(_)
         | Is::UnarchiveDisk(_)
         | Is::AdoptDisk(_)
         | Is::AdoptMedia(_)
-        | Is::CheckDisk(_)
         | Is::MoveDisk(_)
         | Is::Upload(_)
         | Is::FinishUpload(_)

@@ -296,6 +296,11 @@ async fn a_rebase_onto_nothing() {
     cut(case("rebase", r#"{"disk": "{c}", "backing": null}"#)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair() {
+    cut(case("check_disk", r#"{"disk": "{a}", "repair": "all"}"#)).await;
+}
+
 /// So that the world is what it's said to be.
 #[tokio::test]
 async fn the_world_holds_what_it_should() {

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod chains;
+mod check_disk;
 mod convert;
 mod crashes;
 mod create_disk;
@@ -15,4 +16,5 @@ mod resize;
 mod restore_disk;
 mod site;
 mod snapshots;
+mod sparsify;
 mod sweep;

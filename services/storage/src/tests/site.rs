@@ -271,6 +271,16 @@ impl Site {
 
     /// Runs a claim until its worker dies: what it holds is gone, what it wrote stays.
     pub(super) async fn die(&self, job: &Assignment, after: Step) {
+        self.die_telling(job, after, &|_| {}).await;
+    }
+
+    /// The same, with its progress told until then.
+    pub(super) async fn die_telling(
+        &self,
+        job: &Assignment,
+        after: Step,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) {
         let _others = STARTS.read().await;
         // A killed worker doesn't clear up behind itself.
         let left = Mutex::new(None);
@@ -282,7 +292,7 @@ impl Site {
             Err(Stop::Lost)
         };
         let never = process::Stop::new();
-        let died = self.drive(job, &never, &|_| {}, &reached).await;
+        let died = self.drive(job, &never, progress, &reached).await;
         assert_eq!(died, Err(Stop::Lost), "{after:?}");
         let left = left.into_inner().unwrap().expect("it got that far");
         for (path, bytes) in left {

@@ -1,0 +1,308 @@
+//! `check_disk`: measures a disk, looks for damage, and puts right what it's asked to.
+//!
+//! Looking takes no lock on the file and no intent: others may read the disk meanwhile, and the
+//! catalogue is only told what was found. Repairing is done in place, under the lock on the file,
+//! which is marked before; whoever comes next repairs once more, which changes nothing that is
+//! right. The result says what is there now: after a repair, what couldn't be put right.
+//!
+//! This is also how a disk becomes `broken`, `missing`, or `ready` again.
+
+use crate::{
+    catalog::{self, Purpose},
+    disks::Disk,
+    fence::{Fence, Mark},
+    gate,
+    pool::Root,
+    qemu_img::Health,
+    task::{Checked, Context, Pace, Steps, context, done, is_own, new_disk::tell, now},
+};
+use virtbus_bus::locks::LockSet;
+use virtbus_wire::{
+    Code, JobError,
+    catalog::{DiskRecord, DiskState, UseMode},
+    protocol::lock::Mode,
+    task::storage::{self as params, Repair},
+};
+use virtbus_worker::{
+    perform::{Done, Stop},
+    process,
+};
+
+pub(crate) struct CheckDisk<'a> {
+    pub(crate) at: Context<'a>,
+    pub(crate) params: &'a params::CheckDisk,
+}
+
+pub(crate) struct Plan {
+    root: Root,
+    /// The disk and all below it.
+    chain: Vec<Disk>,
+    fence: Option<Fence>,
+    /// The disk, as the intent to repair it is written.
+    intent: Option<Disk>,
+    found: Option<Found>,
+}
+
+/// What there is of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// No file.
+    Nothing,
+    /// A file that a tool has marked as damaged, so that none opens it but to repair it.
+    Marked,
+    /// A file, of this size, taking this room, both in bytes.
+    File {
+        virtual_size: u64,
+        actual_size: u64,
+        health: Health,
+    },
+}
+
+impl CheckDisk<'_> {
+    fn repairs(&self) -> bool {
+        self.params.repair != Repair::None
+    }
+
+    fn admit(&self, disk: &Disk) -> Result<(), Stop> {
+        // What those above read may change, unless it's damaged anyway.
+        let is_broken = disk.record.state == DiskState::Broken;
+        if self.params.repair == Repair::All && !is_broken {
+            catalog::admit_change(&disk.id, &disk.record)?;
+        }
+        let wants = match self.params.repair {
+            Repair::None => UseMode::Shared,
+            Repair::Leaks | Repair::All => UseMode::Exclusive,
+        };
+        self.at.admit_use(disk, wants)
+    }
+
+    /// That the files are what the catalogue says. A mark of damage on the first is what a repair
+    /// takes away, so it's looked beyond, and nothing else is.
+    async fn gate(&self, root: &Root, chain: &[Disk]) -> Result<(), Stop> {
+        let Some((disk, below)) = chain.split_first() else {
+            return Err(context::out_of_order());
+        };
+        self.at.gate(root, below).await?;
+        if self.at.facts(root, disk).await?.is_none() {
+            return Ok(());
+        }
+        let look = match self.params.repair {
+            Repair::None | Repair::Leaks => gate::look,
+            Repair::All => gate::look_beyond_mark,
+        };
+        self.at.gate_as(root, disk, below.first(), look).await
+    }
+
+    /// Looks, and repairs with the lock that is given.
+    async fn look(
+        &self,
+        root: &Root,
+        disk: &Disk,
+        lock: Option<&Fence>,
+        stop: &process::Stop,
+    ) -> Result<Found, Stop> {
+        let Some(facts) = self.at.facts(root, disk).await? else {
+            return Ok(Found::Nothing);
+        };
+        let (image, tool) = (context::image_of(root, disk), &self.at.store.tool);
+        let repair = if lock.is_some() {
+            self.params.repair
+        } else {
+            Repair::None
+        };
+        let lock = lock.map(Fence::share).transpose()?;
+        let checked = tool.check(&image, (repair, facts.length), lock, stop).await;
+        let health = checked.map_err(context::tool)?;
+        if repair != Repair::None {
+            self.at.sync(root, disk).await?;
+        }
+        let info = tool.info(&image, stop).await.map_err(context::tool)?;
+        Ok(Found::File {
+            virtual_size: info.virtual_size,
+            actual_size: info.actual_size,
+            health,
+        })
+    }
+
+    /// The disk with the intent of an earlier claim whose repair had begun, and its lock.
+    async fn begun(&self) -> Result<Option<(Root, Fence, Disk)>, Stop> {
+        let disk = self.at.store.disks.get(&self.params.disk).await?;
+        let own = disk.filter(|disk| is_own(disk.record.owner_job.as_ref(), self.at.job));
+        let Some(disk) = own.filter(|_| self.repairs()) else {
+            return Ok(None);
+        };
+        let is_open = match disk.record.state {
+            DiskState::Changing | DiskState::Broken | DiskState::Missing | DiskState::Ready => true,
+            DiskState::Creating
+            | DiskState::Uploading
+            | DiskState::Archiving
+            | DiskState::Archived
+            | DiskState::Trashed
+            | DiskState::Deleted => false,
+        };
+        if !is_open {
+            return Ok(None);
+        }
+        let root = self.at.root().await?;
+        let fence = self.at.fence(&root, &disk.id).await?;
+        Ok(Some((root, fence, disk)))
+    }
+
+    async fn write(&self, intent: &Disk, found: Found) -> Result<Done, Stop> {
+        let step = |record: &DiskRecord| told(record, found);
+        if self.repairs() {
+            self.at.settle(intent, step).await?;
+        } else {
+            let same = |record: &DiskRecord| record.state == intent.record.state;
+            let disks = &self.at.store.disks;
+            let changed = |record: &DiskRecord| same(record).then(|| step(record));
+            disks.change(&intent.id, changed).await?;
+        }
+        self.result(found)
+    }
+
+    fn result(&self, found: Found) -> Result<Done, Stop> {
+        match found {
+            Found::Nothing => {
+                let text = "the disk's file isn't in the pool";
+                let error = JobError::new(Code::DiskWrongState, text);
+                Err(error.with("state", DiskState::Missing.as_str()).into())
+            }
+            Found::Marked => {
+                let text = "the disk's file is marked as damaged";
+                Err(JobError::new(Code::ImageCorrupt, text).into())
+            }
+            Found::File {
+                virtual_size,
+                actual_size,
+                health,
+            } => done(&params::Checked {
+                virtual_size,
+                actual_size,
+                leaks: health.leaks,
+                corruptions: health.corruptions,
+            }),
+        }
+    }
+}
+
+/// What is written of a disk of which this was found.
+fn told(record: &DiskRecord, found: Found) -> DiskRecord {
+    match found {
+        Found::Nothing => catalog::missing(record, now()),
+        Found::Marked => catalog::broken(record, now()),
+        Found::File {
+            virtual_size,
+            actual_size,
+            health,
+        } => {
+            let record = catalog::made(record, virtual_size, actual_size, now());
+            match health.corruptions {
+                0 => record,
+                _ => catalog::broken(&record, now()),
+            }
+        }
+    }
+}
+
+impl Steps for CheckDisk<'_> {
+    type Plan = Plan;
+
+    // Shared on the disk and all below it; alone on the disk to repair it.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        let mode = if self.repairs() {
+            Mode::Exclusive
+        } else {
+            Mode::Shared
+        };
+        self.at.locks_below(&self.params.disk, mode).await
+    }
+
+    async fn check(&self) -> Result<Checked<Plan>, Stop> {
+        self.at.admit_pool(false).await?;
+        let purpose = Purpose::Check;
+        let disk = self.at.admitted(&self.params.disk, purpose).await?;
+        self.admit(&disk)?;
+        let below = self.at.readable_below(&disk).await?;
+        Ok(Checked::Plan(Plan {
+            root: self.at.root().await?,
+            chain: std::iter::once(disk).chain(below).collect(),
+            fence: None,
+            intent: None,
+            found: None,
+        }))
+    }
+
+    async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
+        let (root, disk) = (&plan.root, &plan.chain[0]);
+        let size = disk.record.virtual_size.unwrap_or_default();
+        tell(pace, "check", 0.0, size);
+        let gated = self.gate(root, &plan.chain).await;
+        if self.repairs() {
+            return gated;
+        }
+        plan.found = Some(match gated {
+            Err(Stop::Failed(error)) if error.code == Code::ImageCorrupt => Found::Marked,
+            gated => {
+                gated?;
+                self.look(root, disk, None, pace.stop).await?
+            }
+        });
+        tell(pace, "check", 100.0, size);
+        Ok(())
+    }
+
+    async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
+        if self.repairs() {
+            let held = self.at.hold(&plan.root, &plan.chain[0]).await?;
+            plan.fence = Some(held.fence);
+            plan.intent = Some(held.disk);
+        }
+        Ok(())
+    }
+
+    async fn effect(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
+        if let Some(fence) = &mut plan.fence {
+            fence.begin(Mark::default()).await?;
+            let disk = &plan.chain[0];
+            let found = self.look(&plan.root, disk, Some(fence), pace.lost).await?;
+            plan.found = Some(found);
+            let size = disk.record.virtual_size.unwrap_or_default();
+            tell(pace, "repair", 100.0, size);
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
+        let found = plan.found.ok_or_else(context::out_of_order)?;
+        let intent = plan.intent.as_ref().unwrap_or(&plan.chain[0]);
+        self.write(intent, found).await
+    }
+
+    async fn recover(&self) -> Result<Option<Done>, Stop> {
+        let Some((root, fence, disk)) = self.begun().await? else {
+            return Ok(None);
+        };
+        if fence.mark().is_none() {
+            return Ok(None);
+        }
+        let mut chain = vec![disk];
+        chain.extend(self.at.store.disks.below(&chain[0]).await?);
+        self.gate(&root, &chain).await?;
+        let never = process::Stop::new();
+        let found = self.look(&root, &chain[0], Some(&fence), &never).await?;
+        self.write(&chain[0], found).await.map(Some)
+    }
+
+    async fn abandon(&self) -> Result<(), Stop> {
+        let Some((_, mut fence, disk)) = self.begun().await? else {
+            return Ok(());
+        };
+        fence.forget().await?;
+        if disk.record.state != DiskState::Changing {
+            return Ok(());
+        }
+        let back = |record: &DiskRecord| catalog::given_back(record, now());
+        self.at.settle(&disk, back).await
+    }
+}
