@@ -2,7 +2,7 @@
 
 use crate::stack::{Stack, code, until};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use std::time::Duration;
 use virtbus_bus::{Bucket, locks};
@@ -136,6 +136,79 @@ async fn a_lock_of_a_job_that_is_over_is_freed_and_who_waits_for_it_wakes() {
         }
     })
     .await;
+}
+
+/// Makes a job wait for a lock in whose line it has this place.
+async fn park(stack: &Stack, id: &str, resource: &str, ticket: u64) {
+    let job = json!({"id": id, "task": "ping"}).to_string();
+    let seq = stack.publish("storage.default.low", job).await;
+    let entry = stack.record(id, StateName::Queued).await;
+    let claim = Event::Claim {
+        owner: dead(),
+        seq,
+        begin: false,
+    };
+    let entry = stack.jobs.change(&entry, claim).await.unwrap();
+    let park = Event::Park {
+        on: WaitReason::Lock {
+            resource: resource.to_owned(),
+            holder: None,
+            since: None,
+        },
+        refund: false,
+        ticket: Some(ticket),
+    };
+    stack.jobs.change(&entry, park).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_look_at_a_job_far_back_in_a_line_costs_as_little_as_at_one_in_front() {
+    const LINE: u64 = 300;
+    let (stack, _core) = Stack::start().await;
+    let locks: Bucket<Lock> = Bucket::new(&stack.bus, locks::BUCKET);
+    for id in ["holds", "first"] {
+        let job = json!({"id": id, "task": "ping"}).to_string();
+        stack.publish("storage.default.low", job).await;
+        stack.record(id, StateName::Queued).await;
+    }
+    let holder = |id: &str| Holder {
+        job: id.parse().unwrap(),
+        claim: 1,
+        since: None,
+    };
+    let mut lock = Lock {
+        exclusive: Some(holder("holds")),
+        ..Lock::default()
+    };
+    lock = lock.enlist(&holder("first"), 1, Mode::Exclusive);
+    for ticket in 2..LINE {
+        lock = lock.enlist(&holder(&format!("w-{ticket}")), ticket, Mode::Exclusive);
+    }
+    lock = lock.enlist(&holder("last"), LINE, Mode::Exclusive);
+    locks.create("x.long", &lock).await.unwrap();
+    let mut reads = stack
+        .bus
+        .client()
+        .subscribe("$JS.API.STREAM.MSG.GET.KV_jobs")
+        .await
+        .unwrap();
+    park(&stack, "last", "x.long", LINE).await;
+    // Looked at after the other one; nobody has its lock, so it's woken.
+    park(&stack, "next", "x.free", 1).await;
+    stack.record("next", StateName::Queued).await;
+    stack.bus.flush().await.unwrap();
+    let mut behind = Vec::new();
+    while let Some(read) = reads.next().now_or_never().flatten() {
+        let wanted = String::from_utf8_lossy(&read.payload).into_owned();
+        behind.extend(Some(wanted).filter(|wanted| wanted.contains(".w-")));
+    }
+    let last = stack.record("last", StateName::Waiting).await.value;
+    assert_eq!(last.generation, 1, "it was left where it is");
+    assert_eq!(
+        behind,
+        Vec::<String>::new(),
+        "who waits behind others isn't asked for"
+    );
 }
 
 fn domain(name: &str) -> serde_json::Value {
