@@ -53,17 +53,16 @@ async fn main() -> ExitCode {
     let parent = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
     let outcome = run(options, &parent).await;
     println!("{}", outcome.summary);
-    let Some(folder) = outcome.folder else {
+    if let Some(folder) = &outcome.folder {
+        println!("journal, logs and report: {}", folder.display());
+    }
+    if outcome.violations.is_empty() {
         println!("nothing lost, nothing twice");
         return ExitCode::SUCCESS;
-    };
+    }
     for violation in &outcome.violations {
         println!("VIOLATION {violation}\n");
     }
-    let count = outcome.violations.len();
-    println!(
-        "{count} violations; journal, logs and report: {}",
-        folder.display()
-    );
+    println!("{} violations", outcome.violations.len());
     ExitCode::FAILURE
 }

@@ -38,7 +38,8 @@ pub(super) async fn measure(
         site.kill(&victim).await?;
         loop {
             let event = probe.until(RUNNING).await?;
-            if worker_of(&event.payload)? != victim {
+            let is_it = event.subject.ends_with(&format!(".{id}"));
+            if is_it && worker_of(&event.payload)? != victim {
                 break;
             }
         }
