@@ -14,7 +14,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use virtbus_testbed::{server, until};
+use std::time::Duration;
+use virtbus_testbed::{server, until, within};
 
 /// The one pool.
 pub const POOL: &str = "default";
@@ -22,6 +23,8 @@ pub const POOL: &str = "default";
 pub const PUBLISHERS: usize = 4;
 /// Jobs that one storage service runs at once.
 const SLOTS: u32 = 8;
+/// How long a new cluster may take to elect its leaders.
+const SET_UP_LIMIT: Duration = Duration::from_secs(180);
 /// Messages that may wait to be read by one of ours.
 const CAPACITY: usize = 1 << 20;
 /// The services, by kind and name.
@@ -75,7 +78,9 @@ impl Site {
         for name in ["log", "pool", "conf"] {
             fs::create_dir(folder.join(name)).unwrap();
         }
-        let ports = free_ports(3 * nodes);
+        let held = hold_ports(3 * nodes);
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let ports: Vec<u16> = held.iter().map(port).collect();
         let nodes = ports.chunks(3).map(|ports| Node {
             client: ports[0],
             route: ports[1],
@@ -89,7 +94,7 @@ impl Site {
             _warden: Warden::of(&folder),
             folder,
         };
-        site.start_servers().await;
+        site.start_servers(held).await;
         site.set_up().await;
         for (kind, name) in SERVICES {
             site.start_service(kind, name).await;
@@ -134,7 +139,8 @@ impl Site {
         connect(&self.url_of(who), ConnectOptions::new()).await
     }
 
-    async fn start_servers(&mut self) {
+    /// `held` keeps their ports until the wires have theirs.
+    async fn start_servers(&mut self, held: Vec<TcpListener>) {
         for from in 0..self.nodes.len() {
             for to in (0..self.nodes.len()).filter(|to| *to != from) {
                 let name = format!("route {} to {}", from + 1, to + 1);
@@ -142,6 +148,7 @@ impl Site {
                 self.routes.push(Route { from, to, wire });
             }
         }
+        drop(held);
         for number in 0..self.nodes.len() {
             let name = format!("nats-{}", number + 1);
             let config = self.folder.join("conf").join(format!("{name}.conf"));
@@ -191,14 +198,15 @@ impl Site {
     /// Streams and buckets, with a copy on each node.
     async fn set_up(&self) {
         let copies = self.nodes.len().to_string();
-        until("virtbus setup", async || {
+        within(SET_UP_LIMIT, "virtbus setup", async || {
             let output = Command::new(programs().join("virtbus"))
                 .args(["setup", "--server", &url(self.nodes[0].client)])
                 .args(["--replicas", &copies])
                 .stdin(Stdio::null())
                 .output()
                 .unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said).into_owned();
             output.status.success().then_some(()).ok_or(said)
         })
         .await;
@@ -311,10 +319,8 @@ fn address(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// Free when chosen; all are held until all are chosen.
-fn free_ports(count: usize) -> Vec<u16> {
+/// Ports that nobody else gets as long as these are held.
+fn hold_ports(count: usize) -> Vec<TcpListener> {
     let bind = |_| TcpListener::bind("127.0.0.1:0").unwrap();
-    let held: Vec<TcpListener> = (0..count).map(bind).collect();
-    let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    held.iter().map(port).collect()
+    (0..count).map(bind).collect()
 }
