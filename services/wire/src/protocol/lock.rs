@@ -99,7 +99,8 @@ impl Lock {
     }
 
     /// Asks for the lock. `is_over` says of a job whether its record is final or gone: such
-    /// holders and waiters are dropped. An entry of the job's own older claim is replaced.
+    /// holders and waiters are dropped. An entry of the job's own older claim is replaced, whoever
+    /// waits.
     #[must_use]
     pub fn take(
         &self,
@@ -126,7 +127,10 @@ impl Lock {
                 .is_some_and(|at| now.since(at) > WAKE_PATIENCE);
             waiter.ticket < ticket && conflicts && !overslept
         };
-        if lock.waiters.iter().any(|waiter| is_ahead(&waiter)) {
+        // Who takes over from an older claim of the job goes on with what that one has: there may
+        // be an effect already that nobody but this job may build on.
+        let has_it = self.is_held_by(&claimant.holder.job, claimant.mode);
+        if !has_it && lock.waiters.iter().any(|waiter| is_ahead(&waiter)) {
             return Take::Refused(None);
         }
         let holder = Holder {
@@ -157,6 +161,15 @@ impl Lock {
         });
         lock.waiters.sort_by_key(|waiter| waiter.ticket);
         lock
+    }
+
+    /// Whether some claim of the job has the lock in this mode.
+    fn is_held_by(&self, job: &JobId, mode: Mode) -> bool {
+        let mut holders = match mode {
+            Mode::Exclusive => [].iter().chain(&self.exclusive),
+            Mode::Shared => self.shared.iter().chain(&self.exclusive),
+        };
+        holders.any(|holder| holder.job == *job)
     }
 
     fn has_later_claim(&self, holder: &Holder) -> bool {

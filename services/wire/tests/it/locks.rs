@@ -87,6 +87,24 @@ fn a_newer_claim_replaces_the_older_ones_entry() {
 }
 
 #[test]
+fn a_newer_claim_keeps_what_the_older_one_has_although_others_wait() {
+    for mode in [Mode::Exclusive, Mode::Shared] {
+        let held = taken(&Lock::default(), &claimant("a", 1, None, mode));
+        let queue = held.enlist(&holder("w"), 10, Mode::Exclusive);
+        let kept = taken(&queue, &claimant("a", 2, None, mode));
+        assert!(is_refused(
+            &kept,
+            &claimant("w", 2, Some(10), Mode::Exclusive)
+        ));
+    }
+    // What it doesn't have it gets in its turn.
+    let shared = taken(&Lock::default(), &claimant("a", 1, None, Mode::Shared));
+    let queue = shared.enlist(&holder("w"), 10, Mode::Exclusive);
+    let more = claimant("a", 2, None, Mode::Exclusive);
+    assert!(is_refused(&queue, &more));
+}
+
+#[test]
 fn a_claim_that_is_lost_takes_nothing_from_its_successor() {
     let held = taken(&Lock::default(), &claimant("a", 2, None, Mode::Exclusive));
     let late = claimant("a", 1, Some(1), Mode::Exclusive);
