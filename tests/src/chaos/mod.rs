@@ -26,7 +26,7 @@ use journal::Journal;
 use ledger::{Ledger, Order};
 use load::Load;
 use plan::{SOURCE_MIB, SOURCES};
-use records::Records;
+use records::{Held, Records};
 use serde_json::json;
 use site::{POOL, PUBLISHERS, Site};
 use std::collections::BTreeMap;
@@ -321,10 +321,28 @@ impl Run {
                     let (record, line) = (record.unwrap_or_default(), line.unwrap_or_default());
                     let life = self.witness.life(job);
                     write!(text, "\npublished {line}\nrecord {record}\nlife\n{life}").unwrap();
+                    for other in neighbours(&all, job) {
+                        let life = self.witness.life(&other);
+                        write!(text, "life of {other}, on the same\n{life}").unwrap();
+                    }
                 }
             }
             told.push(text);
         }
         told
     }
+}
+
+/// The other jobs that work on what this one does.
+fn neighbours(all: &BTreeMap<String, Held>, job: &str) -> Vec<String> {
+    let objects = |held: &Held| {
+        held.value["objects"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+    };
+    let own = all.get(job).map(objects).unwrap_or_default();
+    let shares = |held: &Held| objects(held).iter().any(|object| own.contains(object));
+    let others = all.iter().filter(|(id, held)| *id != job && shares(held));
+    others.map(|(id, _)| id.clone()).collect()
 }
