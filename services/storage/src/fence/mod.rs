@@ -37,8 +37,8 @@ use virtbus_wire::{Code, JobError, JobId, state::Owner, task::Target};
 /// How long killed holders may take to let go.
 const KILLED: Duration = Duration::from_secs(5);
 /// How long a lock may outlast its holder: a program that was being started as the holder let go
-/// keeps it until it has become that program.
-const LINGER: Duration = Duration::from_millis(200);
+/// keeps it until it has become that program, which takes a while on a busy host.
+const LINGER: Duration = Duration::from_secs(2);
 /// Between two looks at a lock whose holders were killed.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often the lock's file may be replaced while it's being locked.
