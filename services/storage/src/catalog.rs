@@ -13,11 +13,11 @@ pub use held::{Head, Held};
 
 use virtbus_wire::{
     Code, DiskId, JobError, JobId, Label, Timestamp,
-    catalog::{DiskRecord, DiskState, InUseBy, UseMode},
+    catalog::{DiskRecord, DiskState, InUseBy, MediaRecord, UseMode},
     envelope::IfInUse,
     record::Record,
     state::WaitReason,
-    task::image::ImageFormat,
+    task::image::{ImageFormat, MediaFormat},
 };
 use virtbus_worker::perform::Stop;
 
@@ -133,6 +133,32 @@ pub fn on_top_of(record: DiskRecord, backing: Option<&DiskId>, format: ImageForm
 #[must_use]
 pub fn missing<R: Held>(record: &R, now: Timestamp) -> R {
     in_state(record, DiskState::Missing, now)
+}
+
+/// The intent to register a medium.
+#[must_use]
+pub fn new_medium(
+    pool: Label,
+    format: MediaFormat,
+    virtual_size: u64,
+    job: &Record,
+    now: Timestamp,
+) -> MediaRecord {
+    MediaRecord {
+        pool,
+        format,
+        virtual_size: Some(virtual_size),
+        actual_size: None,
+        state: DiskState::Creating,
+        in_use_by: Vec::new(),
+        owner_job: Some(job.id.clone()),
+        epoch: 1,
+        tenant: job.tenant.clone(),
+        user: job.user.clone(),
+        sha256: None,
+        last_used_at: None,
+        updated_at: now,
+    }
 }
 
 /// What was to be changed, and wasn't.

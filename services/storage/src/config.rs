@@ -4,14 +4,14 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use virtbus_daemon::{Common, Problem, Settings};
-use virtbus_wire::{Label, Place, PoolPair, Priority, Queue, Size};
+use virtbus_wire::{Label, Place, PoolPair, Priority, Queue, Size, span::Span};
 use virtbus_worker::WorkConfig;
 
 /// The most slots of one process: each may run a tool of its own.
 const SLOTS_MAX: u32 = 256;
 
 /// The service's own settings.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageConfig {
     /// The pools this service has, by name.
@@ -23,6 +23,25 @@ pub struct StorageConfig {
     /// Whether virt-sparsify may use the processor's help (KVM). Without, it takes half a minute
     /// longer; with help that doesn't work, though its device file is there, it never ends.
     pub kvm: bool,
+    /// How often a pool's trash is looked through, and the pool compared with the catalogue.
+    pub care_every: Span,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            pools: BTreeMap::new(),
+            work: WorkConfig::default(),
+            tools_dir: None,
+            kvm: false,
+            care_every: care_every(),
+        }
+    }
+}
+
+/// An hour.
+fn care_every() -> Span {
+    "1h".parse().expect("an hour is a length of time")
 }
 
 /// One pool, as this host sees it. What is the pool's everywhere (the largest disk, options of qcow2)

@@ -3,9 +3,9 @@
 use crate::catalog::{self, Held};
 use std::collections::{BTreeSet, VecDeque};
 use thiserror::Error;
-use virtbus_bus::{Bucket, Bus, BusError, Entry, WriteError};
+use virtbus_bus::{Bucket, Bus, BusError, Entry, Row, WriteError};
 use virtbus_wire::{
-    Code, DiskId, JobError, JobId, Timestamp,
+    Code, DiskId, JobError, JobId, Label, Timestamp,
     catalog::{DiskRecord, DiskState, MediaRecord},
     task::Target,
 };
@@ -111,6 +111,33 @@ impl<R: Held> Shelf<R> {
                 revision,
             },
         ))
+    }
+
+    /// All that a pool has. Records that can't be read are logged and left out.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn of_pool(&self, pool: &Label) -> Result<Vec<Kept<R>>, CatalogError> {
+        let (mut kept, mut from) = (Vec::new(), Some(1));
+        while let Some(seq) = from {
+            let page = self.records.page(seq).await?;
+            for Row { key, entry, .. } in page.items {
+                let (Ok(id), entry) = (key.parse(), entry) else {
+                    continue;
+                };
+                match entry {
+                    Ok(Some(entry)) if entry.value.pool() == pool => kept.push(Kept {
+                        id,
+                        record: entry.value,
+                        revision: entry.revision,
+                    }),
+                    Ok(_) => {}
+                    Err(error) => tracing::error!(%error, "a record is left out"),
+                }
+            }
+            from = page.next;
+        }
+        Ok(kept)
     }
 
     /// Makes a record.

@@ -168,7 +168,7 @@ pub fn check(
 /// As [`check`], and `image.unknown_format`.
 pub fn check_foreign(
     found: Result<Report, Fault>,
-    format: ImageFormat,
+    format: impl Into<Format>,
     size_max: u64,
 ) -> Result<Report, JobError> {
     let report = found.map_err(|fault| refuse(fault.code(), fault))?;

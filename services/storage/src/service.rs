@@ -1,10 +1,15 @@
 //! The service's life: look at the pools, clear up after dead claims, take jobs until told to stop.
 
-use crate::{config::StorageConfig, pool::Pool, store::Store};
+use crate::{
+    care::{self, Counts},
+    config::StorageConfig,
+    pool::Pool,
+    store::Store,
+};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{task::spawn_blocking, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use virtbus_bus::{Jobs, jobs::KEEP};
+use virtbus_bus::{Bus, Jobs, jobs::KEEP};
 use virtbus_daemon::{Daemon, Fatal, Readiness, Service};
 use virtbus_worker::{Setup, process::Stop};
 
@@ -35,8 +40,9 @@ pub async fn serve(daemon: Daemon<StorageConfig>) -> Result<(), Fatal> {
 
     let jobs = Jobs::new(&bus, KEEP);
     if let Err(error) = store.sweep(&jobs).await {
-        tracing::warn!(%error, "left-over files stay until the next start");
+        tracing::warn!(%error, "left-over files stay until the pools are cared for");
     }
+    care_for_pools(&daemon, &bus);
     let setup = Setup {
         bus: bus.clone(),
         identity: daemon.identity.clone(),
@@ -63,6 +69,19 @@ async fn versions(store: &Store) -> BTreeMap<String, String> {
         Err(error) => tracing::error!(%error, "jobs will fail: qemu-img doesn't answer"),
     }
     versions
+}
+
+/// Empties the trash of each pool, and compares it with the catalogue, from time to time.
+fn care_for_pools(daemon: &Daemon<StorageConfig>, bus: &Bus) {
+    let counts = Counts::new(&daemon.metrics);
+    let every = daemon.settings.care_every.duration();
+    let pools = Store::new(bus, &daemon.settings).pools().clone();
+    for pool in pools.into_values() {
+        let (store, jobs) = (Store::new(bus, &daemon.settings), Jobs::new(bus, KEEP));
+        let how = (every, counts.clone());
+        let watch = care::watch(store, jobs, pool, how, daemon.stop.clone());
+        daemon.parts.spawn("care", watch);
+    }
 }
 
 /// Says of each pool whether it can be reached.

@@ -1,4 +1,5 @@
-//! Room in pools: what a job is going to write is set aside before it begins.
+//! Room in pools: what a job is going to write is set aside before it begins. Pools and archives on
+//! the same file system share its room.
 
 use crate::pool::{Name, PoolError, Root};
 use std::{
@@ -6,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 use thiserror::Error;
-use virtbus_wire::{Code, JobError, Label};
+use virtbus_wire::{Code, JobError};
 
 /// Room that jobs of this process have set aside. Clones share it. Jobs of other processes are
 /// only seen by what they have written.
@@ -17,7 +18,8 @@ pub struct Space {
 
 #[derive(Debug)]
 struct Held {
-    pool: Label,
+    /// The file system.
+    device: u64,
     bytes: u64,
     /// What the file took when the room was set aside.
     taken: u64,
@@ -69,14 +71,14 @@ impl Space {
     /// When there isn't enough, or it can't be told.
     pub fn reserve(
         &self,
-        pool: &Label,
         root: &Root,
         file: &Name,
         needed: u64,
         spare: u64,
     ) -> Result<Reservation, SpaceError> {
+        let device = root.device()?;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let others = held.values().filter(|other| other.pool == *pool);
+        let others = held.values().filter(|other| other.device == device);
         let promised = others.map(Held::still_to_come).fold(0, u64::saturating_add);
         let free = left(root.free_bytes()?, promised, spare);
         if needed > free {
@@ -84,7 +86,7 @@ impl Space {
         }
         let number = held.keys().max().map_or(0, |last| last.wrapping_add(1));
         let entry = Held {
-            pool: pool.clone(),
+            device,
             bytes: needed,
             taken: root.facts(file)?.map_or(0, |facts| facts.allocated),
             root: root.clone(),
@@ -131,31 +133,29 @@ mod tests {
 
     #[test]
     fn room_is_promised_once_and_given_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
-        let name: Label = "default".parse().unwrap();
-        let config = PoolConfig {
-            create: true,
-            ..PoolConfig::at(path)
-        };
-        let pool = Pool::new(name.clone(), config);
-        pool.prepare().unwrap();
-        let (root, space) = (pool.reach().unwrap(), Space::default());
+        let dirs = ["/tmp", "/dev/shm"].map(|dir| tempfile::tempdir_in(dir).unwrap());
+        let [root, far] = dirs.each_ref().map(|dir| {
+            let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
+            let config = PoolConfig {
+                create: true,
+                ..PoolConfig::at(path)
+            };
+            let pool = Pool::new("default".parse().unwrap(), config);
+            pool.prepare().unwrap();
+            pool.reach().unwrap()
+        });
+        let space = Space::default();
         let file = |id: &str| Name::disk(&id.parse().unwrap(), ImageFormat::Raw);
         // Others use the same file system meanwhile, so the numbers are far apart.
         let half = root.free_bytes().unwrap() / 3 * 2;
-        let reserve = |id| space.reserve(&name, &root, &file(id), half, 0);
+        let reserve = |id| space.reserve(&root, &file(id), half, 0);
         let first = reserve("d1").unwrap();
         assert!(matches!(reserve("d2"), Err(SpaceError::NotEnough { .. })));
-        let elsewhere = "other".parse().unwrap();
-        assert!(
-            space
-                .reserve(&elsewhere, &root, &file("d3"), half, 0)
-                .is_ok()
-        );
+        // Another file system has room of its own.
+        assert!(space.reserve(&far, &file("d3"), 1, 0).is_ok());
         drop(first);
         assert!(reserve("d2").is_ok());
-        let spare = space.reserve(&name, &root, &file("d2"), half, half);
+        let spare = space.reserve(&root, &file("d2"), half, half);
         assert_eq!(JobError::from(spare.unwrap_err()).code, Code::PoolNoSpace);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 use std::{collections::BTreeMap, io};
 use virtbus_bus::{Bucket, Bus, BusError, Jobs, lease::Leases};
-use virtbus_wire::{Label, catalog::DiskState, catalog::PoolRecord, task::Target};
+use virtbus_wire::{Code, JobError, Label, catalog::DiskState, catalog::PoolRecord, task::Target};
 
 /// The bucket of the pools' records.
 const POOLS: &str = "pools";
@@ -64,6 +64,15 @@ impl Store {
         &self.pools
     }
 
+    /// A pool of this service.
+    ///
+    /// # Errors
+    /// `pool.not_found`.
+    pub(crate) fn pool(&self, name: &Label) -> Result<&Pool, JobError> {
+        let missing = || JobError::new(Code::PoolNotFound, "this service doesn't have the pool");
+        self.pools.get(name).ok_or_else(missing)
+    }
+
     /// Removes what dead claims left in all pools: temporary files whose job is over, or has a
     /// newer claim, and deleted files that were to be removed. What can't be told stays.
     ///
@@ -71,7 +80,15 @@ impl Store {
     /// When the server doesn't answer. A pool that can't be reached is left for the next start.
     pub async fn sweep(&self, jobs: &Jobs) -> Result<(), BusError> {
         for pool in self.pools.values() {
-            let root = match pool.reach() {
+            self.sweep_pool(jobs, pool).await?;
+        }
+        Ok(())
+    }
+
+    /// The same of one pool, and of its archive.
+    pub(crate) async fn sweep_pool(&self, jobs: &Jobs, pool: &Pool) -> Result<(), BusError> {
+        for place in [Some(pool.clone()), pool.archive()].into_iter().flatten() {
+            let root = match place.reach() {
                 Ok(root) => root,
                 Err(error) => {
                     warn(pool, &error);
@@ -93,7 +110,8 @@ impl Store {
     }
 
     async fn sweep_drafts(&self, jobs: &Jobs, pool: &Pool, root: &Root) -> Result<(), BusError> {
-        for name in listed(pool, root, Folder::Disks) {
+        let folders = [Folder::Disks, Folder::Media].map(|folder| listed(pool, root, folder));
+        for name in folders.into_iter().flatten() {
             let Some((job, claim)) = name.as_part() else {
                 continue;
             };

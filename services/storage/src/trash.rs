@@ -6,14 +6,13 @@
 use crate::{
     blocking,
     pool::{Folder, Name, PoolError, Root},
-    task::{Pace, new_disk::tell},
+    task::{Pace, relay::relayed},
 };
-use tokio::sync::mpsc::{Sender, channel};
 use virtbus_wire::{
     JobId,
     task::{Target, storage::DeleteMode},
 };
-use virtbus_worker::{perform::Stop, process};
+use virtbus_worker::perform::Stop;
 
 /// A place where a file of something is, or was.
 #[derive(Debug, Clone)]
@@ -92,22 +91,22 @@ impl Home {
         mode: DeleteMode,
         pace: &Pace<'_>,
     ) -> Result<(), Stop> {
-        let (tell_to, mut told) = channel(1);
-        let (root, of, lost) = (self.root.clone(), of.clone(), pace.lost.clone());
-        let removed = blocking::act(move || match mode {
+        let (root, of) = (self.root.clone(), of.clone());
+        let pace = Pace {
+            stop: pace.lost,
+            ..*pace
+        };
+        relayed(&pace, ("wipe", 0, 0), move |tell| match mode {
             DeleteMode::Trash => Ok(()),
             DeleteMode::Unlink => empty(&root, &of),
-            DeleteMode::Wipe => wipe(&root, &of, &tell_to, &lost),
-        });
-        let telling = async {
-            while let Some((bytes, total)) = told.recv().await {
-                #[expect(clippy::cast_precision_loss, reason = "a percentage, for people")]
-                let percent = bytes as f64 * 100.0 / total as f64;
-                tell(pace, "wipe", percent, total);
+            DeleteMode::Wipe => {
+                for name in in_trash(&root, &of)? {
+                    root.wipe(&name, &mut *tell)?;
+                }
+                empty(&root, &of)
             }
-        };
-        let (removed, ()): (Result<(), PoolError>, ()) = tokio::join!(removed, telling);
-        Ok(removed?)
+        })
+        .await
     }
 }
 
@@ -124,22 +123,6 @@ pub(crate) fn empty(root: &Root, of: &Target) -> Result<(), PoolError> {
     names
         .iter()
         .try_for_each(|name| root.unlink(name).map(|_| ()))
-}
-
-fn wipe(
-    root: &Root,
-    of: &Target,
-    tell: &Sender<(u64, u64)>,
-    lost: &process::Stop,
-) -> Result<(), PoolError> {
-    for name in in_trash(root, of)? {
-        root.wipe(&name, |bytes, total| {
-            // Progress that nobody has time for is left out.
-            tell.try_send((bytes, total)).ok();
-            !lost.is_asked()
-        })?;
-    }
-    empty(root, of)
 }
 
 fn is_by(name: &Name, job: &JobId) -> bool {

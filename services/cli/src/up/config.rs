@@ -145,7 +145,10 @@ impl Layout {
         match name {
             Name::Storage => {
                 let root = quoted(&self.pool_root());
-                lines.push(format!("\n[pools.{POOL}]\nroot = {root}\ncreate = true"));
+                let archive = quoted(&self.dir.join("archive"));
+                lines.push(format!(
+                    "\n[pools.{POOL}]\nroot = {root}\narchive = {archive}\ncreate = true"
+                ));
             }
             Name::Hypervisor => {
                 let uri = text_of(&self.libvirt_uri);

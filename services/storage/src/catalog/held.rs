@@ -1,7 +1,7 @@
 //! What the records of disks and of media have in common.
 
 use serde::{Serialize, de::DeserializeOwned};
-use std::fmt;
+use std::{fmt, str::FromStr};
 use virtbus_wire::{
     Code, DiskId, JobId, Label, MediaId, Timestamp,
     catalog::{DiskRecord, DiskState, InUseBy, MediaRecord},
@@ -13,7 +13,7 @@ pub trait Held:
     Clone + PartialEq + fmt::Debug + Serialize + DeserializeOwned + Send + Sync
 {
     /// Its key.
-    type Id: Clone + PartialEq + fmt::Debug + fmt::Display + AsRef<str> + Send + Sync;
+    type Id: Clone + PartialEq + fmt::Debug + fmt::Display + AsRef<str> + FromStr + Send + Sync;
 
     /// The bucket it's in.
     const BUCKET: &'static str;
@@ -32,6 +32,8 @@ pub trait Held:
     fn target(id: &Self::Id) -> Target;
     /// The pool its file is in.
     fn pool(&self) -> &Label;
+    /// When it was written.
+    fn written(&self) -> Timestamp;
     /// Who holds it without a lock.
     fn in_use_by(&self) -> &[InUseBy];
     /// Whether it can be used, and who changes it.
@@ -65,6 +67,10 @@ macro_rules! held {
 
         fn pool(&self) -> &Label {
             &self.pool
+        }
+
+        fn written(&self) -> Timestamp {
+            self.updated_at
         }
 
         fn in_use_by(&self) -> &[InUseBy] {

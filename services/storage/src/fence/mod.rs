@@ -12,9 +12,11 @@
 //! one of them lets the lock go in order.
 
 mod holder;
+mod quiet;
 
 pub use holder::Mark;
 pub(crate) use holder::kill_users;
+pub(crate) use quiet::Quiet;
 
 use crate::{
     blocking,

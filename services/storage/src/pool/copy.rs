@@ -7,7 +7,7 @@ use super::{
     root::{Root, facts_of},
 };
 use rustix::{
-    fs::{SeekFrom, copy_file_range, fsync, ftruncate, ioctl_ficlone, seek},
+    fs::{Advice, SeekFrom, copy_file_range, fadvise, fsync, ftruncate, ioctl_ficlone, seek},
     io::{Errno, pread, pwrite},
 };
 use std::os::fd::OwnedFd;
@@ -53,6 +53,25 @@ impl Root {
         };
         fsync(&target).map_err(|errno| refused("sync", to.1, errno))?;
         Ok(copied)
+    }
+
+    /// Whether two files hold the same, read from the disk as far as the system allows.
+    ///
+    /// # Errors
+    /// As [`Root::copy`].
+    pub(crate) fn is_same(
+        &self,
+        name: &Name,
+        as_in: (&Self, &Name),
+        tell: Tell<'_>,
+    ) -> Result<bool, PoolError> {
+        let failed = |errno| refused("compare", name, errno);
+        let (Some(one), Some(other)) = (self.open(name)?, as_in.0.open(as_in.1)?) else {
+            return Err(failed(Errno::NOENT));
+        };
+        // What was just written is read anew.
+        fadvise(&other, 0, None, Advice::DontNeed).ok();
+        compare(&one, &other, tell).map_err(failed)
     }
 }
 
@@ -118,8 +137,48 @@ fn copy_some(
     Ok(n as u64)
 }
 
+fn compare(one: &OwnedFd, other: &OwnedFd, tell: Tell<'_>) -> Result<bool, Errno> {
+    let (left, right) = (facts_of(one)?, facts_of(other)?);
+    if left.length != right.length {
+        return Ok(false);
+    }
+    let (length, total) = (left.length, left.length.min(left.allocated));
+    let (mut left, mut right) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
+    let (mut at, mut passed) = (0, 0);
+    loop {
+        let next = [next_data(one, at, length)?, next_data(other, at, length)?];
+        let Some(from) = next.iter().flatten().map(|(from, _)| *from).min() else {
+            return Ok(true);
+        };
+        let n = usize::try_from(length - from)
+            .unwrap_or(CHUNK_BYTES)
+            .min(CHUNK_BYTES);
+        read_all(one, &mut left[..n], from)?;
+        read_all(other, &mut right[..n], from)?;
+        if left[..n] != right[..n] {
+            return Ok(false);
+        }
+        at = from + n as u64;
+        passed += n as u64;
+        if !tell(passed.min(total), total) {
+            return Err(Errno::CANCELED);
+        }
+    }
+}
+
+fn read_all(file: &OwnedFd, chunk: &mut [u8], at: u64) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < chunk.len() {
+        match pread(file, &mut chunk[done..], at + done as u64)? {
+            0 => return Err(Errno::AGAIN),
+            n => done += n,
+        }
+    }
+    Ok(())
+}
+
 /// From where to where a file holds something, at `at` or after it; none if only a hole is left.
-fn next_data(file: &OwnedFd, at: u64, length: u64) -> Result<Option<(u64, u64)>, Errno> {
+pub(super) fn next_data(file: &OwnedFd, at: u64, length: u64) -> Result<Option<(u64, u64)>, Errno> {
     if at >= length {
         return Ok(None);
     }
@@ -164,12 +223,13 @@ mod tests {
     }
 
     /// Of 64 MiB, with something at both ends and in the middle.
-    fn sparse(root: &Root, name: &Name) {
+    fn sparse(root: &Root, name: &Name) -> std::fs::File {
         let file = std::fs::File::from(root.open_or_make(name).unwrap());
         file.set_len(64 << 20).unwrap();
         for at in [0, 20 << 20, (64 << 20) - 4] {
             file.write_all_at(b"abcd", at).unwrap();
         }
+        file
     }
 
     #[test]
@@ -178,7 +238,7 @@ mod tests {
         // Another file system: the kernel may not copy between the two.
         let far = tempfile::tempdir_in("/dev/shm").unwrap();
         let (root, here) = (pool(&near), disk("d1"));
-        sparse(&root, &here);
+        let file = sparse(&root, &here);
         for other in [root.clone(), pool(&far)] {
             let (to, mut last) = (disk("d2"), 0);
             root.copy(&here, (&other, &to), &mut |passed, total| {
@@ -187,12 +247,26 @@ mod tests {
                 true
             })
             .unwrap();
-            let read = |root: &Root, name| std::fs::read(root.path(name)).unwrap();
-            assert!(read(&root, &here) == read(&other, &to));
+            assert!(
+                root.is_same(&here, (&other, &to), &mut |_, _| true)
+                    .unwrap()
+            );
             let facts = other.facts(&to).unwrap().unwrap();
             assert_eq!(facts.length, 64 << 20);
             assert!(facts.allocated < 1 << 20, "{facts:?}");
         }
+        file.write_all_at(b"x", 50 << 20).unwrap();
+        assert!(
+            !root
+                .is_same(&here, (&root, &disk("d2")), &mut |_, _| true)
+                .unwrap()
+        );
+        file.set_len(1).unwrap();
+        assert!(
+            !root
+                .is_same(&here, (&root, &disk("d2")), &mut |_, _| true)
+                .unwrap()
+        );
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub enum PoolError {
         /// The file, beneath the pool's root.
         name: String,
     },
+    /// A packed file isn't what it should be.
+    #[error("unpack {name}: it's damaged")]
+    Damaged {
+        /// The file, beneath the root of the pool's archive.
+        name: String,
+    },
     /// The system refused.
     #[error("{act} {name}")]
     Refused {
@@ -57,6 +63,7 @@ impl PoolError {
             Self::Away { .. } | Self::Foreign { .. } => Code::PoolUnreachable,
             Self::NotPlain { .. } => Code::ImageUnsafeFeature,
             Self::Taken { .. } => Code::DiskExists,
+            Self::Damaged { .. } => Code::ImageCorrupt,
             Self::Refused { source, .. } => code_of(*source),
         }
     }
@@ -82,7 +89,7 @@ fn code_of(errno: Errno) -> Code {
 }
 
 /// What people are told.
-const TEXTS: [(Code, &str); 4] = [
+const TEXTS: [(Code, &str); 5] = [
     (
         Code::PoolUnreachable,
         "the pool can't be reached or written now",
@@ -92,6 +99,7 @@ const TEXTS: [(Code, &str); 4] = [
         Code::DiskExists,
         "a file of that name is in the pool already",
     ),
+    (Code::ImageCorrupt, "the archived file is damaged"),
     (
         Code::ImageUnsafeFeature,
         "the disk's file isn't a plain file",

@@ -6,6 +6,9 @@
 mod copy;
 pub mod error;
 pub mod name;
+mod note;
+mod pack;
+mod room;
 pub(crate) mod root;
 mod wipe;
 

@@ -6,6 +6,7 @@
 //! disks/.<job>.<claim>.<id>.part         what a claim is making, in the folder it's made for
 //! trash/disk.<id>.<job>.<claim>          a deleted disk, by the claim that deleted it
 //! locks/disk.<id>                        the lock on whatever changes the disk in place
+//! locks/care                             the lock of whoever cares for the pool
 //! adopt/<name>                           what somebody put there to be adopted
 //! ```
 //! Media have `media.` where disks have `disk.`. The pool's archive has the same folders; a disk in
@@ -135,8 +136,17 @@ impl Name {
         }
     }
 
+    /// The lock of whoever cares for the pool.
+    #[must_use]
+    pub fn care() -> Self {
+        Self {
+            folder: Folder::Locks,
+            file: "care".to_owned(),
+        }
+    }
+
     /// A name that was listed in a folder.
-    pub(super) fn listed(folder: Folder, file: String) -> Self {
+    pub(crate) fn listed(folder: Folder, file: String) -> Self {
         Self { folder, file }
     }
 

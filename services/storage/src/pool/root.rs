@@ -7,8 +7,8 @@ use super::{
 use camino::Utf8PathBuf;
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, fstatvfs,
-        fsync, linkat, mkdirat, openat2, renameat, renameat_with, statat, unlinkat,
+        AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, fsync,
+        linkat, mkdirat, openat2, renameat, renameat_with, statat, unlinkat,
     },
     io::{Errno, read},
 };
@@ -23,7 +23,7 @@ const BLOCK_BYTES: u64 = 512;
 /// A pool's folder, open. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Root {
-    dir: Arc<OwnedFd>,
+    pub(super) dir: Arc<OwnedFd>,
     path: Utf8PathBuf,
 }
 
@@ -217,19 +217,6 @@ impl Root {
         Ok(names)
     }
 
-    /// Bytes that the file system has left for this service.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn free_bytes(&self) -> Result<u64, PoolError> {
-        let stat = fstatvfs(&*self.dir).map_err(|source| PoolError::Refused {
-            act: "measure",
-            name: "the pool".to_owned(),
-            source,
-        })?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
     /// Opens a folder of the pool, which is made if it's missing.
     fn folder(&self, folder: Folder) -> Result<OwnedFd, PoolError> {
         let failed = |errno| PoolError::Refused {
@@ -251,7 +238,12 @@ impl Root {
             .map_err(failed)
     }
 
-    fn beneath(&self, dir: impl AsFd, file: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub(super) fn beneath(
+        &self,
+        dir: impl AsFd,
+        file: &str,
+        flags: OFlags,
+    ) -> Result<OwnedFd, Errno> {
         let mode = if flags.contains(OFlags::CREATE) {
             Mode::from_raw_mode(0o660)
         } else {

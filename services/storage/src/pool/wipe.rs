@@ -1,12 +1,13 @@
 //! Overwriting a file before it's removed.
 
 use super::{
+    copy::next_data,
     error::PoolError,
     name::Name,
     root::{Root, facts_of},
 };
 use rustix::{
-    fs::{SeekFrom, fsync, seek},
+    fs::fsync,
     io::{Errno, pwrite},
 };
 
@@ -36,17 +37,10 @@ impl Root {
         let length = facts_of(&file).map_err(refused)?.length;
         let zeros = vec![0; CHUNK_BYTES];
         let mut at = 0;
-        while at < length {
-            let data = match seek(&file, SeekFrom::Data(at)) {
-                Ok(data) => data,
-                // Only a hole is left.
-                Err(Errno::NXIO) => break,
-                Err(errno) => return Err(refused(errno)),
-            };
-            let hole = seek(&file, SeekFrom::Hole(data)).map_err(refused)?;
+        while let Some((data, hole)) = next_data(&file, at, length).map_err(refused)? {
             at = data;
-            while at < hole.min(length) {
-                let left = usize::try_from(hole.min(length) - at).unwrap_or(CHUNK_BYTES);
+            while at < hole {
+                let left = usize::try_from(hole - at).unwrap_or(CHUNK_BYTES);
                 let chunk = &zeros[..left.min(CHUNK_BYTES)];
                 at += pwrite(&file, chunk, at).map_err(refused)? as u64;
                 if !tell(at, length) {

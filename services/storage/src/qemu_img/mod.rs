@@ -3,10 +3,12 @@
 pub mod chain;
 pub mod command;
 pub mod error;
+mod relink;
 
 pub use chain::{Act, Commit, Rebase, Snapshot};
 pub use command::{Copy, Image, NewImage, Resize};
 pub use error::ToolError;
+pub use relink::Relink;
 
 use camino::Utf8PathBuf;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -204,6 +206,20 @@ impl QemuImg {
     /// See [`ToolError`]; its code is `disk.busy` if another program does.
     pub async fn probe(&self, image: &Image, stop: &Stop) -> Result<Info, ToolError> {
         ask(command::probe(&self.program, image), stop).await
+    }
+
+    /// Renames an image's backing in its header. The tool keeps `lock` open as long as it lives.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn relink(
+        &self,
+        relink: &Relink,
+        lock: OwnedFd,
+        stop: &Stop,
+    ) -> Result<(), ToolError> {
+        let line = relink::relink(&self.program, relink);
+        follow(line, vec![lock], stop, |_| {}).await
     }
 
     /// Sets an image's virtual size. The tool keeps `lock` open as long as it lives.

@@ -6,20 +6,20 @@ use crate::{
     disks::{Disk, Kept},
     fence::{Fence, FenceError},
     gate::{self, Expected, Known},
-    pool::{Name, Pool, PoolError, Root},
+    pool::{Facts, Name, Pool, PoolError, Root},
     qemu_img::{Image, ToolError},
     space::SpaceError,
     store::Store,
-    trash::Home,
 };
 use std::os::fd::OwnedFd;
 use virtbus_bus::locks::LockSet;
+use virtbus_inspector::{Format, Report};
 use virtbus_wire::{
-    Code, DiskId, JobError, Place, Queue,
-    catalog::{DiskRecord, DiskState, PoolRecord, PoolState, UseMode},
+    Code, DiskId, JobError, Label, Place, Queue, Task,
+    catalog::{DiskRecord, PoolRecord, PoolState, UseMode},
     protocol::lock::Mode,
     task::{
-        Target,
+        StorageTask, Target,
         image::{ImageFormat, Qcow2Options},
     },
 };
@@ -40,21 +40,36 @@ pub(crate) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    /// The job in the pool that its queue names.
+    /// The job in the pool that its queue names; between two pools, in the one that it takes from.
     ///
     /// # Errors
-    /// `pool.not_found` when this service doesn't have it, `pool.unsupported` between two pools.
+    /// `pool.not_found` when this service doesn't have it, `pool.unsupported` for a task that works
+    /// within one pool on the queue of two, or the other way round.
     pub(crate) fn new(store: &'a Store, job: &'a Assignment) -> Result<Self, JobError> {
-        let name = match job.record.queue.queue() {
-            Some(Queue::Storage(Place::Pool(name), _)) => name,
-            Some(Queue::Storage(Place::Pair(_), _) | Queue::Hypervisor(..) | Queue::Core)
-            | None => {
-                let text = "this task works within one pool";
-                return Err(JobError::new(Code::PoolUnsupported, text));
-            }
+        let refuse = |text: &str| Err(JobError::new(Code::PoolUnsupported, text));
+        let target = match &job.task {
+            Task::Storage(StorageTask::MoveDisk(params)) => Some(&params.pool),
+            Task::Storage(_) | Task::Hypervisor(_) | Task::Core(_) => None,
         };
-        let missing = || JobError::new(Code::PoolNotFound, "this service doesn't have the pool");
-        let pool = store.pools().get(name).ok_or_else(missing)?;
+        let name = match (job.record.queue.queue(), target) {
+            (Some(Queue::Storage(Place::Pool(name), _)), None) => name,
+            (Some(Queue::Storage(pair @ Place::Pair(_), _)), Some(target)) => {
+                let [one, other] = pair.pools()[..] else {
+                    return refuse("this task works between two pools");
+                };
+                match (one == target, other == target) {
+                    (true, _) => other,
+                    (_, true) => one,
+                    (false, false) => {
+                        let text = "isn't one of the two pools of the queue";
+                        return Err(JobError::invalid_params("pool", text));
+                    }
+                }
+            }
+            (_, Some(_)) => return refuse("this task works between two pools"),
+            (_, None) => return refuse("this task works within one pool"),
+        };
+        let pool = store.pool(name)?;
         Ok(Self { store, job, pool })
     }
 
@@ -72,7 +87,16 @@ impl<'a> Context<'a> {
 
     /// The pool's record, if it takes jobs: `more` says that the job adds a disk.
     pub(crate) async fn admit_pool(&self, more: bool) -> Result<PoolRecord, Stop> {
-        let name = self.pool.name.as_str();
+        self.admit_other_pool(&self.pool.name, more).await
+    }
+
+    /// The same of another pool.
+    pub(crate) async fn admit_other_pool(
+        &self,
+        name: &Label,
+        more: bool,
+    ) -> Result<PoolRecord, Stop> {
+        let name = name.as_str();
         let found = self.store.pool_records.get(name).await;
         let entry = found.map_err(|error| JobError::internal(error.to_string()))?;
         let refuse = |code, text: &str| JobError::new(code, text).with("pool", name);
@@ -111,44 +135,6 @@ impl<'a> Context<'a> {
     pub(crate) fn admit_use<R: Held>(&self, kept: &Kept<R>, wants: UseMode) -> Result<(), Stop> {
         let if_in_use = self.job.record.if_in_use;
         catalog::admit_use(&kept.id, &kept.record, wants, if_in_use, super::now())
-    }
-
-    /// The pool's archive.
-    pub(crate) fn archive(&self) -> Result<Pool, JobError> {
-        let missing = || JobError::new(Code::PoolUnsupported, "the pool has no archive here");
-        self.pool.archive().ok_or_else(missing)
-    }
-
-    /// Where a disk's file is to be looked for.
-    pub(crate) async fn homes(&self, disk: &Disk) -> Result<Vec<Home>, Stop> {
-        let in_pool = Home {
-            root: self.root().await?,
-            file: file_of(disk),
-        };
-        let archive = match disk.record.state {
-            DiskState::Archived => Some(self.archive()?),
-            // It may have come from there.
-            DiskState::Trashed => self.pool.archive(),
-            DiskState::Creating
-            | DiskState::Uploading
-            | DiskState::Ready
-            | DiskState::Changing
-            | DiskState::Archiving
-            | DiskState::Missing
-            | DiskState::Broken
-            | DiskState::Deleted => None,
-        };
-        let Some(archive) = archive else {
-            return Ok(vec![in_pool]);
-        };
-        let in_archive = Home {
-            root: self.reach(&archive).await?,
-            file: Name::archived(&disk.id, disk.record.format),
-        };
-        if disk.record.state == DiskState::Archived {
-            return Ok(vec![in_archive]);
-        }
-        Ok(vec![in_pool, in_archive])
     }
 
     /// A disk that the job reads, with all below it.
@@ -231,6 +217,39 @@ impl<'a> Context<'a> {
         let found: Result<_, PoolError> = found.await;
         let gone = || JobError::new(Code::DiskWrongState, "the disk's file isn't in the pool");
         Ok(gate::check(found?.ok_or_else(gone)?, &expected, known)?)
+    }
+
+    /// What a file from outside is, if it's of this format and not too large; none if there is no
+    /// such file.
+    pub(crate) async fn foreign(
+        &self,
+        root: &Root,
+        name: &Name,
+        format: Format,
+        size_max: u64,
+    ) -> Result<Option<Report>, Stop> {
+        let (root, name) = (root.clone(), name.clone());
+        let found: Result<_, PoolError> = blocking::look(move || {
+            let Some(file) = root.open(&name)? else {
+                return Ok(None);
+            };
+            let refused = |source| PoolError::Refused {
+                act: "read",
+                name: name.to_string(),
+                source,
+            };
+            gate::look_at_foreign(&file).map_err(refused).map(Some)
+        })
+        .await;
+        let check = |found| gate::check_foreign(found, format, size_max);
+        Ok(found?.map(check).transpose()?)
+    }
+
+    /// What is known of a file; none if there is no such file.
+    pub(crate) async fn facts_of(&self, root: &Root, name: &Name) -> Result<Option<Facts>, Stop> {
+        let (root, name) = (root.clone(), name.clone());
+        let facts: Result<_, PoolError> = blocking::look(move || root.facts(&name)).await;
+        Ok(facts?)
     }
 
     /// The lock on the file of a disk or a medium.
@@ -316,10 +335,15 @@ pub(crate) fn virtual_size(record: &DiskRecord) -> Result<u64, JobError> {
     record.virtual_size.ok_or_else(unknown)
 }
 
+/// The largest that a disk of a pool may be, in bytes.
+pub(crate) fn size_max(pool: &PoolRecord) -> u64 {
+    let limit = pool.size_max.map_or(DISK_BYTES_MAX, |max| max.bytes());
+    limit.min(DISK_BYTES_MAX)
+}
+
 /// That a disk isn't larger than the pool allows.
 pub(crate) fn admit_size(size: u64, pool: &PoolRecord) -> Result<(), JobError> {
-    let limit = pool.size_max.map_or(DISK_BYTES_MAX, |max| max.bytes());
-    let limit = limit.min(DISK_BYTES_MAX);
+    let limit = size_max(pool);
     if size <= limit {
         return Ok(());
     }

@@ -13,7 +13,7 @@ use crate::{
     task::{Checked, Context, Pace, Steps, context, done, is_own, now},
     trash::{Found, Home},
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     DiskId, JobError,
@@ -37,6 +37,9 @@ pub(crate) struct DeleteDisk<'a> {
 pub(crate) struct Plan {
     /// Children before what they are on top of.
     doomed: Vec<Doomed>,
+    /// What the end of each gave free, with that of all above it: of those that went already, and
+    /// of those that go.
+    freed: BTreeMap<DiskId, u64>,
     fences: Vec<Fence>,
 }
 
@@ -44,8 +47,6 @@ pub(crate) struct Plan {
 struct Doomed {
     disk: Disk,
     homes: Vec<Home>,
-    /// Bytes that are free again, children included.
-    freed: u64,
 }
 
 impl DeleteDisk<'_> {
@@ -63,7 +64,15 @@ impl DeleteDisk<'_> {
         }
         let mut disks = self.at.store.disks.above(&disk).await?;
         disks.push(disk);
-        disks.retain(|disk| disk.record.state != DiskState::Deleted);
+        let is_gone = |disk: &Disk| disk.record.state == DiskState::Deleted;
+        let is_ours = |disk: &&Disk| is_own(disk.record.owner_job.as_ref(), self.at.job);
+        let gone = disks.iter().filter(|disk| is_gone(disk)).filter(is_ours);
+        let freed = gone.map(|disk| {
+            let freed = disk.record.actual_size.unwrap_or_default();
+            (disk.id.clone(), freed)
+        });
+        let freed = freed.collect();
+        disks.retain(|disk| !is_gone(disk));
         for disk in &disks {
             self.admit(disk)?;
         }
@@ -72,11 +81,11 @@ impl DeleteDisk<'_> {
             doomed.push(Doomed {
                 homes: self.at.homes(&disk).await?,
                 disk,
-                freed: 0,
             });
         }
         Ok(Plan {
             doomed,
+            freed,
             fences: Vec::new(),
         })
     }
@@ -227,10 +236,11 @@ impl Steps for DeleteDisk<'_> {
         for id in ids {
             plan.fences.push(self.at.fence(&root, id).await?);
         }
-        let mut freed = 0;
         for doomed in &mut plan.doomed {
-            freed += self.take(doomed).await?;
-            doomed.freed = freed;
+            let own = self.take(doomed).await?;
+            let children = doomed.disk.record.children.iter();
+            let above: u64 = children.filter_map(|child| plan.freed.get(child)).sum();
+            plan.freed.insert(doomed.disk.id.clone(), own + above);
         }
         Ok(())
     }
@@ -255,13 +265,15 @@ impl Steps for DeleteDisk<'_> {
     async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
         let ids: BTreeSet<&DiskId> = plan.doomed.iter().map(|doomed| &doomed.disk.id).collect();
         for doomed in &plan.doomed {
-            self.bury(&doomed.disk, doomed.freed, &ids).await?;
+            let freed = plan.freed.get(&doomed.disk.id).copied();
+            self.bury(&doomed.disk, freed.unwrap_or_default(), &ids)
+                .await?;
         }
         if self.params.mode != DeleteMode::Trash {
             plan.fences.drain(..).for_each(Fence::retire);
         }
-        // The disk itself goes last, so its number is that of the whole tree.
-        self.result(plan.doomed.last().map_or(0, |doomed| doomed.freed))
+        let freed = plan.freed.get(&self.params.disk).copied();
+        self.result(freed.unwrap_or_default())
     }
 
     async fn recover(&self) -> Result<Option<Done>, Stop> {

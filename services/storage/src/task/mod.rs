@@ -9,6 +9,9 @@
 //! takes the locks on files and writes to the catalogue that this job is about to change it;
 //! after the commit nothing stops; `effect` changes the pool; `publish` says so in the catalogue.
 
+mod adopt_disk;
+mod adopt_media;
+mod archive_disk;
 mod base;
 mod check_disk;
 mod commit;
@@ -17,20 +20,26 @@ mod convert;
 mod create_disk;
 mod delete_disk;
 mod delete_media;
+pub(crate) mod homes;
 mod in_place;
+mod move_disk;
 pub(crate) mod new_disk;
 mod overlay;
 mod ping;
 mod rebase;
-mod relay;
+pub(crate) mod relay;
 mod resize;
 mod restore_disk;
 mod snapshot;
 mod sparsify;
+mod unarchive_disk;
 
 pub(crate) use context::Context;
 
 use crate::{qemu_img::Act, store::Store};
+use adopt_disk::AdoptDisk;
+use adopt_media::AdoptMedia;
+use archive_disk::ArchiveDisk;
 use base::Base;
 use check_disk::CheckDisk;
 use commit::Commit;
@@ -38,6 +47,7 @@ use convert::Convert;
 use create_disk::CreateDisk;
 use delete_disk::DeleteDisk;
 use delete_media::DeleteMedia;
+use move_disk::MoveDisk;
 use overlay::Overlay;
 use ping::Ping;
 use rebase::Rebase;
@@ -46,6 +56,7 @@ use restore_disk::RestoreDisk;
 use snapshot::Snapshot;
 use sparsify::Sparsify;
 use std::{future::Future, pin::Pin};
+use unarchive_disk::UnarchiveDisk;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, JobError, JobId, Timestamp,
@@ -263,7 +274,12 @@ pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'
         Is::Resize(params) => Known::steps(Resize { at: at()?, params }),
         Is::Convert(params) => Known::steps(Convert { at: at()?, params }),
         Is::DeleteDisk(params) => Known::steps(DeleteDisk { at: at()?, params }),
+        Is::AdoptDisk(params) => Known::steps(AdoptDisk { at: at()?, params }),
+        Is::ArchiveDisk(params) => Known::steps(ArchiveDisk { at: at()?, params }),
+        Is::UnarchiveDisk(params) => Known::steps(UnarchiveDisk { at: at()?, params }),
+        Is::AdoptMedia(params) => Known::steps(AdoptMedia { at: at()?, params }),
         Is::DeleteMedia(params) => Known::steps(DeleteMedia { at: at()?, params }),
+        Is::MoveDisk(params) => Known::steps(MoveDisk { at: at()?, params }),
         Is::RestoreDisk(params) => Known::steps(RestoreDisk { at: at()?, params }),
         Is::CreateSnapshot(params) => match &params.kind {
             New::Snapshot(name) => Known::steps(snapshot(at()?, &params.disk, name, Act::Create)),
@@ -286,15 +302,9 @@ pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'
         Is::Rebase(params) => Known::steps(Rebase { at: at()?, params }),
         Is::Sparsify(params) => Known::steps(Sparsify { at: at()?, params }),
         Is::CheckDisk(params) => Known::steps(CheckDisk { at: at()?, params }),
-        Is::ArchiveDisk(_)
-        | Is::UnarchiveDisk(_)
-        | Is::AdoptDisk(_)
-        | Is::AdoptMedia(_)
-        | Is::MoveDisk(_)
-        | Is::Upload(_)
-        | Is::FinishUpload(_)
-        | Is::Download(_)
-        | Is::ImportUrl(_) => return Err(unknown(job)),
+        Is::Upload(_) | Is::FinishUpload(_) | Is::Download(_) | Is::ImportUrl(_) => {
+            return Err(unknown(job));
+        }
     })
 }
 

@@ -6,7 +6,7 @@ use crate::{
     disks::Disk,
     draft::Draft,
     gate::Expected,
-    pool::{Name, PoolError, Root},
+    pool::{Name, Pool, PoolError, Root},
     qemu_img::{Image, Info},
     space::{Reservation, SpaceError},
     task::{Context, Pace, context, is_own, now},
@@ -50,8 +50,19 @@ impl Context<'_> {
 
     /// Sets room aside for a new file, and takes its temporary name.
     pub(crate) async fn draft(&self, root: &Root, id: &DiskId, bytes: u64) -> Result<Draft, Stop> {
+        self.draft_in(self.pool, root, id, bytes).await
+    }
+
+    /// The same in another place than the pool: in another one, or in the archive.
+    pub(crate) async fn draft_in(
+        &self,
+        pool: &Pool,
+        root: &Root,
+        id: &DiskId,
+        bytes: u64,
+    ) -> Result<Draft, Stop> {
         let part = Name::part(&self.job.id, self.job.claim, id);
-        let room = self.room(root, &part, bytes).await?;
+        let room = self.room_in(pool, root, &part, bytes).await?;
         Ok(Draft::new(root.clone(), part, room))
     }
 
@@ -62,10 +73,20 @@ impl Context<'_> {
         file: &Name,
         bytes: u64,
     ) -> Result<Reservation, Stop> {
-        let (space, spare) = (self.store.space.clone(), self.pool.config.free_min.bytes());
-        let (pool, root, file) = (self.pool.name.clone(), root.clone(), file.clone());
+        self.room_in(self.pool, root, file, bytes).await
+    }
+
+    async fn room_in(
+        &self,
+        pool: &Pool,
+        root: &Root,
+        file: &Name,
+        bytes: u64,
+    ) -> Result<Reservation, Stop> {
+        let (space, spare) = (self.store.space.clone(), pool.config.free_min.bytes());
+        let (root, file) = (root.clone(), file.clone());
         let room: Result<Reservation, SpaceError> =
-            blocking::look(move || space.reserve(&pool, &root, &file, bytes, spare)).await;
+            blocking::look(move || space.reserve(&root, &file, bytes, spare)).await;
         Ok(room?)
     }
 

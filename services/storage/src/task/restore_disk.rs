@@ -6,7 +6,7 @@ use crate::{
     disks::Disk,
     fence::Fence,
     pool::{Name, PoolError},
-    task::{Checked, Context, Pace, Steps, context, done, is_own, now},
+    task::{Checked, Context, Pace, Steps, context, done, homes::taken, is_own, now},
     trash::{Home, in_trash},
 };
 use virtbus_bus::locks::LockSet;
@@ -116,7 +116,7 @@ impl Steps for RestoreDisk<'_> {
     }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
-        self.at.admit_pool(true).await?;
+        self.at.admit_pool(false).await?;
         let disks = &self.at.store.disks;
         let found = disks.get(&self.params.disk).await?;
         let is_ready = |disk: &&Disk| disk.record.state == DiskState::Ready;
@@ -130,9 +130,7 @@ impl Steps for RestoreDisk<'_> {
         let (at, file) = (home.root.clone(), home.file.clone());
         let facts: Result<_, PoolError> = blocking::look(move || at.facts(&file)).await;
         if facts?.is_some() {
-            let text = "a file of that name is in the pool already";
-            let refused = JobError::new(Code::DiskExists, text);
-            return Err(refused.with("disk", disk.id.as_str()).into());
+            return Err(taken(&disk.id, "the pool").into());
         }
         if state == DiskState::Ready {
             let expected = context::expected(&disk, below.first());

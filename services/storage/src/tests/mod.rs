@@ -1,8 +1,12 @@
 //! The tasks against a real nats-server and a real qemu-img, on images of a few MiB.
 
+mod adopt;
+mod archive;
 mod attacks;
+mod care;
 mod chains;
 mod check_disk;
+mod claims;
 mod convert;
 mod crashes;
 mod create_disk;
@@ -11,6 +15,7 @@ mod delete_disk;
 mod delete_media;
 mod fences;
 mod moments;
+mod move_disk;
 mod ping;
 mod resize;
 mod restore_disk;

@@ -12,12 +12,15 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     path::Path,
 };
-use virtbus_worker::{Assignment, Perform};
+use virtbus_wire::Code;
+use virtbus_worker::{Assignment, Perform, Stop};
 
 /// More moments than any case has.
 const MOMENTS_MAX: usize = 500;
 /// Bytes of an image in which a backing may be named.
 const HEADER_BYTES: usize = 64 << 10;
+/// How a file in the archive begins.
+const PACKED: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 /// The prefix of the run that nothing disturbs; all of them have its length.
 const WHOLE: &str = "w000-";
 
@@ -33,7 +36,7 @@ struct Case {
 /// `d1`, and `d2` on top of it, both with something in them; the medium `m1`.
 const IDS: [&str; 3] = ["d1", "d2", "new"];
 
-fn cases() -> Vec<Case> {
+fn deletions() -> Vec<Case> {
     let none: fn(&str) -> Vec<(&'static str, Value)> = |_| Vec::new();
     vec![
         Case {
@@ -56,12 +59,54 @@ fn cases() -> Vec<Case> {
             params: |p| json!({ "media": format!("{p}m1"), "mode": "unlink" }),
             before: none,
         },
+    ]
+}
+
+fn cases() -> Vec<Case> {
+    let none: fn(&str) -> Vec<(&'static str, Value)> = |_| Vec::new();
+    let archived: fn(&str) -> Vec<(&'static str, Value)> =
+        |p| vec![("archive_disk", json!({ "disk": format!("{p}d2") }))];
+    let others = [
+        Case {
+            task: "adopt_disk",
+            params: |p| {
+                json!({ "disk": format!("{p}new"), "format": "qcow2", "backing": format!("{p}d1"),
+                        "file": format!("{p}x") })
+            },
+            before: none,
+        },
+        Case {
+            task: "adopt_media",
+            params: |p| json!({ "media": format!("{p}m2"), "format": "raw", "file": format!("{p}y") }),
+            before: none,
+        },
+        Case {
+            task: "move_disk",
+            params: |p| json!({ "disk": format!("{p}d2"), "pool": "other", "tree": true }),
+            before: none,
+        },
+        Case {
+            task: "archive_disk",
+            params: |p| json!({ "disk": format!("{p}d2") }),
+            before: none,
+        },
+        Case {
+            task: "unarchive_disk",
+            params: |p| json!({ "disk": format!("{p}d2") }),
+            before: archived,
+        },
+        Case {
+            task: "delete_disk",
+            params: |p| json!({ "disk": format!("{p}d2"), "mode": "unlink" }),
+            before: archived,
+        },
         Case {
             task: "restore_disk",
             params: |p| json!({ "disk": format!("{p}d2") }),
             before: |p| vec![("delete_disk", json!({ "disk": format!("{p}d2") }))],
         },
-    ]
+    ];
+    deletions().into_iter().chain(others).collect()
 }
 
 /// All that there is of one run: names, content and records.
@@ -79,6 +124,8 @@ impl Case {
         site.done(&format!("{p}make"), "create_disk", overlay).await;
         site.write(&format!("{p}d2.qcow2"), "qcow2", "write -P 9 2M 64k");
         site.filled_medium(&format!("{p}m1")).await;
+        site.foreign_overlay(&format!("{p}x"), &format!("{p}d1"));
+        std::fs::write(site.path("adopt").join(format!("{p}y")), [5; 4096]).unwrap();
         for (number, (task, params)) in (self.before)(p).into_iter().enumerate() {
             site.done(&format!("{p}before-{number}"), task, params)
                 .await;
@@ -93,7 +140,8 @@ impl Case {
 
     /// The claim goes on to its end, after the one that died.
     async fn goes_on(&self, site: &Site, p: &str, moment: usize) -> Value {
-        let done = site.run(&self.job(site, p, 2)).await;
+        let job = self.job(site, p, 2);
+        let done = until_free(async || site.run(&job).await).await;
         let done = done.unwrap_or_else(|stop| panic!("{} {moment}: {stop:?}", self.task));
         // A later claim that finds all done says the same.
         let again = site.store.recover(&self.job(site, p, 3)).await.unwrap();
@@ -108,7 +156,7 @@ impl Case {
         let next = self.job(site, p, 2);
         let _others = STARTS.read().await;
         site.store.clean(&next).await.unwrap();
-        let found = site.store.recover(&next).await;
+        let found = until_free(async || Ok(site.store.recover(&next).await?)).await;
         let found = found.unwrap_or_else(|error| panic!("{} {moment}: {error:?}", self.task));
         if found.is_none() {
             for _ in 0..2 {
@@ -116,6 +164,18 @@ impl Case {
             }
         }
         found.is_some()
+    }
+}
+
+/// Tries again while a disk's lock is held: a program that a test beside this one starts has all
+/// that's open for the moment before it becomes that program.
+async fn until_free<T>(act: impl AsyncFn() -> Result<T, Stop>) -> Result<T, Stop> {
+    loop {
+        match act().await {
+            Err(Stop::Failed(error)) if error.code == Code::DiskBusy => {}
+            done => return done,
+        }
+        tokio::task::yield_now().await;
     }
 }
 
@@ -136,12 +196,14 @@ async fn picture(site: &Site, p: &str) -> Picture {
             record.map_or(Value::Null, |value| bare(value, p)),
         );
     }
-    let medium = site.medium(&format!("{p}m1")).await;
-    let record = medium.map(|medium| serde_json::to_value(medium.record).unwrap());
-    records.insert(
-        "m1".to_owned(),
-        record.map_or(Value::Null, |value| bare(value, p)),
-    );
+    for id in ["m1", "m2"] {
+        let medium = site.medium(&format!("{p}{id}")).await;
+        let record = medium.map(|medium| serde_json::to_value(medium.record).unwrap());
+        records.insert(
+            id.to_owned(),
+            record.map_or(Value::Null, |value| bare(value, p)),
+        );
+    }
     Picture { files, records }
 }
 
@@ -159,7 +221,10 @@ fn collect(folder: &Path, p: &str, shown: &str, files: &mut BTreeMap<String, u64
             true => name.split('.').next().unwrap(),
             false => name,
         };
-        let bytes = std::fs::read(entry.path()).unwrap();
+        let mut bytes = std::fs::read(entry.path()).unwrap();
+        if bytes.starts_with(&PACKED) {
+            bytes = zstd::decode_all(&bytes[..]).unwrap();
+        }
         let before = files.insert(format!("{shown}/{id}"), hash(bytes, p));
         assert_eq!(before, None, "{shown}/{id} is there twice");
     }
@@ -236,5 +301,11 @@ cut!(
     a_tree_that_is_unlinked_goes_once = 1,
     a_medium_that_goes_to_the_trash_goes_once = 2,
     a_medium_that_is_unlinked_goes_once = 3,
-    a_disk_comes_back_from_the_trash_once = 4,
+    an_overlay_is_adopted_once = 4,
+    a_medium_is_adopted_once = 5,
+    a_tree_is_moved_once = 6,
+    a_disk_is_archived_once = 7,
+    a_disk_comes_back_from_the_archive_once = 8,
+    an_archived_disk_goes_once = 9,
+    a_disk_comes_back_from_the_trash_once = 10,
 );

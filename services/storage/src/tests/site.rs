@@ -5,20 +5,15 @@ use crate::{
     disks::{Disk, Medium},
     pool::Root,
     store::Store,
-    task::{Known, Pace, Step, known},
+    task::Step,
 };
 use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
-    future::{Future, poll_fn},
     hash::{DefaultHasher, Hash, Hasher},
     path::PathBuf,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Poll,
+    sync::Mutex,
     time::Duration,
 };
 use tempfile::TempDir;
@@ -34,8 +29,8 @@ use virtbus_wire::{
     state::{Owner, Progress},
 };
 use virtbus_worker::{
-    Assignment, Done, Perform, Stop, StopSignal,
-    process::{self, CommandLine, Exit, Limits, RunOptions, Stdout, find_program, run},
+    Assignment, Done, Stop,
+    process::{CommandLine, Exit, Limits, RunOptions, Stdout, find_program, run},
 };
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -175,69 +170,6 @@ impl Site {
         }
     }
 
-    /// What the loop does with a claim, but for the locks between jobs.
-    pub(super) async fn run(&self, job: &Assignment) -> Result<Done, Stop> {
-        self.run_within(job, &process::Stop::new(), &|_| {}).await
-    }
-
-    pub(super) async fn run_within(
-        &self,
-        job: &Assignment,
-        stop: &process::Stop,
-        progress: &(dyn Fn(Progress) + Send + Sync),
-    ) -> Result<Done, Stop> {
-        let _others = STARTS.read().await;
-        self.attempt(job, stop, progress, &|_| Ok(())).await
-    }
-
-    async fn attempt(
-        &self,
-        job: &Assignment,
-        stop: &process::Stop,
-        progress: &(dyn Fn(Progress) + Send + Sync),
-        reached: &(dyn Fn(Step) -> Result<(), Stop> + Send + Sync),
-    ) -> Result<Done, Stop> {
-        if job.claim > 1 {
-            self.store.clean(job).await?;
-            if let Some(done) = self.store.recover(job).await? {
-                return Ok(done);
-            }
-        }
-        let done = self.drive(job, stop, progress, reached).await;
-        if done.is_err() {
-            self.store.abandon(job).await?;
-        }
-        done
-    }
-
-    async fn drive(
-        &self,
-        job: &Assignment,
-        stop: &process::Stop,
-        progress: &(dyn Fn(Progress) + Send + Sync),
-        reached: &(dyn Fn(Step) -> Result<(), Stop> + Send + Sync),
-    ) -> Result<Done, Stop> {
-        let lost = process::Stop::new();
-        let pace = Pace {
-            stop,
-            lost: &lost,
-            progress,
-            keep: &drop,
-            reached,
-        };
-        let commit = async {
-            if stop.is_asked() {
-                Err(Stop::Stopped)
-            } else {
-                Ok(())
-            }
-        };
-        match known(&self.store, job)? {
-            Known::Ping(task) => task.run(&StopSignal::new()).await,
-            Known::Steps(steps) => steps.drive(&pace, Box::pin(commit)).await,
-        }
-    }
-
     /// Runs a new job that must succeed.
     pub(super) async fn done(&self, id: &str, task: &str, params: Value) -> Done {
         let done = self.run(&self.job(id, task, params)).await;
@@ -257,6 +189,19 @@ impl Site {
         self.write(&format!("{id}.qcow2"), "qcow2", "write -P 7 1M 1M");
     }
 
+    /// An overlay of a disk as another program would make it: with an absolute name. It's in the
+    /// folder `adopt`.
+    pub(super) fn foreign_overlay(&self, file: &str, backing: &str) {
+        std::fs::create_dir_all(self.path("adopt")).unwrap();
+        let path = self.path("adopt").join(file);
+        let backing = self.path("disks").join(format!("{backing}.qcow2"));
+        let (path, backing) = (path.to_str().unwrap(), backing.to_str().unwrap());
+        let args = ["create", "-f", "qcow2", "-F", "qcow2", "-b", backing, path];
+        program("qemu-img", &args);
+        let write = ["-f", "qcow2", "-c", "write -P 6 3M 64k", path];
+        program("qemu-io", &write);
+    }
+
     /// A medium with something in it.
     pub(super) async fn filled_medium(&self, id: &str) {
         let record = json!({ "pool": "default", "format": "iso", "virtual_size": MIB,
@@ -267,157 +212,6 @@ impl Site {
         std::fs::create_dir_all(self.path("media")).unwrap();
         let path = self.path("media").join(format!("{id}.iso"));
         std::fs::write(path, vec![3; 1 << 20]).unwrap();
-    }
-
-    /// Runs a claim until its worker dies: what it holds is gone, what it wrote stays.
-    pub(super) async fn die(&self, job: &Assignment, after: Step) {
-        self.die_telling(job, after, &|_| {}).await;
-    }
-
-    /// The same, with its progress told until then.
-    pub(super) async fn die_telling(
-        &self,
-        job: &Assignment,
-        after: Step,
-        progress: &(dyn Fn(Progress) + Send + Sync),
-    ) {
-        let _others = STARTS.read().await;
-        // A killed worker doesn't clear up behind itself.
-        let left = Mutex::new(None);
-        let reached = |step| {
-            if step != after {
-                return Ok(());
-            }
-            *left.lock().unwrap() = Some(self.remains());
-            Err(Stop::Lost)
-        };
-        let never = process::Stop::new();
-        let died = self.drive(job, &never, progress, &reached).await;
-        assert_eq!(died, Err(Stop::Lost), "{after:?}");
-        let left = left.into_inner().unwrap().expect("it got that far");
-        for (path, bytes) in left {
-            std::fs::write(path, bytes).unwrap();
-        }
-    }
-
-    /// Runs a claim until its worker dies at one of the moments it waits at after its work: when
-    /// what it waited for has come. Whether it got through before.
-    pub(super) async fn dies_at(&self, job: &Assignment, moment: usize) -> bool {
-        let _others = STARTS.read().await;
-        let is_over = AtomicBool::new(false);
-        let reached = |step| {
-            is_over.fetch_or(step == Step::Work, Ordering::Relaxed);
-            Ok(())
-        };
-        let never = process::Stop::new();
-        let mut claim = Box::pin(self.drive(job, &never, &|_| {}, &reached));
-        let mut left = moment;
-        let done = poll_fn(|context| {
-            if is_over.load(Ordering::Relaxed) {
-                if left == 0 {
-                    return Poll::Ready(None);
-                }
-                left -= 1;
-            }
-            claim.as_mut().poll(context).map(Some)
-        })
-        .await;
-        let remains = self.remains();
-        drop(claim);
-        if done.is_none() {
-            for (path, bytes) in remains {
-                std::fs::write(path, bytes).unwrap();
-            }
-        }
-        done.map(Result::unwrap).is_some()
-    }
-
-    /// What a worker holds in the pools: temporary files, and the texts of its locks.
-    fn remains(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let folders = ["pool", "other", "archive"].map(|root| {
-            ["disks", "media", "locks"].map(|folder| self.dir.path().join(root).join(folder))
-        });
-        let entries = folders.as_flattened().iter();
-        let entries = entries.filter_map(|folder| std::fs::read_dir(folder).ok());
-        let paths = entries.flatten().map(|entry| entry.unwrap().path());
-        let is_held = |path: &PathBuf| {
-            let is_part = path.extension().is_some_and(|end| end == "part");
-            is_part
-                || path
-                    .parent()
-                    .is_some_and(|folder| folder.ends_with("locks"))
-        };
-        let read = |path: PathBuf| (path.clone(), std::fs::read(path).unwrap());
-        paths.filter(is_held).map(read).collect()
-    }
-
-    /// Marks the lock that a dead claim left: its effect had begun.
-    pub(super) fn mark_lock(&self, disk: &str) {
-        let path = self.path(&format!("locks/disk.{disk}"));
-        let text = std::fs::read(&path).unwrap();
-        let mut holder: Value = serde_json::from_slice(&text).unwrap();
-        holder["mark"] = json!({});
-        std::fs::write(path, holder.to_string()).unwrap();
-    }
-
-    /// Runs a claim that freezes after a step, and goes on once the next claim is done. Both
-    /// results, the frozen one's first. For a runtime with several threads.
-    pub(super) async fn frozen(
-        &self,
-        job: &Assignment,
-        after: Step,
-        next: &Assignment,
-    ) -> (Result<Done, Stop>, Result<Done, Stop>) {
-        let _others = STARTS.read().await;
-        let never = process::Stop::new();
-        let second = Mutex::new(None);
-        let reached = |step| {
-            if step == after {
-                let done = self.attempt(next, &never, &|_| {}, &|_| Ok(()));
-                let runtime = tokio::runtime::Handle::current();
-                let done = tokio::task::block_in_place(|| runtime.block_on(done));
-                *second.lock().unwrap() = Some(done);
-            }
-            Ok(())
-        };
-        let first = self.drive(job, &never, &|_| {}, &reached).await;
-        let second = second.into_inner().unwrap().expect("it got that far");
-        (first, second)
-    }
-
-    /// Runs a claim that is told to stop after one of its steps.
-    pub(super) async fn stopped_after(
-        &self,
-        job: &Assignment,
-        after: Step,
-        stop: &process::Stop,
-    ) -> Result<Done, Stop> {
-        let _others = STARTS.read().await;
-        let reached = |step| {
-            if step == after {
-                stop.stop();
-            }
-            Ok(())
-        };
-        self.attempt(job, stop, &|_| {}, &reached).await
-    }
-
-    /// Runs a claim, and does something after one of its steps.
-    pub(super) async fn run_and(
-        &self,
-        job: &Assignment,
-        after: Step,
-        act: &(dyn Fn() + Send + Sync),
-    ) -> Result<Done, Stop> {
-        let _others = STARTS.read().await;
-        let reached = |step| {
-            if step == after {
-                act();
-            }
-            Ok(())
-        };
-        let never = process::Stop::new();
-        self.attempt(job, &never, &|_| {}, &reached).await
     }
 
     pub(super) async fn disk(&self, id: &str) -> Option<Disk> {

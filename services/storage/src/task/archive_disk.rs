@@ -1,0 +1,275 @@
+//! `archive_disk`: packed into the pool's archive, and away from the pool.
+
+use crate::{
+    blocking, catalog,
+    catalog::Purpose,
+    disks::Disk,
+    draft::Draft,
+    fence::Fence,
+    pool::{Name, PoolError, Root},
+    task::{
+        Checked, Context, Pace, Steps, context, done, homes::taken, is_own, now, relay::relayed,
+    },
+    trash::{Found, Home},
+};
+use virtbus_bus::locks::LockSet;
+use virtbus_wire::{
+    Code, JobError,
+    catalog::{DiskRecord, DiskState, UseMode},
+    protocol::lock::Mode,
+    task::storage::{self as params, DeleteMode},
+};
+use virtbus_worker::{
+    perform::{Done, Stop},
+    process,
+};
+
+pub(crate) struct ArchiveDisk<'a> {
+    pub(crate) at: Context<'a>,
+    pub(crate) params: &'a params::ArchiveDisk,
+}
+
+pub(crate) struct Plan {
+    /// With its intent once that is written.
+    disk: Disk,
+    below: Vec<Disk>,
+    root: Root,
+    archive: Root,
+    /// The packed file, until it has its name. None if an earlier claim gave it its name.
+    draft: Option<Draft>,
+    fence: Option<Fence>,
+}
+
+impl ArchiveDisk<'_> {
+    fn result(&self, record: &DiskRecord) -> Result<Done, Stop> {
+        done(&params::Archived {
+            archived_size: record.actual_size.unwrap_or_default(),
+        })
+    }
+
+    async fn is_packed(
+        &self,
+        (archive, packed): (&Root, &Name),
+        (root, disk): (&Root, &Disk),
+        pace: &Pace<'_>,
+    ) -> Result<bool, Stop> {
+        let (archive, packed) = (archive.clone(), packed.clone());
+        let (root, file) = (root.clone(), context::file_of(disk));
+        relayed(pace, ("verify", 0, 0), move |tell| {
+            archive.is_packed(&packed, (&root, &file), tell)
+        })
+        .await
+    }
+
+    /// Removes the file from the pool, and says that it's in the archive.
+    async fn forward(&self, root: &Root, archive: &Root, intent: &Disk) -> Result<Done, Stop> {
+        let home = Home {
+            root: root.clone(),
+            file: context::file_of(intent),
+        };
+        let never = process::Stop::new();
+        let (of, claim) = ((&intent.id).into(), (&self.at.job.id, self.at.job.claim));
+        home.discard(&of, claim).await?;
+        home.purge(&of, DeleteMode::Unlink, &Pace::endless(&never))
+            .await?;
+        let facts = self.at.facts_of(archive, &packed_of(intent)).await?;
+        let archived = |record: &DiskRecord| DiskRecord {
+            actual_size: facts.map(|facts| facts.allocated),
+            ..catalog::in_state(record, DiskState::Archived, now())
+        };
+        let finished = self.at.store.disks.finish(intent, archived).await?;
+        self.result(&finished.ok_or(Stop::Lost)?.record)
+    }
+
+    /// What an earlier claim of this job began with.
+    async fn begun(&self) -> Result<Option<Disk>, Stop> {
+        let disk = self.at.store.disks.get(&self.params.disk).await?;
+        Ok(disk.filter(|disk| is_own(disk.record.owner_job.as_ref(), self.at.job)))
+    }
+
+    async fn roots(&self) -> Result<(Root, Root), Stop> {
+        let archive = self.at.reach(&self.at.archive()?).await?;
+        Ok((self.at.root().await?, archive))
+    }
+}
+
+impl Steps for ArchiveDisk<'_> {
+    type Plan = Plan;
+
+    /// Alone on the disk, shared on all below it.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        self.at
+            .locks_below(&self.params.disk, Mode::Exclusive)
+            .await
+    }
+
+    /// Removes the temporary files of older claims.
+    async fn clean(&self) -> Result<(), Stop> {
+        self.at
+            .clean_in(&self.at.archive()?, &self.params.disk)
+            .await
+    }
+
+    async fn check(&self) -> Result<Checked<Plan>, Stop> {
+        self.at.admit_pool(false).await?;
+        let found = self.at.store.disks.get(&self.params.disk).await?;
+        let is_archived = |disk: &&Disk| disk.record.state == DiskState::Archived;
+        if let Some(disk) = found.as_ref().filter(is_archived) {
+            return self.result(&disk.record).map(Checked::Done);
+        }
+        let disk = self.at.had(&self.params.disk, found, Purpose::Use)?;
+        catalog::admit_change(&disk.id, &disk.record)?;
+        self.at.admit_use(&disk, UseMode::Exclusive)?;
+        let below = self.at.readable_below(&disk).await?;
+        let (root, archive) = self.roots().await?;
+        let is_ours = disk.record.state == DiskState::Archiving;
+        let there = self.at.facts_of(&archive, &packed_of(&disk)).await?;
+        if there.is_some() && !is_ours {
+            return Err(taken(&disk.id, "the archive").into());
+        }
+        Ok(Checked::Plan(Plan {
+            disk,
+            below,
+            root,
+            archive,
+            draft: None,
+            fence: None,
+        }))
+    }
+
+    async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
+        let (disk, file, packed) = (
+            &plan.disk,
+            context::file_of(&plan.disk),
+            packed_of(&plan.disk),
+        );
+        let expected = context::expected(disk, plan.below.first());
+        self.at.gate_file(&plan.root, &file, expected).await?;
+        let image = context::image_of(&plan.root, disk);
+        let probed = self.at.store.tool.probe(&image, pace.stop).await;
+        probed.map_err(context::tool)?;
+        if self.at.facts_of(&plan.archive, &packed).await?.is_some() {
+            let packed = (&plan.archive, &packed);
+            let is_whole = self.is_packed(packed, (&plan.root, disk), pace).await?;
+            return if is_whole {
+                Ok(())
+            } else {
+                Err(taken(&disk.id, "the archive").into())
+            };
+        }
+        let facts = self.at.facts_of(&plan.root, &file).await?;
+        let room = facts.map_or(0, |facts| facts.allocated);
+        let archive = self.at.archive()?;
+        let draft = self
+            .at
+            .draft_in(&archive, &plan.archive, &disk.id, room)
+            .await?;
+        let (root, to, part) = (
+            plan.root.clone(),
+            plan.archive.clone(),
+            draft.part().clone(),
+        );
+        let (id, format) = (disk.id.clone(), disk.record.format);
+        relayed(pace, ("archive", 0, 0), move |tell| {
+            root.pack(&file, (&id, format), (&to, &part), tell)
+        })
+        .await?;
+        let packed = (&plan.archive, draft.part());
+        if !self.is_packed(packed, (&plan.root, disk), pace).await? {
+            let text = "the disk changed while it was archived";
+            let busy = JobError::new(Code::DiskBusy, text);
+            return Err(busy.with("disk", disk.id.as_str()).into());
+        }
+        plan.draft = Some(draft);
+        Ok(())
+    }
+
+    async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
+        plan.fence = Some(self.at.fence(&plan.root, &plan.disk.id).await?);
+        let (disks, job) = (&self.at.store.disks, &self.at.job.id);
+        plan.disk = disks.take_as(&plan.disk, DiskState::Archiving, job).await?;
+        Ok(())
+    }
+
+    async fn effect(&self, plan: &mut Plan, _: &Pace<'_>) -> Result<(), Stop> {
+        let packed = packed_of(&plan.disk);
+        match &mut plan.draft {
+            Some(draft) => Ok(draft.place(&packed).await?),
+            None => Ok(()),
+        }
+    }
+
+    async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
+        self.forward(&plan.root, &plan.archive, &plan.disk).await
+    }
+
+    async fn recover(&self) -> Result<Option<Done>, Stop> {
+        let Some(disk) = self.begun().await? else {
+            return Ok(None);
+        };
+        if disk.record.state == DiskState::Archived {
+            return self.result(&disk.record).map(Some);
+        }
+        if disk.record.state != DiskState::Archiving {
+            return Ok(None);
+        }
+        let (root, archive) = self.roots().await?;
+        let is_packed = self
+            .at
+            .facts_of(&archive, &packed_of(&disk))
+            .await?
+            .is_some();
+        let is_here = self
+            .at
+            .facts_of(&root, &context::file_of(&disk))
+            .await?
+            .is_some();
+        // It went only after what is in the archive was compared with it.
+        if is_here || !is_packed {
+            return Ok(None);
+        }
+        let _fence = self.at.fence(&root, &disk.id).await?;
+        self.forward(&root, &archive, &disk).await.map(Some)
+    }
+
+    async fn abandon(&self) -> Result<(), Stop> {
+        let is_begun = |disk: &Disk| disk.record.state == DiskState::Archiving;
+        let Some(disk) = self.begun().await?.filter(is_begun) else {
+            return Ok(());
+        };
+        let (root, archive) = self.roots().await?;
+        let _fence = self.at.fence(&root, &disk.id).await?;
+        let (home, of, job) = (
+            Home {
+                root: root.clone(),
+                file: context::file_of(&disk),
+            },
+            (&disk.id).into(),
+            self.at.job.id.clone(),
+        );
+        let found: Result<Found, PoolError> = blocking::act(move || home.put_back(&of, &job)).await;
+        if found? == Found::Nowhere {
+            return self.forward(&root, &archive, &disk).await.map(|_| ());
+        }
+        let packed = packed_of(&disk);
+        if self.at.facts_of(&archive, &packed).await?.is_some() {
+            let never = process::Stop::new();
+            let pace = Pace::endless(&never);
+            // What isn't the same isn't this job's.
+            let (there, here) = ((&archive, &packed), (&root, &disk));
+            if self.is_packed(there, here, &pace).await? {
+                let removed: Result<bool, PoolError> =
+                    blocking::act(move || archive.unlink(&packed)).await;
+                removed?;
+            }
+        }
+        let back = |record: &DiskRecord| catalog::in_state(record, DiskState::Ready, now());
+        let finished = self.at.store.disks.finish(&disk, back).await?;
+        finished.map(|_| ()).ok_or(Stop::Lost)
+    }
+}
+
+/// A disk's file in the archive.
+pub(super) fn packed_of(disk: &Disk) -> Name {
+    Name::archived(&disk.id, disk.record.format)
+}

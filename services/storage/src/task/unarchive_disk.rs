@@ -1,0 +1,275 @@
+//! `unarchive_disk`: out of the archive, to where it was.
+
+use crate::{
+    blocking, catalog,
+    catalog::Purpose,
+    disks::Disk,
+    draft::Draft,
+    fence::Fence,
+    pool::{PoolError, Root},
+    qemu_img::Image,
+    task::{
+        Checked, Context, Pace, Steps, archive_disk::packed_of, context, done, homes::taken,
+        is_own, now, relay::relayed,
+    },
+};
+use virtbus_bus::locks::LockSet;
+use virtbus_wire::{
+    Code, JobError,
+    catalog::{DiskRecord, DiskState},
+    protocol::lock::Mode,
+    task::storage as params,
+};
+use virtbus_worker::{
+    perform::{Done, Stop},
+    process,
+};
+
+pub(crate) struct UnarchiveDisk<'a> {
+    pub(crate) at: Context<'a>,
+    pub(crate) params: &'a params::UnarchiveDisk,
+}
+
+pub(crate) struct Plan {
+    /// With its intent once that is written.
+    disk: Disk,
+    below: Vec<Disk>,
+    root: Root,
+    archive: Root,
+    /// The unpacked file, until it has its name. None if an earlier claim gave it its name.
+    draft: Option<Draft>,
+    fence: Option<Fence>,
+}
+
+impl UnarchiveDisk<'_> {
+    fn result(&self, record: &DiskRecord) -> Result<Done, Stop> {
+        done(&params::Unarchived {
+            actual_size: record.actual_size.unwrap_or_default(),
+        })
+    }
+
+    /// Whether a disk's file in the pool holds what is in the archive.
+    async fn is_whole(
+        &self,
+        (root, archive): (&Root, &Root),
+        disk: &Disk,
+        pace: &Pace<'_>,
+    ) -> Result<bool, Stop> {
+        let (root, file) = (root.clone(), context::file_of(disk));
+        let (archive, packed) = (archive.clone(), packed_of(disk));
+        relayed(pace, ("verify", 0, 0), move |tell| {
+            archive.is_packed(&packed, (&root, &file), tell)
+        })
+        .await
+    }
+
+    /// Unpacks the file, and finds it to be the disk.
+    async fn unpack(&self, plan: &Plan, pace: &Pace<'_>) -> Result<Draft, Stop> {
+        let (disk, packed) = (&plan.disk, packed_of(&plan.disk));
+        let (archive, name) = (plan.archive.clone(), packed.clone());
+        let label: Result<_, PoolError> = blocking::look(move || archive.label(&name)).await;
+        let label =
+            label?.filter(|label| label.disk == disk.id && label.format == disk.record.format);
+        let other = || JobError::new(Code::ImageCorrupt, "the archived file is another disk's");
+        let room = label.ok_or_else(other)?.allocated;
+        let draft = self.at.draft(&plan.root, &disk.id, room).await?;
+        let (archive, root, part) = (
+            plan.archive.clone(),
+            plan.root.clone(),
+            draft.part().clone(),
+        );
+        relayed(pace, ("unarchive", 0, 0), move |tell| {
+            archive.unpack(&packed, (&root, &part), tell)
+        })
+        .await?;
+        let expected = context::expected(disk, plan.below.first());
+        let part = draft.part();
+        self.at.gate_file(&plan.root, part, expected).await?;
+        let image = Image {
+            path: plan.root.path(part),
+            format: disk.record.format,
+        };
+        let info = self.at.store.tool.info(&image, pace.stop).await;
+        let info = info.map_err(context::tool)?;
+        if Some(info.virtual_size) == disk.record.virtual_size {
+            return Ok(draft);
+        }
+        Err(JobError::new(Code::ImageCorrupt, "the archived disk has another size").into())
+    }
+
+    /// Says that the disk is back, then removes it from the archive.
+    async fn forward(&self, root: &Root, archive: &Root, intent: &Disk) -> Result<Done, Stop> {
+        let facts = self.at.facts_of(root, &context::file_of(intent)).await?;
+        let back = |record: &DiskRecord| DiskRecord {
+            actual_size: facts.map(|facts| facts.allocated),
+            ..catalog::in_state(record, DiskState::Ready, now())
+        };
+        let finished = self.at.store.disks.finish(intent, back).await?;
+        let disk = finished.ok_or(Stop::Lost)?;
+        self.forget(archive, &disk).await?;
+        self.result(&disk.record)
+    }
+
+    /// Removes the disk from the archive.
+    async fn forget(&self, archive: &Root, disk: &Disk) -> Result<(), Stop> {
+        let (archive, packed) = (archive.clone(), packed_of(disk));
+        let removed: Result<bool, PoolError> = blocking::act(move || archive.unlink(&packed)).await;
+        removed?;
+        Ok(())
+    }
+
+    /// What an earlier claim of this job began with.
+    async fn begun(&self) -> Result<Option<Disk>, Stop> {
+        let disk = self.at.store.disks.get(&self.params.disk).await?;
+        Ok(disk.filter(|disk| is_own(disk.record.owner_job.as_ref(), self.at.job)))
+    }
+
+    /// Whether the disk has its name in the pool, by an earlier claim.
+    async fn is_placed(&self, roots: (&Root, &Root), disk: &Disk) -> Result<bool, Stop> {
+        for (root, file) in [
+            (roots.0, context::file_of(disk)),
+            (roots.1, packed_of(disk)),
+        ] {
+            if self.at.facts_of(root, &file).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        let never = process::Stop::new();
+        self.is_whole(roots, disk, &Pace::endless(&never)).await
+    }
+
+    async fn roots(&self) -> Result<(Root, Root), Stop> {
+        let archive = self.at.reach(&self.at.archive()?).await?;
+        Ok((self.at.root().await?, archive))
+    }
+}
+
+impl Steps for UnarchiveDisk<'_> {
+    type Plan = Plan;
+
+    /// Alone on the disk, shared on all below it.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        self.at
+            .locks_below(&self.params.disk, Mode::Exclusive)
+            .await
+    }
+
+    /// Removes the temporary files of older claims.
+    async fn clean(&self) -> Result<(), Stop> {
+        self.at.clean(&self.params.disk).await
+    }
+
+    async fn check(&self) -> Result<Checked<Plan>, Stop> {
+        self.at.admit_pool(true).await?;
+        let found = self.at.store.disks.get(&self.params.disk).await?;
+        let is_ready = |disk: &&Disk| disk.record.state == DiskState::Ready;
+        if let Some(disk) = found.as_ref().filter(is_ready) {
+            return self.result(&disk.record).map(Checked::Done);
+        }
+        let disk = self.at.had(&self.params.disk, found, Purpose::Unarchive)?;
+        let below = self.at.readable_below(&disk).await?;
+        let (root, archive) = self.roots().await?;
+        if self
+            .at
+            .facts_of(&archive, &packed_of(&disk))
+            .await?
+            .is_none()
+        {
+            let text = "the disk's file isn't in the archive";
+            let gone = JobError::new(Code::DiskWrongState, text);
+            return Err(gone.with("disk", disk.id.as_str()).into());
+        }
+        let is_ours = is_own(disk.record.owner_job.as_ref(), self.at.job);
+        let there = self.at.facts_of(&root, &context::file_of(&disk)).await?;
+        if there.is_some() && !is_ours {
+            return Err(taken(&disk.id, "the pool").into());
+        }
+        Ok(Checked::Plan(Plan {
+            disk,
+            below,
+            root,
+            archive,
+            draft: None,
+            fence: None,
+        }))
+    }
+
+    async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
+        let file = context::file_of(&plan.disk);
+        if self.at.facts_of(&plan.root, &file).await?.is_none() {
+            plan.draft = Some(self.unpack(plan, pace).await?);
+            return Ok(());
+        }
+        let roots = (&plan.root, &plan.archive);
+        if self.is_whole(roots, &plan.disk, pace).await? {
+            Ok(())
+        } else {
+            Err(taken(&plan.disk.id, "the pool").into())
+        }
+    }
+
+    async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
+        plan.fence = Some(self.at.fence(&plan.root, &plan.disk.id).await?);
+        plan.disk = self
+            .at
+            .store
+            .disks
+            .take(&plan.disk, &self.at.job.id)
+            .await?;
+        Ok(())
+    }
+
+    async fn effect(&self, plan: &mut Plan, _: &Pace<'_>) -> Result<(), Stop> {
+        match &mut plan.draft {
+            Some(draft) => Ok(draft.place(&context::file_of(&plan.disk)).await?),
+            None => Ok(()),
+        }
+    }
+
+    async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
+        self.forward(&plan.root, &plan.archive, &plan.disk).await
+    }
+
+    async fn recover(&self) -> Result<Option<Done>, Stop> {
+        let Some(disk) = self.begun().await? else {
+            return Ok(None);
+        };
+        let (root, archive) = self.roots().await?;
+        match disk.record.state {
+            DiskState::Ready => {
+                let _fence = self.at.fence(&root, &disk.id).await?;
+                self.forget(&archive, &disk).await?;
+                self.result(&disk.record).map(Some)
+            }
+            DiskState::Archived if self.is_placed((&root, &archive), &disk).await? => {
+                let _fence = self.at.fence(&root, &disk.id).await?;
+                self.forward(&root, &archive, &disk).await.map(Some)
+            }
+            DiskState::Archived
+            | DiskState::Creating
+            | DiskState::Uploading
+            | DiskState::Changing
+            | DiskState::Archiving
+            | DiskState::Trashed
+            | DiskState::Missing
+            | DiskState::Broken
+            | DiskState::Deleted => Ok(None),
+        }
+    }
+
+    /// What is archived keeps its state, so there's only the file to see to.
+    async fn abandon(&self) -> Result<(), Stop> {
+        let is_begun = |disk: &Disk| disk.record.state == DiskState::Archived;
+        let Some(disk) = self.begun().await?.filter(is_begun) else {
+            return Ok(());
+        };
+        let (root, archive) = self.roots().await?;
+        let _fence = self.at.fence(&root, &disk.id).await?;
+        if self.is_placed((&root, &archive), &disk).await? {
+            let file = context::file_of(&disk);
+            let removed: Result<bool, PoolError> = blocking::act(move || root.unlink(&file)).await;
+            removed?;
+        }
+        Ok(())
+    }
+}

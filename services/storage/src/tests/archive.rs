@@ -1,0 +1,194 @@
+use super::site::{Site, Told, code, program};
+use crate::task::Step;
+use serde_json::json;
+use virtbus_wire::{Code, catalog::DiskState};
+use virtbus_worker::{Stop, process};
+
+/// `d2` on top of `d1`, with a snapshot in it.
+async fn overlay(site: &Site) {
+    site.filled_disk("d1").await;
+    site.done(
+        "make",
+        "create_disk",
+        json!({ "disk": "d2", "backing": "d1" }),
+    )
+    .await;
+    site.write("d2.qcow2", "qcow2", "write -P 9 2M 64k");
+    let path = site.path("disks/d2.qcow2");
+    program(
+        "qemu-img",
+        &["snapshot", "-c", "s1", path.to_str().unwrap()],
+    );
+    site.write("d2.qcow2", "qcow2", "write -P 5 2M 64k");
+}
+
+fn archived(site: &Site) -> Vec<String> {
+    let entries = std::fs::read_dir(site.dir.path().join("archive/disks"));
+    let entries = entries.into_iter().flatten().map(Result::unwrap);
+    entries
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn an_overlay_stays_one_byte_for_byte_there_and_back() {
+    let site = Site::start().await;
+    overlay(&site).await;
+    let before = std::fs::read(site.path("disks/d2.qcow2")).unwrap();
+    let told = Told::default();
+    let params = json!({ "disk": "d2" });
+    let job = site.job("j1", "archive_disk", params.clone());
+    let note = |progress| told.note(&progress);
+    let done = site.run_within(&job, &process::Stop::new(), &note).await;
+    let size = done.unwrap()["archived_size"].as_u64().unwrap();
+    assert!(size > 0 && size < before.len() as u64, "{size}");
+    assert!(!told.percents().is_empty());
+    assert_eq!(archived(&site), ["d2.qcow2.zst"]);
+    assert_eq!(site.files("disks"), ["d1.qcow2"]);
+    assert_eq!(site.files("trash"), Vec::<String>::new());
+    let record = site.record("d2").await;
+    assert_eq!(
+        (record.state, record.actual_size),
+        (DiskState::Archived, Some(size))
+    );
+    assert_eq!(record.backing, Some("d1".parse().unwrap()));
+    // Still a child; of no use meanwhile.
+    let refused = site.refused("j2", "delete_disk", json!({ "disk": "d1" }));
+    assert_eq!(code(&refused.await), Code::DiskHasChildren);
+    let refused = site.refused("j3", "resize", json!({ "disk": "d2", "size": "8MiB" }));
+    assert_eq!(code(&refused.await), Code::DiskWrongState);
+    for job in ["j4", "j5"] {
+        let again = if job == "j4" {
+            "archive_disk"
+        } else {
+            "unarchive_disk"
+        };
+        site.done(job, again, params.clone()).await;
+    }
+    assert_eq!(archived(&site), Vec::<String>::new());
+    assert_eq!(std::fs::read(site.path("disks/d2.qcow2")).unwrap(), before);
+    assert_eq!(site.state("d2").await, Some(DiskState::Ready));
+    let again = site.done("j6", "unarchive_disk", params).await;
+    assert!(again["actual_size"].as_u64().unwrap() > 0);
+    site.write("d2.qcow2", "qcow2", "read -P 7 1M 1M");
+}
+
+#[tokio::test]
+async fn holes_of_a_raw_disk_are_holes_again() {
+    let site = Site::start().await;
+    let params = json!({ "disk": "d1", "size": "256MiB", "format": "raw" });
+    site.done("make", "create_disk", params).await;
+    site.write("d1.raw", "raw", "write -P 7 100M 1M");
+    site.done("j1", "archive_disk", json!({ "disk": "d1" }))
+        .await;
+    let done = site
+        .done("j2", "unarchive_disk", json!({ "disk": "d1" }))
+        .await;
+    assert!(done["actual_size"].as_u64().unwrap() < 2 << 20, "{done:?}");
+    let path = site.path("disks/d1.raw");
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 256 << 20);
+    site.write("d1.raw", "raw", "read -P 7 100M 1M");
+    site.write("d1.raw", "raw", "read -P 0 101M 155M");
+}
+
+#[tokio::test]
+async fn what_can_not_be_archived_stays() {
+    let site = Site::start().await;
+    overlay(&site).await;
+    let refused = site.refused("j1", "archive_disk", json!({ "disk": "d1" }));
+    assert_eq!(code(&refused.await), Code::DiskHasChildren);
+    let stray = site.dir.path().join("archive/disks/d2.qcow2.zst");
+    std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
+    std::fs::write(&stray, "mine").unwrap();
+    let refused = site.refused("j2", "archive_disk", json!({ "disk": "d2" }));
+    assert_eq!(code(&refused.await), Code::DiskExists);
+    assert_eq!(std::fs::read(&stray).unwrap(), b"mine");
+    std::fs::rename(
+        site.dir.path().join("archive"),
+        site.dir.path().join("away"),
+    )
+    .unwrap();
+    let refused = site.refused("j3", "archive_disk", json!({ "disk": "d2" }));
+    assert_eq!(code(&refused.await), Code::PoolUnreachable);
+    assert_eq!(site.state("d2").await, Some(DiskState::Ready));
+    let bare = Site::with(|pool| pool.archive = None).await;
+    bare.filled_disk("d1").await;
+    let refused = bare.refused("j4", "archive_disk", json!({ "disk": "d1" }));
+    assert_eq!(code(&refused.await), Code::PoolUnsupported);
+}
+
+#[tokio::test]
+async fn a_damaged_archive_gives_nothing_back() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    site.filled_disk("d2").await;
+    for disk in ["d1", "d2"] {
+        site.done(
+            &format!("j-{disk}"),
+            "archive_disk",
+            json!({ "disk": disk }),
+        )
+        .await;
+    }
+    let at = |disk: &str| {
+        site.dir
+            .path()
+            .join(format!("archive/disks/{disk}.qcow2.zst"))
+    };
+    let whole = std::fs::read(at("d1")).unwrap();
+    let mut damaged = whole.clone();
+    let middle = damaged.len() - 20;
+    damaged[middle] ^= 1;
+    let cut = whole[..whole.len() - 8].to_vec();
+    let other = std::fs::read(at("d2")).unwrap();
+    for bytes in [damaged, cut, other, b"short".to_vec(), Vec::new()] {
+        std::fs::write(at("d1"), bytes).unwrap();
+        let refused = site.refused("j", "unarchive_disk", json!({ "disk": "d1" }));
+        assert_eq!(code(&refused.await), Code::ImageCorrupt);
+        assert_eq!(site.files("disks"), Vec::<String>::new());
+        assert_eq!(site.state("d1").await, Some(DiskState::Archived));
+    }
+    std::fs::write(at("d1"), whole).unwrap();
+    site.done("j3", "unarchive_disk", json!({ "disk": "d1" }))
+        .await;
+    site.write("d1.qcow2", "qcow2", "read -P 7 1M 1M");
+}
+
+#[tokio::test]
+async fn an_archived_disk_can_be_thrown_away_and_brought_back() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    site.done("j1", "archive_disk", json!({ "disk": "d1" }))
+        .await;
+    site.done("j2", "delete_disk", json!({ "disk": "d1" }))
+        .await;
+    assert_eq!(site.state("d1").await, Some(DiskState::Trashed));
+    assert_eq!(archived(&site), Vec::<String>::new());
+    site.done("j3", "restore_disk", json!({ "disk": "d1" }))
+        .await;
+    assert_eq!(site.state("d1").await, Some(DiskState::Archived));
+    assert_eq!(archived(&site), ["d1.qcow2.zst"]);
+    let params = json!({ "disk": "d1", "mode": "unlink" });
+    let freed = site.done("j4", "delete_disk", params).await["freed"].as_u64();
+    assert!(freed.unwrap() > 0);
+    assert_eq!(archived(&site), Vec::<String>::new());
+    assert_eq!(site.state("d1").await, Some(DiskState::Deleted));
+}
+
+#[tokio::test]
+async fn archiving_that_is_cancelled_leaves_the_disk_as_it_was() {
+    for after in [None, Some(Step::Work), Some(Step::Intend)] {
+        let site = Site::start().await;
+        site.filled_disk("d1").await;
+        let job = site.job("j1", "archive_disk", json!({ "disk": "d1" }));
+        let stop = process::Stop::new();
+        let stopped = match after {
+            None => site.run_within(&job, &stop, &|_| stop.stop()).await,
+            Some(step) => site.stopped_after(&job, step, &stop).await,
+        };
+        assert_eq!(stopped, Err(Stop::Stopped), "{after:?}");
+        assert_eq!(archived(&site), Vec::<String>::new(), "{after:?}");
+        assert_eq!(site.state("d1").await, Some(DiskState::Ready), "{after:?}");
+        site.write("d1.qcow2", "qcow2", "read -P 7 1M 1M");
+    }
+}
