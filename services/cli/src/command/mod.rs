@@ -6,6 +6,7 @@ pub(crate) mod control;
 mod dlq;
 pub(crate) mod doctor;
 mod explain;
+mod hypervisors;
 mod list;
 pub(crate) mod pools;
 mod priority;
@@ -45,6 +46,7 @@ pub(crate) enum Command {
     Dlq(dlq::Args),
     Queues(queues::Args),
     Workers(workers::Args),
+    Hypervisors(hypervisors::Args),
     Pools(pools::Args),
     Doctor(doctor::Args),
     Completion(completion::Args),
@@ -77,6 +79,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::run(&args, &bus(common).await?, output).await,
         Command::Dlq(args) => dlq::run(&args, &bus(common).await?, output).await,
         Command::Queues(args) => queues::run(&args, &bus(common).await?, output).await,
+        Command::Hypervisors(args) => hypervisors::run(&args, &bus(common).await?, output).await,
         Command::Workers(args) => workers::run(&args, &bus(common).await?, output).await,
         Command::Pools(args) => pools::run(&args, &bus(common).await?, output).await,
         Command::Doctor(args) => doctor::run(&args, common, output).await,

@@ -71,6 +71,22 @@ async fn what_people_ask_for_names_them_and_the_exit_code_says_what_came_of_it()
             "st-1: takes jobs",
         ),
         (
+            "hypervisors drain hv-1 --reason memory",
+            "virtbus.hypervisors.drain",
+            json!({"hypervisor": "hv-1", "state": "draining"}),
+            json!({"hypervisor": "hv-1", "reason": "memory", "by": "alice"}),
+            0,
+            "hv-1: draining",
+        ),
+        (
+            "hypervisors fence hv-1 --reason cut --restart",
+            "virtbus.hypervisors.fence",
+            json!({"domains": ["a", "b"], "restarted": []}),
+            json!({"hypervisor": "hv-1", "reason": "cut", "restart": true, "by": "alice"}),
+            0,
+            "off now: a, b\nstarted elsewhere: none",
+        ),
+        (
             "priority high job-1",
             "virtbus.jobs.priority",
             json!({"outcome": "already_started"}),
