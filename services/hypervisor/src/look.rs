@@ -47,18 +47,27 @@ pub(crate) async fn look(domains: &Domains, job: &Record, deliveries: u64) -> Lo
     {
         return Look::Pass(Queue::Hypervisor(host.clone(), priority));
     }
+    // Bound by the claim: should this service die, no other host may take over what is about a
+    // domain that it doesn't have.
+    let claim = || {
+        if name == *here {
+            Look::Claim
+        } else {
+            Look::ClaimHere(Queue::Hypervisor(here.clone(), priority))
+        }
+    };
     let Needs::Room(room) = needs else {
-        return Look::Claim;
+        return if record.is_some() {
+            claim()
+        } else {
+            Look::Claim
+        };
     };
     let is_running_here = record.as_ref().is_some_and(|record| is_on(record.state));
     if !is_running_here && let Some(other) = no_room(domains, job, room, deliveries, &name).await {
         return other;
     }
-    if name == *here {
-        Look::Claim
-    } else {
-        Look::ClaimHere(Queue::Hypervisor(here.clone(), priority))
-    }
+    claim()
 }
 
 fn domain_of(job: &Record) -> Option<DomainId> {
