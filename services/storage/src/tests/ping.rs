@@ -35,7 +35,7 @@ async fn a_ping_of_two_pools_needs_both() {
 async fn tasks_that_are_not_known_are_refused() {
     let site = Site::start().await;
     let refused = site
-        .run(&site.job("j1", "sparsify", json!({ "disk": "d1" })))
+        .run(&site.job("j1", "download", json!({ "disk": "d1" })))
         .await;
     assert_eq!(code(&failed(refused)), Code::JobUnknownTask);
 }
