@@ -224,7 +224,7 @@ fn disk(in_use_by: serde_json::Value) -> DiskRecord {
 
 /// Claims a job for a dead worker, and parks it; in between `lines_up` sees the claim. Returns its
 /// ticket.
-async fn park(
+async fn park_claimed(
     stack: &Stack,
     job: &serde_json::Value,
     on: WaitReason,
@@ -272,7 +272,7 @@ async fn those_beyond_a_locks_list_are_put_into_it_as_it_drains_and_the_first_wa
         };
         let mode = if id == "c" { "shared" } else { "exclusive" };
         let job = json!({"id": id, "task": "ping", "locks": {mode: ["x.a"]}});
-        tickets.push(park(&stack, &job, on, async |_| {}).await);
+        tickets.push(park_claimed(&stack, &job, on, async |_| {}).await);
     }
     stack.record("a", StateName::Queued).await;
     let lock = locks.get_latest("x.a").await.unwrap().unwrap().value;
@@ -314,7 +314,7 @@ async fn a_job_that_waits_for_the_end_of_a_use_wakes_then_and_not_before() {
             holder: Some(holder.to_owned()),
             since: None,
         };
-        park(
+        park_claimed(
             &stack,
             &json!({"id": id, "task": "ping", "if_in_use": "wait"}),
             on,
@@ -502,6 +502,7 @@ async fn a_lock_loses_the_entry_of_an_older_claim_and_the_ticket_of_a_job_that_i
             mode: Mode::Exclusive,
             woken_at: None,
         }],
+        beyond: None,
     };
     locks.create("disk.older", &lock(1)).await.unwrap();
     locks.create("disk.present", &lock(2)).await.unwrap();
