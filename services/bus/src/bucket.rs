@@ -1,8 +1,15 @@
 //! Typed key-value buckets: every write is a compare-and-set, every read says which revision.
 //!
 //! The revision of a record is the sequence of the bucket's stream, so revisions of different
-//! records are ordered too. A write whose acknowledgement was lost is looked up before it's
-//! repeated: whoever gets `Conflict` can trust that its write has no effect.
+//! records are ordered too.
+//!
+//! A write whose acknowledgement was lost is looked up before it's repeated. If the record is the
+//! one that was written, it was taken. If it's another one, the answer is `Conflict`, and then it
+//! isn't known whether ours was there in between: somebody may have seen it and built on it. So
+//! whoever gets `Conflict` reads again and decides by what is there, and never concludes that its
+//! own write was without effect. Those who do: a claim finds its own name in the record, and is
+//! claimed anew; a lock is taken and released by what its record says, and who has to be woken is
+//! woken again; a result in the catalogue counts if its intent is still the newest.
 
 use crate::{
     client::Bus,

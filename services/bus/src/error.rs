@@ -42,7 +42,8 @@ pub enum BusError {
 /// A compare-and-set that wasn't done.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// Somebody else changed the record since it was read.
+    /// Somebody else changed the record since it was read. Where the acknowledgement was lost our
+    /// write may have been there in between: read again, and decide by what is there.
     #[error("the record {0} was changed by somebody else")]
     Conflict(String),
     /// The server gave no usable answer.

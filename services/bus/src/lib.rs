@@ -12,6 +12,7 @@ pub mod delivery;
 pub mod error;
 pub mod jobs;
 pub mod lease;
+pub mod limits;
 pub mod locks;
 mod pulls;
 pub mod topology;

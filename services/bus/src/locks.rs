@@ -5,6 +5,7 @@ use crate::{
     client::Bus,
     error::{BusError, WriteError},
     jobs::{ChangeError, Jobs},
+    limits::Limits,
 };
 use std::collections::{BTreeMap, HashSet};
 use virtbus_wire::{
@@ -26,6 +27,7 @@ pub type LockSet = BTreeMap<String, Mode>;
 pub struct Locks {
     records: Bucket<Lock>,
     jobs: Jobs,
+    limits: Limits,
 }
 
 /// The answer to a job that asked for its locks.
@@ -42,6 +44,13 @@ pub enum Granted {
         /// Who has it, if somebody does.
         holder: Option<Holder>,
     },
+    /// The same, refused by a counting lock: so many share it, and so many may.
+    Full {
+        /// How many do.
+        running: u32,
+        /// How many may.
+        limit: u32,
+    },
 }
 
 impl Locks {
@@ -51,7 +60,14 @@ impl Locks {
         Self {
             records: Bucket::new(bus, BUCKET),
             jobs: jobs.clone(),
+            limits: Limits::new(bus),
         }
+    }
+
+    /// The limits of counting locks.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Takes every lock of the set for this claim, or none. `ticket` is the job's place in the
@@ -67,7 +83,7 @@ impl Locks {
         waited: bool,
     ) -> Result<Granted, WriteError> {
         let granted = self.take_all(set, holder, waited.then_some(ticket)).await?;
-        if let Granted::None { .. } = granted {
+        if matches!(granted, Granted::None { .. } | Granted::Full { .. }) {
             self.enlist(set, holder, ticket).await?;
         }
         Ok(granted)
@@ -79,7 +95,7 @@ impl Locks {
     /// As [`Locks::take`].
     pub async fn try_take(&self, set: &LockSet, holder: &Holder) -> Result<Granted, WriteError> {
         let granted = self.take_all(set, holder, Some(0)).await?;
-        if let Granted::None { .. } = granted {
+        if matches!(granted, Granted::None { .. } | Granted::Full { .. }) {
             self.release(set.keys(), holder).await?;
         }
         Ok(granted)
@@ -97,9 +113,14 @@ impl Locks {
                 holder: holder.clone(),
                 ticket,
                 mode: *mode,
+                limit: self.limits.of_lock(name).await?,
             };
             match self.take_one(name, &claimant).await? {
                 Take::Taken(_) => {}
+                Take::Full(running) => {
+                    let limit = claimant.limit.unwrap_or(running);
+                    return Ok(Granted::Full { running, limit });
+                }
                 Take::Lost => return Ok(Granted::Lost),
                 Take::Refused(by) => {
                     return Ok(Granted::None {
@@ -138,7 +159,8 @@ impl Locks {
         };
         let for_lock = matches!(
             &entry.value.state,
-            JobState::Waiting(waiting) if matches!(waiting.on, WaitReason::Lock { .. })
+            JobState::Waiting(waiting)
+                if matches!(waiting.on, WaitReason::Lock { .. } | WaitReason::Tenant { .. })
         );
         if !for_lock {
             return Ok(());
@@ -208,9 +230,10 @@ impl Locks {
         let mut awake = Vec::new();
         for (name, mode) in set {
             let next = |lock: &Lock| lock.enlist(holder, ticket, *mode);
+            let limit = self.limits.of_lock(name).await?;
             let newly = |before: &Lock, after: &Lock| {
-                let could = before.next_in_line();
-                let mut can = after.next_in_line();
+                let could = before.next_in_line(limit);
+                let mut can = after.next_in_line(limit);
                 can.retain(|job| *job != holder.job && !could.contains(job));
                 can
             };
@@ -221,7 +244,8 @@ impl Locks {
 
     async fn release_one(&self, name: &str, holder: &Holder) -> Result<Vec<JobId>, WriteError> {
         // Where nothing of this claim is, whoever released it has woken the next.
-        let all = |_: &Lock, after: &Lock| after.next_in_line();
+        let limit = self.limits.of_lock(name).await?;
+        let all = |_: &Lock, after: &Lock| after.next_in_line(limit);
         self.change(name, |lock| lock.release(holder), all).await
     }
 
@@ -233,12 +257,19 @@ impl Locks {
         next: impl Fn(&Lock) -> Lock,
         awake: impl Fn(&Lock, &Lock) -> Vec<JobId>,
     ) -> Result<Vec<JobId>, WriteError> {
-        for _ in 0..TRIES_MAX {
+        for tried in 0..TRIES_MAX {
             let slot = self.records.slot(name).await?;
             let before = slot.value.unwrap_or_default();
             let changed = next(&before);
             if changed == before {
-                return Ok(Vec::new());
+                // After a conflict the change may have been ours, its acknowledgement lost and the
+                // lock changed since: nobody was woken then.
+                let may_be_ours = tried > 0;
+                return Ok(if may_be_ours {
+                    awake(&Lock::default(), &before)
+                } else {
+                    Vec::new()
+                });
             }
             let over = self.over(&changed).await?;
             let living = changed.without(|job| over.contains(job));
@@ -259,6 +290,39 @@ impl Locks {
             }
         }
         Err(WriteError::Conflict(name.to_owned()))
+    }
+
+    /// Whether a job that is in line for a lock would be granted it now; then its wake is noted
+    /// there, so that others may pass it should it oversleep. One that isn't in line, and isn't
+    /// beyond the list either, has to ask again to be.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn calls(&self, name: &str, holder: &Holder, ticket: u64) -> Result<bool, BusError> {
+        let slot = self.records.slot(name).await?;
+        let lock = slot.value.unwrap_or_default();
+        let Some(waiter) = lock.waiters.iter().find(|waiter| waiter.job == holder.job) else {
+            return Ok(lock.beyond.is_none_or(|beyond| ticket < beyond));
+        };
+        let over = self.over(&lock).await?;
+        let claimant = Claimant {
+            holder: holder.clone(),
+            ticket: Some(waiter.ticket),
+            mode: waiter.mode,
+            limit: self.limits.of_lock(name).await?,
+        };
+        let now = self.now();
+        match lock.take(&claimant, now, |job| over.contains(job)) {
+            Take::Refused(_) | Take::Full(_) | Take::Lost => return Ok(false),
+            Take::Taken(_) => {}
+        }
+        let woken = lock.woken(std::slice::from_ref(&holder.job), now);
+        match self.records.update(name, &woken, slot.revision).await {
+            Ok(_) => Ok(true),
+            // Somebody changed it: the next look sees how.
+            Err(WriteError::Conflict(_)) => Ok(false),
+            Err(WriteError::Bus(error)) => Err(error),
+        }
     }
 
     /// The jobs named in a lock whose record is final or gone: of the holders all, of the line

@@ -7,7 +7,7 @@ use crate::{
 use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
-use virtbus_bus::{Bus, BusError, Jobs};
+use virtbus_bus::{Bus, BusError, Jobs, locks::Locks};
 use virtbus_daemon::{Daemon, Fatal, Readiness, Service};
 use virtbus_wire::{catalog::LimitsRecord, state::Owner};
 
@@ -31,6 +31,8 @@ pub struct Stores {
     pub bus: Bus,
     /// The records of jobs.
     pub jobs: Jobs,
+    /// The locks of jobs.
+    pub locks: Locks,
     /// Who and what is registered.
     pub catalogue: Catalogue,
     /// The checks behind `/readyz`.
@@ -43,9 +45,11 @@ impl Stores {
     /// Through this connection; final records stay for `keep`.
     #[must_use]
     pub fn new(bus: &Bus, keep: Duration) -> Self {
+        let jobs = Jobs::new(bus, keep);
         Self {
             bus: bus.clone(),
-            jobs: Jobs::new(bus, keep),
+            locks: Locks::new(bus, &jobs),
+            jobs,
             catalogue: Catalogue::new(bus),
             ready: Readiness::default(),
             limits: LimitsRecord::default(),

@@ -167,9 +167,13 @@ impl<P: Perform> Attempt<P> {
             match granted.map_err(|error| bus_failed(&error))? {
                 Granted::All => {}
                 Granted::Lost => return Err(Ending::Lost),
-                Granted::None { .. } if self.is_cancelling() => {
+                Granted::None { .. } | Granted::Full { .. } if self.is_cancelling() => {
                     tracing::warn!(job = %self.job.id, "others have its locks: looked at later");
                     return Err(Ending::Lost);
+                }
+                Granted::Full { running, limit } => {
+                    let on = WaitReason::Tenant { running, limit };
+                    return Err(Ending::Wait(on, Some(ticket)));
                 }
                 Granted::None { resource, holder } => {
                     let since = holder.as_ref().and_then(|holder| holder.since);
@@ -204,7 +208,8 @@ impl<P: Perform> Attempt<P> {
         let holder = self.holder();
         let mut granted = self.worker.locks.try_take(set, &holder).await?;
         for _ in 1..GIVE_UP_TRIES {
-            if !matches!(granted, Granted::None { .. }) || self.stop.why().is_some() {
+            let is_refused = matches!(granted, Granted::None { .. } | Granted::Full { .. });
+            if !is_refused || self.stop.why().is_some() {
                 break;
             }
             tokio::time::sleep(GIVE_UP_AGAIN).await;
@@ -223,6 +228,9 @@ impl<P: Perform> Attempt<P> {
         for lock in &own.exclusive {
             set.insert(lock.to_string(), Mode::Exclusive);
         }
+        let counting = self.worker.tenant_lock(&self.job.record).await;
+        let counting = counting.map_err(|error| JobError::internal(error.to_string()))?;
+        set.extend(counting.map(|lock| (lock, Mode::Shared)));
         Ok(set)
     }
 

@@ -236,7 +236,7 @@ impl<P: Perform> Worker<P> {
                 Next::HandBack(delay) => return Ok(Some(Settled::HandBack(delay))),
             }
         } else if room == Room::Slot {
-            self.claim_event(delivery, &entry.value)
+            self.claim_event(delivery, &entry.value).await?
         } else {
             return Ok(Some(Settled::HandBack(AHEAD)));
         };
@@ -282,7 +282,7 @@ impl<P: Perform> Worker<P> {
                 Event::Wait(WaitReason::Capacity { needs })
             }
             Gate::Open => match self.perform.look(queued, delivery.delivered).await {
-                Look::Claim => self.claim_event(delivery, queued),
+                Look::Claim => self.claim_event(delivery, queued).await?,
                 Look::ClaimHere(queue) => Event::ClaimHere {
                     owner: self.owner(),
                     seq: delivery.seq,
@@ -296,15 +296,16 @@ impl<P: Perform> Worker<P> {
         Ok(Next::Change(event))
     }
 
-    fn claim_event(&self, delivery: &Delivery, record: &Record) -> Event {
+    async fn claim_event(&self, delivery: &Delivery, record: &Record) -> Result<Event, BusError> {
         let locks = &record.locks;
-        let needs_no_locks =
-            record.objects.is_empty() && locks.exclusive.is_empty() && locks.shared.is_empty();
-        Event::Claim {
+        let has_own = !locks.exclusive.is_empty() || !locks.shared.is_empty();
+        let needs_locks =
+            has_own || !record.objects.is_empty() || self.tenant_lock(record).await?.is_some();
+        Ok(Event::Claim {
             owner: self.owner(),
             seq: delivery.seq,
-            begin: needs_no_locks,
-        }
+            begin: !needs_locks,
+        })
     }
 
     /// Copies a message that nobody will run to the dead letters.

@@ -3,23 +3,21 @@
 use std::time::Duration;
 use tokio::{sync::watch, time::MissedTickBehavior};
 use virtbus_bus::{Bucket, Bus};
-use virtbus_wire::{WorkerId, catalog::QueueRecord};
+use virtbus_wire::{
+    WorkerId,
+    catalog::{QueueRecord, drain_key},
+};
 
 /// The bucket.
 const BUCKET: &str = "queues";
 /// How often the record is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The key of a worker's record: no queue's name begins like that.
-fn key(worker: &WorkerId) -> String {
-    format!("_worker.{worker}")
-}
-
 /// Follows the record from before anything is taken. While the server can't say, what it said
 /// last holds.
 pub(crate) async fn follow(bus: Bus, worker: WorkerId, draining: watch::Sender<Option<bool>>) {
     let records: Bucket<QueueRecord> = Bucket::new(&bus, BUCKET);
-    let key = key(&worker);
+    let key = drain_key(&worker);
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

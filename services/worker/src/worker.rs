@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use virtbus_bus::{
     Bus, BusError, Delivery, Entry, Jobs,
     lease::{Leases, Standing, Trust},
+    limits::tenant_lock,
     locks::{LockSet, Locks},
 };
 use virtbus_daemon::Fatal;
@@ -163,6 +164,12 @@ impl<P: Perform> Worker<P> {
         self.jobs.change(entry, Event::Fail(error)).await.is_ok()
     }
 
+    /// The lock that counts the running jobs of a job's tenant, if their number is limited.
+    pub(crate) async fn tenant_lock(&self, record: &Record) -> Result<Option<String>, BusError> {
+        let (class, limits) = (self.perform.class(), self.locks.limits());
+        limits.lock_of(class, record.tenant.as_ref()).await
+    }
+
     /// Releases what the claim of a job that is over may still hold.
     pub(crate) async fn release_remains(&self, record: &Record) {
         if record.claim == 0 {
@@ -175,6 +182,9 @@ impl<P: Perform> Worker<P> {
         let own = &record.locks;
         for lock in own.exclusive.iter().chain(&own.shared) {
             names.insert(lock.to_string(), Mode::Shared);
+        }
+        if let Some(tenant) = &record.tenant {
+            names.insert(tenant_lock(self.perform.class(), tenant), Mode::Shared);
         }
         if names.is_empty() {
             return;

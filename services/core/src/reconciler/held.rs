@@ -4,6 +4,7 @@
 use super::{
     index::{Doing, Index},
     look::{self, Known},
+    refill::refill,
 };
 use crate::service::{Stores, per_job};
 use std::collections::{HashMap, HashSet};
@@ -18,7 +19,7 @@ use virtbus_wire::{
 
 /// Removes from every lock what can't be held or waited for any more, and looks at those who may
 /// be next: somebody may have failed to wake them, or they overslept.
-pub(super) async fn all(stores: &Stores, index: &Index) -> Result<(), BusError> {
+pub(super) async fn all(stores: &Stores, index: &mut Index) -> Result<(), BusError> {
     let records: Bucket<Lock> = Bucket::new(&stores.bus, locks::BUCKET);
     let now = stores.bus.now();
     let found = records.all().await?;
@@ -27,11 +28,15 @@ pub(super) async fn all(stores: &Stores, index: &Index) -> Result<(), BusError> 
         .map(|(name, entry)| (name.as_str(), &entry.value))
         .collect();
     let mut due: Vec<JobId> = Vec::new();
-    for (resource, jobs) in index.locks() {
-        let line = locks.get(resource).map(|lock| &lock.waiters);
+    for resource in index.lines.locks() {
+        let lock = locks.get(resource.as_str());
+        let line = lock.map(|lock| &lock.waiters);
         let line: HashSet<&JobId> = line.into_iter().flatten().map(|one| &one.job).collect();
-        let lost = jobs.iter().filter(|job| !line.contains(*job));
-        due.extend(lost.cloned());
+        // Those beyond the list have their turn when it's filled up.
+        let named = index
+            .lines
+            .before(resource, lock.and_then(|lock| lock.beyond));
+        due.extend(named.filter(|job| !line.contains(*job)).cloned());
     }
     for (name, entry) in &found {
         if now.since(entry.written_at) >= AGE_MIN {
@@ -41,6 +46,12 @@ pub(super) async fn all(stores: &Stores, index: &Index) -> Result<(), BusError> 
     // One after the other: those of one lock would only get in each other's way.
     for job in due.iter().filter(|job| waits(index, job, now)) {
         look::look(stores, job, Known::default()).await?;
+    }
+    for (name, _) in found
+        .iter()
+        .filter(|(_, entry)| entry.value.beyond.is_some())
+    {
+        refill(stores, index, name).await?;
     }
     Ok(())
 }
@@ -65,10 +76,11 @@ async fn see_to(
     let Some(tidied) = per_job(tidied(stores, &entry.value).await)? else {
         return Ok(Vec::new());
     };
+    let limit = stores.locks.limits().of_lock(name).await?;
     let Some(tidied) = tidied else {
-        return Ok(candidates(&entry.value, now));
+        return Ok(candidates(&entry.value, limit, now));
     };
-    let next = tidied.next_in_line();
+    let next = tidied.next_in_line(limit);
     let tidied = tidied.woken(&next, now);
     let written = if tidied.is_unused() {
         records.remove(name, entry.revision).await
@@ -87,9 +99,11 @@ async fn see_to(
 
 /// Who may be next: the first in line, and with it those who share with it; and who stands behind
 /// those that were woken and didn't come.
-fn candidates(lock: &Lock, now: Timestamp) -> Vec<JobId> {
+fn candidates(lock: &Lock, limit: Option<u32>, now: Timestamp) -> Vec<JobId> {
     let mut next = Vec::new();
-    if lock.exclusive.is_some() {
+    let is_full = limit
+        .is_some_and(|limit| usize::try_from(limit).is_ok_and(|limit| lock.shared.len() >= limit));
+    if lock.exclusive.is_some() || is_full {
         return next;
     }
     let mut line = lock.waiters.iter().peekable();
@@ -175,7 +189,7 @@ mod tests {
                 waiters: waiters.collect(),
                 ..Lock::default()
             };
-            let found = candidates(&lock, now);
+            let found = candidates(&lock, None, now);
             let found: Vec<&str> = found.iter().map(JobId::as_str).collect();
             assert_eq!(found, expected);
             lock.exclusive = Some(Holder {
@@ -183,7 +197,7 @@ mod tests {
                 claim: 1,
                 since: None,
             });
-            assert!(candidates(&lock, now).is_empty());
+            assert!(candidates(&lock, None, now).is_empty());
         }
     }
 }

@@ -3,15 +3,17 @@
 //! It is made from the bucket's rows and events, in any number and order: of each job the row
 //! with the largest revision counts. It decides nothing; whoever is due is read anew.
 
+use super::lines::Lines;
 use serde::Deserialize;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
+use virtbus_bus::limits::tenant_lock;
 use virtbus_wire::{
-    BootId, JobId, StateName, Timestamp, WorkerId,
-    envelope::IfInUse,
-    protocol::reconcile::CAPACITY_PAUSE,
+    BootId, JobId, Queue, StateName, Tenant, Timestamp, WorkerId,
+    envelope::{IfInUse, PublisherLocks},
+    protocol::reconcile::{CAPACITY_PAUSE, likely_mode},
     state::{Owner, WaitReason},
 };
 
@@ -30,6 +32,13 @@ pub(super) struct Brief {
     waiting: Option<BriefWaiting>,
     #[serde(default)]
     if_in_use: IfInUse,
+    task: String,
+    #[serde(default)]
+    objects: Vec<String>,
+    #[serde(default)]
+    locks: PublisherLocks,
+    tenant: Option<Tenant>,
+    ticket: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -90,6 +99,8 @@ pub(super) enum Doing {
 pub(super) struct ForLock {
     /// The lock.
     pub(super) resource: String,
+    /// Its place in line.
+    ticket: u64,
     /// Who may use what the lock stands for without having the lock, if the job waits for that.
     pub(super) user: Option<String>,
 }
@@ -99,7 +110,8 @@ pub(super) struct ForLock {
 pub(super) struct Index {
     notes: BTreeMap<JobId, Note>,
     dependents: BTreeMap<JobId, BTreeSet<JobId>>,
-    for_lock: BTreeMap<String, BTreeSet<JobId>>,
+    /// Who waits for which lock.
+    pub(super) lines: Lines,
     for_use: BTreeMap<String, BTreeSet<JobId>>,
     times: BinaryHeap<Reverse<(Timestamp, JobId)>>,
     /// The last revision that was read.
@@ -221,8 +233,6 @@ impl Index {
             WaitReason::Lock {
                 resource, holder, ..
             } => {
-                let waiters = self.for_lock.entry(resource.clone()).or_default();
-                waiters.insert(job.clone());
                 let user = holder.clone().filter(|_| brief.if_in_use == IfInUse::Wait);
                 if user.is_some() {
                     let waiters = self.for_use.entry(resource.clone()).or_default();
@@ -230,8 +240,7 @@ impl Index {
                 }
                 // The lock may have been released between the look at it and this record.
                 due.push(job.clone());
-                let resource = resource.clone();
-                Doing::ForLock(ForLock { resource, user })
+                self.line_up(job, brief, resource.clone(), user)
             }
             WaitReason::Transfer { expires_at, .. } => {
                 self.times.push(Reverse((*expires_at, job.clone())));
@@ -242,8 +251,33 @@ impl Index {
                 self.times.push(Reverse((again, job.clone())));
                 Doing::Otherwise
             }
-            WaitReason::Tenant { .. } => Doing::Otherwise,
+            WaitReason::Tenant { .. } => {
+                let class = brief.queue.parse::<Queue>().map(|queue| queue.class());
+                let lock = class.ok().zip(brief.tenant.as_ref());
+                let Some(lock) = lock.map(|(class, tenant)| tenant_lock(class, tenant)) else {
+                    return Doing::Otherwise;
+                };
+                due.push(job.clone());
+                self.line_up(job, brief, lock, None)
+            }
         }
+    }
+
+    fn line_up(
+        &mut self,
+        job: &JobId,
+        brief: &Brief,
+        resource: String,
+        user: Option<String>,
+    ) -> Doing {
+        let ticket = brief.ticket.unwrap_or(u64::MAX);
+        let mode = likely_mode(&brief.task, &brief.objects, &brief.locks, &resource);
+        self.lines.join(&resource, ticket, job, mode);
+        Doing::ForLock(ForLock {
+            resource,
+            ticket,
+            user,
+        })
     }
 
     /// Drops what is noted of a job, but not its times: those are looked at and found stale.
@@ -255,7 +289,7 @@ impl Index {
             drop_from(&mut self.dependents, &before.job, job);
         }
         if let Doing::ForLock(lock) = &note.doing {
-            drop_from(&mut self.for_lock, &lock.resource, job);
+            self.lines.leave(&lock.resource, lock.ticket, job);
             drop_from(&mut self.for_use, &lock.resource, job);
         }
         note.found_in
@@ -297,12 +331,6 @@ impl Index {
             let jobs = jobs.iter().filter_map(|job| Some((job, user(job)?)));
             (resource.as_str(), jobs.collect())
         })
-    }
-
-    /// The locks that jobs wait for, each with those jobs.
-    pub(super) fn locks(&self) -> impl Iterator<Item = (&str, &BTreeSet<JobId>)> {
-        let locks = self.for_lock.iter();
-        locks.map(|(resource, jobs)| (resource.as_str(), jobs))
     }
 
     /// The jobs that are over, or that nobody has seen, and that others come after that no worker
@@ -352,139 +380,4 @@ fn drop_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<JobId>>, key: &K, job: &JobI
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-    use virtbus_wire::{Envelope, Event, Queue, Record, envelope::Dependency};
-
-    fn at(seconds: u64) -> Timestamp {
-        Timestamp::from_millis(1_795_000_000_000).after(Duration::from_secs(seconds))
-    }
-
-    fn id(name: &str) -> JobId {
-        name.parse().unwrap()
-    }
-
-    fn queued(name: &str) -> Record {
-        let queue: Queue = "storage.p.low".parse().unwrap();
-        Record::new(id(name), Envelope::bare("ping"), queue.into(), at(0))
-    }
-
-    fn brief(record: &Record) -> Option<Brief> {
-        Some(serde_json::from_slice(&serde_json::to_vec(record).unwrap()).unwrap())
-    }
-
-    fn waits(name: &str, on: WaitReason) -> Record {
-        queued(name).apply(Event::Wait(on), at(0)).unwrap()
-    }
-
-    #[test]
-    fn the_end_of_a_job_makes_those_due_that_come_after_it() {
-        let mut index = Index::default();
-        let on = WaitReason::Dependency {
-            job: id("a"),
-            state: None,
-        };
-        let mut record = queued("b");
-        record.after = vec![Dependency {
-            job: id("a"),
-            on: vec![StateName::Succeeded],
-        }];
-        let record = record.apply(Event::Wait(on), at(0)).unwrap();
-        assert_eq!(index.learn(&id("b"), 1, at(0), brief(&record)), [id("b")]);
-        assert!(
-            index
-                .learn(&id("a"), 2, at(0), brief(&queued("a")))
-                .is_empty()
-        );
-        let over = queued("a")
-            .apply(Event::Fail(virtbus_wire::JobError::internal("x")), at(1))
-            .unwrap();
-        assert_eq!(index.learn(&id("a"), 3, at(1), brief(&over)), [id("b")]);
-        assert_eq!(index.note(&id("a")), None);
-    }
-
-    #[test]
-    fn who_comes_after_many_is_due_at_the_last_or_when_it_can_not_come_true() {
-        let mut index = Index::default();
-        let mut revision = 0;
-        let mut learn = |index: &mut Index, record: &Record| {
-            revision += 1;
-            index.learn(&record.id, revision, at(0), brief(record))
-        };
-        let before = ["a", "b", "c"];
-        for name in before {
-            learn(&mut index, &queued(name));
-        }
-        for (name, on) in [("all", StateName::Succeeded), ("clean", StateName::Failed)] {
-            let mut record = queued(name);
-            let after = before.iter().map(|name| Dependency {
-                job: id(name),
-                on: vec![on, StateName::Cancelled],
-            });
-            record.after = after.collect();
-            let on = WaitReason::Dependency {
-                job: id("a"),
-                state: None,
-            };
-            let record = record.apply(Event::Wait(on), at(0)).unwrap();
-            assert_eq!(learn(&mut index, &record), [id(name)]);
-        }
-        let failed = |name: &str| {
-            let error = virtbus_wire::JobError::internal("x");
-            queued(name).apply(Event::Fail(error), at(1)).unwrap()
-        };
-        // `all` can't come true any more; `clean` still waits for two.
-        assert_eq!(learn(&mut index, &failed("b")), [id("all")]);
-        assert_eq!(learn(&mut index, &failed("a")), [id("all")]);
-        // A retry makes it open again.
-        let again = failed("a").apply(Event::Retry, at(2)).unwrap();
-        assert!(learn(&mut index, &again).is_empty());
-        assert_eq!(learn(&mut index, &failed("c")), [id("all")]);
-        assert_eq!(learn(&mut index, &failed("a")), [id("all"), id("clean")]);
-        let needed = ["a", "b", "c"].map(id);
-        assert_eq!(index.needed(), needed.iter().collect());
-    }
-
-    #[test]
-    fn an_older_row_changes_nothing() {
-        let mut index = Index::default();
-        let on = WaitReason::Time {
-            until: at(9),
-            error: None,
-        };
-        index.learn(&id("a"), 5, at(5), brief(&waits("a", on)));
-        index.learn(&id("a"), 4, at(4), brief(&queued("a")));
-        assert_eq!(index.note(&id("a")).unwrap().doing, Doing::UntilTime(at(9)));
-        assert_eq!(index.revision, 5);
-    }
-
-    #[test]
-    fn times_come_in_order() {
-        let mut index = Index::default();
-        for (name, until) in [("b", 20), ("a", 10), ("c", 30)] {
-            let until = at(until);
-            let on = WaitReason::Time { until, error: None };
-            index.learn(
-                &id(name),
-                until.as_millis().unsigned_abs(),
-                at(0),
-                brief(&waits(name, on)),
-            );
-        }
-        assert_eq!(index.next_time(), Some(at(10)));
-        assert_eq!(index.due(at(20)), [id("a"), id("b")]);
-        assert_eq!(index.next_time(), Some(at(30)));
-    }
-
-    #[test]
-    fn a_message_of_another_generation_or_queue_is_not_the_jobs() {
-        let mut index = Index::default();
-        index.learn(&id("a"), 1, at(0), brief(&queued("a")));
-        assert!(!index.found(&id("a"), 2, "storage.p.low", 7));
-        assert!(!index.found(&id("a"), 1, "storage.p.high", 7));
-        assert_eq!(index.note(&id("a")).unwrap().found_in, 0);
-        assert!(index.found(&id("a"), 1, "storage.p.low", 7));
-        assert_eq!(index.note(&id("a")).unwrap().found_in, 7);
-    }
-}
+mod tests;

@@ -8,17 +8,17 @@ use crate::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::collections::BTreeMap;
 use virtbus_bus::{
-    Bucket, BusError, Entry, WriteError,
+    BusError, Entry, WriteError,
     jobs::{ChangeError, PublishError},
     lease::Leases,
-    locks,
+    limits::tenant_lock,
 };
 use virtbus_wire::{
     Code, Event, JobError, JobId, JobState, Record, StateName, Timestamp,
     envelope::IfInUse,
     protocol::{
         delivery::{Exhausted, exhausted},
-        lock::{Claimant, Holder, Lock, Take},
+        lock::Holder,
         reconcile::{Seen, mend},
     },
     state::WaitReason,
@@ -91,8 +91,8 @@ async fn decide(
                     resource, holder, ..
                 } => Some(lock_is_free(stores, record, resource, holder.as_deref()).await?),
                 WaitReason::Dependency { .. } | WaitReason::Time { .. } => None,
-                WaitReason::Capacity { .. } | WaitReason::Tenant { .. } => None,
-                WaitReason::Transfer { .. } => None,
+                WaitReason::Tenant { .. } => Some(tenant_has_room(stores, record).await?),
+                WaitReason::Capacity { .. } | WaitReason::Transfer { .. } => None,
             };
             (free, Some(waiting.since))
         }
@@ -126,66 +126,27 @@ async fn lock_is_free(
     {
         return Ok(false);
     }
-    claims_lock(stores, record, resource).await
+    calls(stores, record, resource).await
 }
 
-/// Whether the lock a job waits for would be granted now; then its wake is noted there, so that
-/// others may pass it should it oversleep.
-async fn claims_lock(stores: &Stores, record: &Record, resource: &str) -> Result<bool, BusError> {
-    let locks: Bucket<Lock> = Bucket::new(&stores.bus, locks::BUCKET);
-    let slot = locks.slot(resource).await?;
-    let lock = slot.value.unwrap_or_default();
-    let Some(waiter) = lock.waiters.iter().find(|waiter| waiter.job == record.id) else {
-        // It isn't in line: it has to ask again to be.
-        return Ok(true);
+/// Whether it's the job's turn to have the lock.
+async fn calls(stores: &Stores, record: &Record, lock: &str) -> Result<bool, BusError> {
+    let holder = Holder {
+        job: record.id.clone(),
+        claim: record.claim,
+        since: None,
     };
-    let over = over(stores, &lock, &record.id).await?;
-    let claimant = Claimant {
-        holder: Holder {
-            job: record.id.clone(),
-            claim: record.claim,
-            since: None,
-        },
-        ticket: Some(waiter.ticket),
-        mode: waiter.mode,
-    };
-    let now = stores.bus.now();
-    match lock.take(&claimant, now, |job| over.contains(job)) {
-        Take::Refused(_) | Take::Lost => Ok(false),
-        Take::Taken(_) => {
-            let woken = lock.woken(std::slice::from_ref(&record.id), now);
-            match locks.update(resource, &woken, slot.revision).await {
-                Ok(_) => Ok(true),
-                // Somebody changed it: the next look sees how.
-                Err(WriteError::Conflict(_)) => Ok(false),
-                Err(WriteError::Bus(error)) => Err(error),
-            }
-        }
-    }
+    let ticket = record.ticket.unwrap_or(u64::MAX);
+    stores.locks.calls(lock, &holder, ticket).await
 }
 
-/// The jobs of a lock whose record is final or gone: of the holders all, of the line those before
-/// its first living one and before this job. Who stands behind can't matter yet.
-async fn over(stores: &Stores, lock: &Lock, before: &JobId) -> Result<Vec<JobId>, BusError> {
-    let mut over = Vec::new();
-    for holder in lock.exclusive.iter().chain(&lock.shared) {
-        if is_over(stores, &holder.job).await? {
-            over.push(holder.job.clone());
-        }
+/// Whether it's the job's turn to run as one of its tenant's.
+async fn tenant_has_room(stores: &Stores, record: &Record) -> Result<bool, BusError> {
+    let class = record.queue.queue().map(|queue| queue.class());
+    match class.zip(record.tenant.as_ref()) {
+        Some((class, tenant)) => calls(stores, record, &tenant_lock(class, tenant)).await,
+        None => Ok(true),
     }
-    let line = lock.waiters.iter().map(|waiter| &waiter.job);
-    for job in line.take_while(|job| *job != before) {
-        if !is_over(stores, job).await? {
-            break;
-        }
-        over.push(job.clone());
-    }
-    Ok(over)
-}
-
-async fn is_over(stores: &Stores, job: &JobId) -> Result<bool, BusError> {
-    let found = stores.jobs.get_latest(job).await?;
-    Ok(found.is_none_or(|entry| entry.value.state.name().is_final()))
 }
 
 /// Writes what an event makes of a job, and publishes it if it has a new generation. `None` when

@@ -10,7 +10,9 @@ mod follow;
 mod held;
 mod index;
 mod keep;
+mod lines;
 mod look;
+mod refill;
 mod sweep;
 mod uses;
 
@@ -91,6 +93,9 @@ async fn reconcile(
         look::look_at_all(stores, others, known).await?;
         for job in in_line {
             look::look(stores, &job, known).await?;
+        }
+        for lock in follower.index.lines.take_due() {
+            refill::refill(stores, &mut follower.index, &lock).await?;
         }
         let next_time = follower.index.next_time();
         let wake = next_time.map_or(SWEEP, |time| time.since(stores.bus.now()).min(SWEEP));

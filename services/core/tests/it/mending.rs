@@ -5,9 +5,9 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use std::time::Duration;
-use virtbus_bus::{Bucket, locks};
+use virtbus_bus::{Bucket, Entry, locks};
 use virtbus_wire::{
-    Event, StateName, Timestamp,
+    Event, Record, StateName, Timestamp,
     catalog::DiskRecord,
     protocol::lock::{Holder, Lock, Mode, Waiter},
     state::{Owner, WaitReason},
@@ -94,6 +94,7 @@ async fn a_lock_of_a_job_that_is_over_is_freed_and_who_waits_for_it_wakes() {
             mode: Mode::Exclusive,
             woken_at: None,
         }],
+        beyond: None,
     };
     locks.create("disk.d1", &lock).await.unwrap();
     let seq = stack
@@ -221,6 +222,75 @@ fn disk(in_use_by: serde_json::Value) -> DiskRecord {
     serde_json::from_value(disk).unwrap()
 }
 
+/// Claims a job for a dead worker, and parks it; in between `lines_up` sees the claim. Returns its
+/// ticket.
+async fn park_claimed(
+    stack: &Stack,
+    job: &serde_json::Value,
+    on: WaitReason,
+    lines_up: impl AsyncFnOnce(&Entry<Record>),
+) -> u64 {
+    let seq = stack.publish("storage.default.low", job.to_string()).await;
+    let id = job["id"].as_str().unwrap();
+    let entry = stack.record(id, StateName::Queued).await;
+    let claim = Event::Claim {
+        owner: dead(),
+        seq,
+        begin: false,
+    };
+    let entry = stack.jobs.change(&entry, claim).await.unwrap();
+    lines_up(&entry).await;
+    let park = Event::Park {
+        on,
+        refund: true,
+        ticket: Some(entry.revision),
+    };
+    stack.jobs.change(&entry, park).await.unwrap();
+    entry.revision
+}
+
+#[tokio::test]
+async fn those_beyond_a_locks_list_are_put_into_it_as_it_drains_and_the_first_wakes() {
+    let (stack, _core) = Stack::start().await;
+    let locks = Bucket::<Lock>::new(&stack.bus, locks::BUCKET);
+    let held = Lock {
+        exclusive: Some(Holder {
+            job: "long-gone".parse().unwrap(),
+            claim: 1,
+            since: None,
+        }),
+        beyond: Some(1),
+        ..Lock::default()
+    };
+    locks.create("x.a", &held).await.unwrap();
+    let mut tickets = Vec::new();
+    for id in ["a", "b", "c"] {
+        let on = WaitReason::Lock {
+            resource: "x.a".to_owned(),
+            holder: None,
+            since: None,
+        };
+        let mode = if id == "c" { "shared" } else { "exclusive" };
+        let job = json!({"id": id, "task": "ping", "locks": {mode: ["x.a"]}});
+        tickets.push(park_claimed(&stack, &job, on, async |_| {}).await);
+    }
+    stack.record("a", StateName::Queued).await;
+    let lock = locks.get_latest("x.a").await.unwrap().unwrap().value;
+    let line = lock.waiters.iter();
+    let line: Vec<(&str, u64, Mode)> = line.map(|w| (w.job.as_str(), w.ticket, w.mode)).collect();
+    let expected = [
+        ("a", tickets[0], Mode::Exclusive),
+        ("b", tickets[1], Mode::Exclusive),
+        ("c", tickets[2], Mode::Shared),
+    ];
+    assert_eq!(line, expected);
+    assert_eq!((lock.exclusive, lock.beyond), (None, None));
+    for id in ["b", "c"] {
+        let waits = stack.record(id, StateName::Waiting).await.value;
+        assert_eq!(waits.generation, 1, "{id}");
+    }
+}
+
 #[tokio::test]
 async fn a_job_that_waits_for_the_end_of_a_use_wakes_then_and_not_before() {
     let (stack, _core) = Stack::start().await;
@@ -239,32 +309,26 @@ async fn a_job_that_waits_for_the_end_of_a_use_wakes_then_and_not_before() {
         ("a", "disk.d1", "domain.web1"),
         ("b", "disk.d2", "job.loads"),
     ] {
-        let job = json!({"id": id, "task": "ping", "if_in_use": "wait"}).to_string();
-        let seq = stack.publish("storage.default.low", job).await;
-        let entry = stack.record(id, StateName::Queued).await;
-        let claim = Event::Claim {
-            owner: dead(),
-            seq,
-            begin: false,
-        };
-        let entry = stack.jobs.change(&entry, claim).await.unwrap();
-        let claimed = Holder {
-            job: id.parse().unwrap(),
-            claim: 1,
+        let on = WaitReason::Lock {
+            resource: lock.to_owned(),
+            holder: Some(holder.to_owned()),
             since: None,
         };
-        let in_line = Lock::default().enlist(&claimed, entry.revision, Mode::Exclusive);
-        locks.create(lock, &in_line).await.unwrap();
-        let park = Event::Park {
-            on: WaitReason::Lock {
-                resource: lock.to_owned(),
-                holder: Some(holder.to_owned()),
-                since: None,
+        park_claimed(
+            &stack,
+            &json!({"id": id, "task": "ping", "if_in_use": "wait"}),
+            on,
+            async |entry| {
+                let claimed = Holder {
+                    job: id.parse().unwrap(),
+                    claim: 1,
+                    since: None,
+                };
+                let in_line = Lock::default().enlist(&claimed, entry.revision, Mode::Exclusive);
+                locks.create(lock, &in_line).await.unwrap();
             },
-            refund: true,
-            ticket: Some(entry.revision),
-        };
-        stack.jobs.change(&entry, park).await.unwrap();
+        )
+        .await;
     }
     let woken = stack.record("b", StateName::Queued).await;
     assert!(woken.written_at >= end, "its pin had not expired");
@@ -438,6 +502,7 @@ async fn a_lock_loses_the_entry_of_an_older_claim_and_the_ticket_of_a_job_that_i
             mode: Mode::Exclusive,
             woken_at: None,
         }],
+        beyond: None,
     };
     locks.create("disk.older", &lock(1)).await.unwrap();
     locks.create("disk.present", &lock(2)).await.unwrap();

@@ -3,14 +3,26 @@
 //! A lock belongs to a job's *claim*, not to the job: a worker that lost its claim can't release
 //! or keep what its successor has. Waiters are ordered by ticket, the same number on every lock of
 //! a job, so that two jobs with two locks can't wait for each other.
+//!
+//! A lock's record names the first [`WAITERS_MAX`] who wait. Of those beyond it says only from
+//! which ticket on they are: who they are, their own records say. Nobody with a later ticket gets
+//! past them, and core puts them in the list as it drains.
+//!
+//! A counting lock is shared by so many jobs at most: the limit isn't in its record, whoever asks
+//! brings it.
 
 use crate::{id::JobId, time::Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 /// How long a woken waiter is waited for; afterwards others may pass it.
 pub const WAKE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The most waiters that a lock's record names: about 16 KB, to be read and written for each take.
+pub const WAITERS_MAX: usize = 128;
+/// With how many named waiters left a lock's list is filled up again.
+pub const WAITERS_LOW: usize = 64;
 
 /// Held alone, or together with other sharers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -55,8 +67,11 @@ pub struct Lock {
     pub exclusive: Option<Holder>,
     /// Who shares it.
     pub shared: Vec<Holder>,
-    /// Who waits, by ticket.
+    /// Who waits, by ticket: the first of them.
     pub waiters: Vec<Waiter>,
+    /// The lowest ticket there may be of those who wait and aren't named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beyond: Option<u64>,
 }
 
 /// Who wants a lock.
@@ -68,6 +83,8 @@ pub struct Claimant {
     pub ticket: Option<u64>,
     /// What it wants.
     pub mode: Mode,
+    /// How many may share it; none = any number.
+    pub limit: Option<u32>,
 }
 
 /// The answer to a claimant.
@@ -77,6 +94,8 @@ pub enum Take {
     Taken(Lock),
     /// It must wait, for this job's holder if there is one, else behind another waiter.
     Refused(Option<Holder>),
+    /// It must wait: so many share it already, or are about to.
+    Full(u32),
     /// A later claim of the same job has it: this claim is lost, and touches nothing.
     Lost,
 }
@@ -85,7 +104,8 @@ impl Lock {
     /// Nobody holds it and nobody waits.
     #[must_use]
     pub fn is_unused(&self) -> bool {
-        self.exclusive.is_none() && self.shared.is_empty() && self.waiters.is_empty()
+        let nobody_waits = self.waiters.is_empty() && self.beyond.is_none();
+        self.exclusive.is_none() && self.shared.is_empty() && nobody_waits
     }
 
     /// The jobs named in it.
@@ -125,13 +145,24 @@ impl Lock {
             let overslept = waiter
                 .woken_at
                 .is_some_and(|at| now.since(at) > WAKE_PATIENCE);
-            waiter.ticket < ticket && conflicts && !overslept
+            let counts = conflicts || claimant.limit.is_some();
+            waiter.ticket < ticket && counts && !overslept
         };
         // Who takes over from an older claim of the job goes on with what that one has: there may
         // be an effect already that nobody but this job may build on.
         let has_it = self.is_held_by(&claimant.holder.job, claimant.mode);
-        if !has_it && lock.waiters.iter().any(|waiter| is_ahead(&waiter)) {
-            return Take::Refused(None);
+        let ahead = lock.waiters.iter().filter(is_ahead).count();
+        let beyond = lock.beyond.is_some_and(|beyond| beyond < ticket);
+        match claimant.limit {
+            _ if has_it => {}
+            Some(limit) => {
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                if beyond || lock.shared.len() + ahead >= limit {
+                    return Take::Full(u32::try_from(lock.shared.len()).unwrap_or(u32::MAX));
+                }
+            }
+            None if beyond || ahead > 0 => return Take::Refused(None),
+            None => {}
         }
         let holder = Holder {
             since: Some(now),
@@ -152,6 +183,9 @@ impl Lock {
             return self.clone();
         }
         let mut lock = self.without(|other| *other == holder.job);
+        if lock.beyond.is_some_and(|beyond| ticket >= beyond) {
+            return lock;
+        }
         let (job, woken_at) = (holder.job.clone(), None);
         lock.waiters.push(Waiter {
             job,
@@ -160,6 +194,36 @@ impl Lock {
             woken_at,
         });
         lock.waiters.sort_by_key(|waiter| waiter.ticket);
+        if lock.waiters.len() > WAITERS_MAX
+            && let Some(last) = lock.waiters.pop()
+        {
+            lock.beyond = Some(last.ticket);
+        }
+        lock
+    }
+
+    /// The lock with its list filled up from those beyond it. `waiting` are all whose own records
+    /// say that they wait for this lock, by ticket, with what each most likely wants; when it asks
+    /// again it says so itself.
+    #[must_use]
+    pub fn refilled(&self, waiting: &[(u64, JobId, Mode)]) -> Self {
+        let mut lock = self.clone();
+        let Some(beyond) = self.beyond.filter(|_| self.waiters.len() <= WAITERS_LOW) else {
+            return lock;
+        };
+        let named: HashSet<&JobId> = self.jobs().collect();
+        let left =
+            |(ticket, job, _): &&(u64, JobId, Mode)| *ticket >= beyond && !named.contains(job);
+        let mut left = waiting.iter().filter(left);
+        let room = WAITERS_MAX - self.waiters.len();
+        lock.waiters
+            .extend(left.by_ref().take(room).map(|(ticket, job, mode)| Waiter {
+                job: job.clone(),
+                ticket: *ticket,
+                mode: *mode,
+                woken_at: None,
+            }));
+        lock.beyond = left.next().map(|(ticket, _, _)| *ticket);
         lock
     }
 
@@ -197,9 +261,10 @@ impl Lock {
         lock
     }
 
-    /// Who may go on now: the first waiter, or all leading sharers, as far as the holders allow.
+    /// Who may go on now: the first waiter, or all leading sharers, as far as the holders and the
+    /// limit allow.
     #[must_use]
-    pub fn next_in_line(&self) -> Vec<JobId> {
+    pub fn next_in_line(&self, limit: Option<u32>) -> Vec<JobId> {
         if self.exclusive.is_some() {
             return Vec::new();
         }
@@ -210,10 +275,29 @@ impl Lock {
             Mode::Exclusive if self.shared.is_empty() => vec![first.job.clone()],
             Mode::Exclusive => Vec::new(),
             Mode::Shared => {
+                let limit = limit.map_or(usize::MAX, |limit| {
+                    usize::try_from(limit).unwrap_or(usize::MAX)
+                });
+                let room = limit.saturating_sub(self.shared.len());
                 let sharers = self.waiters.iter().take_while(|w| w.mode == Mode::Shared);
-                sharers.map(|waiter| waiter.job.clone()).collect()
+                sharers
+                    .take(room)
+                    .map(|waiter| waiter.job.clone())
+                    .collect()
             }
         }
+    }
+
+    /// The lock without waiters that were woken and didn't come.
+    #[must_use]
+    pub fn without_overslept(&self, now: Timestamp) -> Self {
+        let mut lock = self.clone();
+        lock.waiters.retain(|waiter| {
+            waiter
+                .woken_at
+                .is_none_or(|at| now.since(at) <= WAKE_PATIENCE)
+        });
+        lock
     }
 
     /// The lock with the wake of these jobs noted.

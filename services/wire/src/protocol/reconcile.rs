@@ -7,12 +7,13 @@
 
 use crate::{
     catalog::InUseBy,
+    envelope::PublisherLocks,
     error::{Code, JobError},
     id::JobId,
     protocol::{
         delivery::{Action, Message, Reading, decide},
         gate::{Gate, gate},
-        lock::Lock,
+        lock::{Lock, Mode},
     },
     record::Record,
     state::{Event, JobState, Owner, StateName, WaitReason},
@@ -101,14 +102,13 @@ fn mend_waiting(
     let is_over = match on {
         WaitReason::Dependency { .. } => true,
         WaitReason::Time { until, .. } => *until <= now,
-        WaitReason::Lock { .. } => seen.lock_is_free == Some(true),
+        WaitReason::Lock { .. } | WaitReason::Tenant { .. } => seen.lock_is_free == Some(true),
         WaitReason::Transfer { expires_at, .. } if *expires_at <= now => {
             let message = "the bytes did not come before the address expired";
             return Some(Event::Fail(JobError::new(Code::TransferExpired, message)));
         }
         WaitReason::Transfer { .. } => false,
         WaitReason::Capacity { .. } => now.since(since) >= CAPACITY_PAUSE,
-        WaitReason::Tenant { .. } => false,
     };
     is_over.then_some(Event::Publish { round: false })
 }
@@ -250,6 +250,20 @@ pub fn is_in_use(in_use_by: &[InUseBy], holder: &str, now: Timestamp) -> bool {
             holder.strip_prefix("job.") == Some(job.as_str()) && *expires_at > now
         }
     })
+}
+
+/// How a job most likely wants a lock that its record alone is asked about. Wrong only costs time:
+/// it says so itself when it asks for the lock.
+#[must_use]
+pub fn likely_mode(task: &str, objects: &[String], own: &PublisherLocks, lock: &str) -> Mode {
+    let reads_only = matches!(task, "check_disk" | "download" | "check_domain");
+    let is_target = objects.first().is_some_and(|first| first == lock) && !reads_only;
+    let is_own = own.exclusive.iter().any(|own| own.as_str() == lock);
+    if is_own || is_target || lock.starts_with("domain.") {
+        Mode::Exclusive
+    } else {
+        Mode::Shared
+    }
 }
 
 /// What is to be done with a message that was found lying in a stream.

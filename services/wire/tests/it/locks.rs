@@ -4,7 +4,7 @@ use crate::jobs::{any_mode, at, job};
 use proptest::prelude::*;
 use virtbus_wire::{
     JobId,
-    protocol::lock::{Claimant, Holder, Lock, Mode, Take},
+    protocol::lock::{Claimant, Holder, Lock, Mode, Take, WAITERS_MAX},
 };
 
 fn claimant(name: &str, claim: u64, ticket: Option<u64>, mode: Mode) -> Claimant {
@@ -16,6 +16,7 @@ fn claimant(name: &str, claim: u64, ticket: Option<u64>, mode: Mode) -> Claimant
         },
         ticket,
         mode,
+        limit: None,
     }
 }
 
@@ -30,7 +31,7 @@ fn nobody(_: &JobId) -> bool {
 fn taken(lock: &Lock, claimant: &Claimant) -> Lock {
     match lock.take(claimant, at(0), nobody) {
         Take::Taken(lock) => lock,
-        other @ (Take::Refused(_) | Take::Lost) => panic!("{other:?}"),
+        other @ (Take::Refused(_) | Take::Full(_) | Take::Lost) => panic!("{other:?}"),
     }
 }
 
@@ -45,6 +46,89 @@ fn sharers_share_and_a_writer_has_it_alone() {
     assert!(is_refused(&two, &claimant("c", 1, None, Mode::Exclusive)));
     let alone = taken(&Lock::default(), &claimant("a", 1, None, Mode::Exclusive));
     assert!(is_refused(&alone, &claimant("b", 1, None, Mode::Shared)));
+}
+
+#[test]
+fn a_counting_lock_is_shared_up_to_its_limit_and_those_in_line_count() {
+    let asks = |name: &str, ticket| Claimant {
+        limit: Some(2),
+        ..claimant(name, 1, ticket, Mode::Shared)
+    };
+    let one = taken(&Lock::default(), &asks("a", None));
+    let two = taken(&one, &asks("b", None));
+    assert_eq!(two.take(&asks("c", None), at(0), nobody), Take::Full(2));
+    let line = two.enlist(&holder("c"), 10, Mode::Shared);
+    let line = line.enlist(&holder("d"), 11, Mode::Shared);
+    assert!(line.next_in_line(Some(2)).is_empty());
+    // One ends: the first in line has its place, whoever comes in between.
+    let line = line.release(&holder("a"));
+    assert_eq!(line.next_in_line(Some(2)), [job("c")]);
+    assert_eq!(line.take(&asks("e", None), at(0), nobody), Take::Full(1));
+    assert_eq!(
+        line.take(&asks("d", Some(11)), at(0), nobody),
+        Take::Full(1)
+    );
+    let lock = taken(&line, &asks("c", Some(10)));
+    assert_eq!(lock.shared.len(), 2);
+    // A larger limit lets more go on.
+    assert_eq!(lock.next_in_line(Some(9)), [job("d")]);
+}
+
+#[test]
+fn a_lock_names_the_first_waiters_and_nobody_gets_past_the_others() {
+    let mut lock = taken(
+        &Lock::default(),
+        &claimant("holder", 1, None, Mode::Exclusive),
+    );
+    let count = u64::try_from(WAITERS_MAX).unwrap() + 50;
+    let mut waiting = Vec::new();
+    // In any order: the lowest tickets are named.
+    for ticket in (1..=count).rev() {
+        let name = format!("w{ticket}");
+        lock = lock.enlist(&holder(&name), ticket, Mode::Exclusive);
+        waiting.insert(0, (ticket, job(&name), Mode::Exclusive));
+    }
+    assert_eq!(lock.waiters.len(), WAITERS_MAX);
+    assert_eq!(lock.beyond, Some(count - 49));
+    assert!(serde_json::to_vec(&lock).unwrap().len() < 32 << 10);
+    let mut order = Vec::new();
+    lock = lock.release(&holder("holder"));
+    while let [next] = lock.next_in_line(None).as_slice() {
+        order.push(next.clone());
+        let ticket = waiting.iter().find(|(_, job, _)| job == next).unwrap().0;
+        assert!(is_refused(
+            &lock,
+            &claimant("newcomer", 1, None, Mode::Shared)
+        ));
+        let ask = claimant(next.as_str(), 1, Some(ticket), Mode::Exclusive);
+        lock = taken(&lock, &ask).release(&holder(next.as_str()));
+        waiting.retain(|(_, job, _)| job != next);
+        lock = lock.refilled(&waiting);
+    }
+    let expected: Vec<JobId> = (1..=count)
+        .map(|ticket| job(&format!("w{ticket}")))
+        .collect();
+    assert_eq!(order, expected);
+    assert!(lock.is_unused());
+}
+
+#[test]
+fn a_list_that_drained_before_it_was_filled_up_keeps_newcomers_out() {
+    let lock = Lock {
+        beyond: Some(7),
+        ..Lock::default()
+    };
+    assert!(!lock.is_unused());
+    assert!(is_refused(
+        &lock,
+        &claimant("newcomer", 1, None, Mode::Shared)
+    ));
+    assert!(!is_refused(
+        &lock,
+        &claimant("a", 1, Some(7), Mode::Exclusive)
+    ));
+    // Those beyond are gone.
+    assert!(lock.refilled(&[]).is_unused());
 }
 
 #[test]
@@ -147,7 +231,7 @@ fn all_leading_sharers_go_on_together() {
         .enlist(&holder("b"), 2, Mode::Shared)
         .enlist(&holder("a"), 1, Mode::Shared)
         .enlist(&holder("d"), 4, Mode::Shared);
-    assert_eq!(lock.next_in_line(), [job("a"), job("b")]);
+    assert_eq!(lock.next_in_line(None), [job("a"), job("b")]);
 }
 
 #[derive(Debug, Clone)]
@@ -177,7 +261,7 @@ proptest! {
                     let claimant = claimant(&name, 1, ticket.map(|w| w.ticket), mode);
                     match lock.take(&claimant, at(0), nobody) {
                         Take::Taken(next) => lock = next,
-                        Take::Refused(_) | Take::Lost => {
+                        Take::Refused(_) | Take::Full(_) | Take::Lost => {
                             tickets += 1;
                             let ticket = claimant.ticket.unwrap_or(tickets);
                             lock = lock.enlist(&holder(&name), ticket, mode);
@@ -196,6 +280,6 @@ proptest! {
         }
         // Nothing is stuck: with all holders gone somebody may go on.
         let free = Lock { exclusive: None, shared: Vec::new(), ..lock };
-        prop_assert_eq!(free.next_in_line().is_empty(), free.waiters.is_empty());
+        prop_assert_eq!(free.next_in_line(None).is_empty(), free.waiters.is_empty());
     }
 }

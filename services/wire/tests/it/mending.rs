@@ -282,6 +282,7 @@ fn locks_keep_only_who_may_hold_or_wait() {
             waiter("gone", 3),
             waiter("runs", 4),
         ],
+        beyond: None,
     };
     let tidied = tidy(&lock, of_job);
     assert_eq!(tidied.exclusive, None);

@@ -3,7 +3,8 @@
 use crate::probe::Probe;
 use async_nats::{HeaderMap, jetstream::Context};
 use camino::Utf8PathBuf;
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, time::Duration};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{
@@ -160,6 +161,23 @@ impl Site {
         let locks: Bucket<Lock> = Bucket::new(&self.bus().await, locks::BUCKET);
         let entry = locks.get_latest(name).await.unwrap();
         entry.map(|entry| entry.value)
+    }
+
+    /// Makes messages of `storage.p.low` come again sooner.
+    pub(crate) async fn shorten_ack_wait(&self, to: Duration) {
+        let client = self.jetstream.client();
+        let ask = async |subject: String, body: String| -> Value {
+            let answer = client.request(subject, body.into()).await.unwrap();
+            serde_json::from_slice(&answer.payload).unwrap()
+        };
+        let name = "storage_p_low";
+        let info = format!("$JS.API.CONSUMER.INFO.STORAGE.{name}");
+        let mut config = ask(info, String::new()).await["config"].take();
+        config["ack_wait"] = json!(u64::try_from(to.as_nanos()).unwrap());
+        let create = format!("$JS.API.CONSUMER.CREATE.STORAGE.{name}.storage.p.low");
+        let body = json!({"stream_name": "STORAGE", "config": config, "action": "update"});
+        let answer = ask(create, body.to_string()).await;
+        assert!(answer.get("error").is_none(), "{answer}");
     }
 
     /// Takes a worker's lease away.

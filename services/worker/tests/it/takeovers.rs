@@ -4,9 +4,10 @@ use crate::{
     probe::Probe,
     site::{Site, one_slot},
 };
+use std::time::Duration;
 use virtbus_testbed::until;
 use virtbus_wire::{
-    BootId, Event, Record, StateName, Timestamp,
+    BootId, Code, Event, JobState, Record, StateName, Timestamp,
     state::{Cancel, Owner, Phase},
 };
 use virtbus_worker::WorkConfig;
@@ -147,4 +148,44 @@ async fn a_claim_given_up_in_doubt_is_a_dead_owners_for_everybody() {
     assert_eq!(probe.notes.steps_of("long"), steps);
     first.task.abort();
     second.end().await;
+}
+
+#[tokio::test]
+async fn a_job_that_kills_each_of_its_workers_ends_and_is_kept_as_a_dead_letter() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    site.shorten_ack_wait(Duration::from_secs(2)).await;
+    let job = r#"{"id":"poison","task":"ping","params":{"sleep_ms":60000}}"#;
+    site.publish("storage.p.low", job).await;
+    for attempt in 1..=3 {
+        let worker = site
+            .worker(&format!("st-{attempt}"), &probe, one_slot())
+            .await;
+        until("the next attempt", async || {
+            match site.wait("poison", &[StateName::Running]).await.value {
+                record if record.attempt == attempt => Ok(()),
+                record => Err(record.attempt),
+            }
+        })
+        .await;
+        worker.task.abort();
+        drop(worker.task.await);
+    }
+    let last = site.worker("st-4", &probe, one_slot()).await;
+    let record = site.ended("poison").await;
+    let JobState::Failed(_, error) = &record.state else {
+        panic!("{:?}", record.state)
+    };
+    assert_eq!((error.code, record.attempt), (Code::WorkerLost, 3));
+    assert_eq!(record.claim, 4);
+    let runs = probe.notes.jobs_at("run").len();
+    assert_eq!(runs, 3, "the last claim doesn't run it");
+    site.emptied().await;
+    let dlq = site.jetstream.get_stream("DLQ").await.unwrap();
+    let letter = dlq
+        .get_last_raw_message_by_subject("dlq.storage.p.low")
+        .await
+        .unwrap();
+    let reason = letter.headers.get("Virtbus-Reason").unwrap();
+    assert_eq!(reason.as_str(), "worker.lost");
+    last.end().await;
 }

@@ -4,7 +4,12 @@ use crate::{
     probe::Probe,
     site::{Site, one_slot},
 };
-use virtbus_wire::{JobState, StateName, state::WaitReason};
+use virtbus_bus::{Bucket, limits::tenant_lock};
+use virtbus_wire::{
+    Class, JobState, StateName,
+    catalog::{LIMITS_KEY, LimitsRecord, TenantLimits},
+    state::WaitReason,
+};
 use virtbus_worker::WorkConfig;
 
 const LOCK: &str = r#""locks":{"exclusive":["x.a"]}"#;
@@ -90,6 +95,62 @@ async fn a_job_whose_disk_is_in_use_waits_in_line_for_its_locks() {
     let in_line: Vec<(String, u64)> = in_line.map(|w| (w.job.to_string(), w.ticket)).collect();
     assert_eq!(in_line, tickets);
     assert!(lock.exclusive.is_none() && lock.shared.is_empty());
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn a_tenants_jobs_wait_for_each_other_and_not_those_of_others() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let limits: Bucket<LimitsRecord> = Bucket::new(&site.bus().await, "pools");
+    let two = TenantLimits {
+        storage: 2,
+        hypervisor: 0,
+    };
+    let tenant_max_running = two;
+    limits
+        .put(LIMITS_KEY, &LimitsRecord { tenant_max_running })
+        .await
+        .unwrap();
+    let work = WorkConfig {
+        slots: 8,
+        reserved_high: 0,
+        ..WorkConfig::default()
+    };
+    let worker = site.worker("st-1", &probe, work).await;
+    let publish = async |id: &str, tenant: &str, sleep_ms: u32| {
+        let job = format!(
+            r#"{{"id":"{id}","task":"ping","tenant":"{tenant}","params":{{"sleep_ms":{sleep_ms}}}}}"#
+        );
+        site.publish("storage.p.low", &job).await;
+    };
+    for n in 0..2 {
+        publish(&format!("first-{n}"), "acme", 1_500).await;
+        site.wait(&format!("first-{n}"), &[StateName::Running])
+            .await;
+    }
+    for n in 0..6 {
+        publish(&format!("acme-{n}"), "acme", 10).await;
+        let parked = site.wait(&format!("acme-{n}"), &[StateName::Waiting]).await;
+        let JobState::Waiting(waiting) = &parked.value.state else {
+            panic!("{:?}", parked.value.state)
+        };
+        let full = WaitReason::Tenant {
+            running: 2,
+            limit: 2,
+        };
+        assert_eq!(waiting.on, full);
+    }
+    publish("other", "other", 0).await;
+    assert_eq!(site.ended("other").await.state.name(), StateName::Succeeded);
+    assert_eq!(probe.notes.jobs_at("effect"), ["other"]);
+    for n in 0..6 {
+        let ended = site.ended(&format!("acme-{n}")).await;
+        // One claim that was refused, and one that was granted: nobody is woken in vain.
+        assert_eq!((ended.state.name(), ended.claim), (StateName::Succeeded, 2));
+    }
+    site.emptied().await;
+    let lock = tenant_lock(Class::Storage, &"acme".parse().unwrap());
+    assert_eq!(site.lock(&lock).await, None);
     worker.end().await;
 }
 
