@@ -22,4 +22,5 @@ mod registering;
 mod retention;
 mod stack;
 mod submitting;
+mod waits;
 mod worker;
