@@ -51,14 +51,10 @@ impl Perform for Domains {
 
     async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
         let known = match known(self, job) {
-            // What isn't known, or can't be done, was never begun.
-            Err(error) if is_refusal(error.code) => return Ok(()),
+            // What isn't known was never begun.
+            Err(error) if error.code == Code::JobUnknownTask => return Ok(()),
             known => known?,
         };
         each_with_steps!(known, _ping => Ok(()), steps => steps.abandon().await)
     }
-}
-
-fn is_refusal(code: Code) -> bool {
-    code == Code::JobUnknownTask || code == Code::DomainUnsupported
 }

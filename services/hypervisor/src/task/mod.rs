@@ -10,6 +10,7 @@
 //! Each step asks what is so before it acts: all of them can be run again.
 
 mod check_domain;
+mod commit;
 mod context;
 mod create_snapshot;
 mod delete_domain;
@@ -24,6 +25,7 @@ mod stop_domain;
 
 use crate::domains::Domains;
 use check_domain::CheckDomain;
+use commit::Commit;
 use context::Context;
 use create_snapshot::CreateSnapshot;
 use delete_domain::DeleteDomain;
@@ -132,6 +134,7 @@ pub(crate) enum Known<'a> {
     RevertSnapshot(RevertSnapshot<'a>),
     DeleteSnapshot(DeleteSnapshot<'a>),
     Resize(Resize<'a>),
+    Commit(Commit<'a>),
     DeleteDomain(DeleteDomain<'a>),
 }
 
@@ -150,6 +153,7 @@ macro_rules! each_with_steps {
             $crate::task::Known::RevertSnapshot($steps) => $value,
             $crate::task::Known::DeleteSnapshot($steps) => $value,
             $crate::task::Known::Resize($steps) => $value,
+            $crate::task::Known::Commit($steps) => $value,
             $crate::task::Known::DeleteDomain($steps) => $value,
         }
     };
@@ -214,14 +218,12 @@ pub(crate) fn known<'a>(domains: &'a Domains, job: &'a Assignment) -> Result<Kno
             at: at(&params.domain),
             params,
         }),
-        HypervisorTask::Commit(_) => return Err(unsupported("commit")),
+        HypervisorTask::Commit(params) => Known::Commit(Commit {
+            at: at(&params.domain),
+            params,
+        }),
         HypervisorTask::DeleteDomain(params) => Known::DeleteDomain(DeleteDomain {
             at: at(&params.domain),
         }),
     })
-}
-
-fn unsupported(what: &str) -> JobError {
-    let text = format!("this service can't do {what} yet");
-    JobError::new(Code::DomainUnsupported, text)
 }

@@ -87,3 +87,70 @@ async fn a_domain_goes_on_with_new_disks_and_its_old_ones_are_frozen() {
             .is_none()
     );
 }
+
+#[tokio::test]
+async fn a_running_domains_disk_goes_into_the_one_below_and_stays_empty() {
+    let guests = Guests::start().await;
+    guests.disk("base").await;
+    guests.overlay("web1", "base").await;
+    // Something that only the overlay has: the boot sector's neighbour.
+    let file = guests.libvirt.pool().join("disks/web1.qcow2");
+    let wrote = std::process::Command::new("qemu-io")
+        .args(["-f", "qcow2", "-c", "write -P 0x5a 512k 64k"])
+        .arg(&file)
+        .output();
+    assert!(wrote.unwrap().status.success());
+    let queue = "hypervisor.default.default";
+    guests.site.done(queue, guests.start_of("web1")).await;
+    let commit = json!({"domain": "web1", "disk": "web1"});
+    for _ in 0..2 {
+        let done = guests.done("commit", commit.clone()).await;
+        assert_eq!(done, json!({"backing": "base"}));
+    }
+    let xml = String::from_utf8(guests.libvirt.virsh(&["dumpxml", "web1"]).stdout).unwrap();
+    assert!(
+        xml.contains("<source file='") && xml.contains("/disks/web1.qcow2"),
+        "{xml}"
+    );
+    let disk = guests
+        .site
+        .disks()
+        .get_latest("web1")
+        .await
+        .unwrap()
+        .unwrap()
+        .value;
+    assert_eq!(disk.state, DiskState::Ready);
+    assert_eq!(guests.site.users("web1").await, ["web1 Exclusive"]);
+    guests
+        .done("stop_domain", json!({"domain": "web1", "mode": "destroy"}))
+        .await;
+    // The content is below now, and nothing is left above.
+    let read = |name: &str| {
+        let file = guests.libvirt.pool().join("disks").join(name);
+        let said = std::process::Command::new("qemu-io")
+            .args(["-r", "-f", "qcow2", "-c", "read -P 0x5a 512k 64k"])
+            .arg(file)
+            .output();
+        String::from_utf8(said.unwrap().stdout).unwrap()
+    };
+    for name in ["base.qcow2", "web1.qcow2"] {
+        let said = read(name);
+        assert!(
+            said.contains("read 65536/65536") && !said.contains("failed"),
+            "{name}: {said}"
+        );
+    }
+    guests.overlay("web2", "base").await;
+    guests.done("start_domain", json!({"domain": "web1"})).await;
+    let error = guests
+        .site
+        .refused("hypervisor.hv-test.default", payload("commit", &commit))
+        .await;
+    assert_eq!(error.code.as_str(), "disk.has_children");
+    let error = guests.site.refused(
+        "hypervisor.hv-test.default",
+        payload("commit", &json!({"domain": "web1", "disk": "base"})),
+    );
+    assert_eq!(error.await.code.as_str(), "domain.wrong_state");
+}
