@@ -47,18 +47,29 @@ pub(crate) async fn look(domains: &Domains, job: &Record, deliveries: u64) -> Lo
     {
         return Look::Pass(Queue::Hypervisor(host.clone(), priority));
     }
+    // Bound by the claim: should this service die, no other host may take over what is about a
+    // domain that it doesn't have.
+    let claim = || {
+        if name == *here {
+            Look::Claim
+        } else {
+            Look::ClaimHere(Queue::Hypervisor(here.clone(), priority))
+        }
+    };
     let Needs::Room(room) = needs else {
-        return Look::Claim;
+        return if record.is_some() {
+            claim()
+        } else {
+            Look::Claim
+        };
     };
     let is_running_here = record.as_ref().is_some_and(|record| is_on(record.state));
-    if !is_running_here && let Some(other) = no_room(domains, job, room, deliveries, &name).await {
+    if !is_running_here
+        && let Some(other) = no_room(domains, job, (&domain, room), deliveries, &name).await
+    {
         return other;
     }
-    if name == *here {
-        Look::Claim
-    } else {
-        Look::ClaimHere(Queue::Hypervisor(here.clone(), priority))
-    }
+    claim()
 }
 
 fn domain_of(job: &Record) -> Option<DomainId> {
@@ -127,7 +138,7 @@ fn bound_to<'a>(record: Option<&'a DomainRecord>, needs: &Needs) -> Option<&'a L
 async fn no_room(
     domains: &Domains,
     job: &Record,
-    room: Option<Room>,
+    (domain, room): (&DomainId, Option<Room>),
     deliveries: u64,
     queue: &Label,
 ) -> Option<Look> {
@@ -153,7 +164,11 @@ async fn no_room(
         needs.insert("host".to_owned(), "unhealthy".into());
     } else {
         let room = room?;
-        match domains.capacity.reserve(&domains.host, &job.id, room).await {
+        match domains
+            .capacity
+            .reserve(&domains.host, &job.id, domain, room)
+            .await
+        {
             Ok(true) => return None,
             Ok(false) => {
                 needs.insert("memory".to_owned(), room.memory.into());

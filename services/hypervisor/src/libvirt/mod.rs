@@ -225,6 +225,44 @@ mod tests {
         assert!(!error.message.contains('/'), "{error}");
     }
 
+    /// Many events at once, while the connection they come over is replaced again and again: what
+    /// is lost is told as such, and nothing of the call-backs is used after it's gone.
+    #[tokio::test]
+    async fn events_come_while_connections_go() {
+        const DOMAINS: usize = 300;
+        let (host, mut hinted) = Host::new(&"test:///default".parse().unwrap()).unwrap();
+        let changes = tokio::spawn(async move {
+            for number in 0..DOMAINS {
+                let name: DomainId = format!("web{number}").parse().unwrap();
+                let xml = format!(
+                    "<domain type='test'><name>{name}</name><memory>1024</memory>\
+                     <os><type>hvm</type></os></domain>"
+                );
+                host.define(&name, xml).await.unwrap();
+                host.start(&name, false).await.unwrap();
+                if number % 50 == 49 {
+                    drop(host.connection().take());
+                }
+            }
+            host
+        });
+        let (mut named, mut everything) = (0, 0);
+        let counted = async {
+            while everything < DOMAINS / 50 {
+                match hinted.next().await {
+                    Some(Hint::Domain(_)) => named += 1,
+                    Some(Hint::Everything) => everything += 1,
+                    None => return,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), counted)
+            .await
+            .unwrap();
+        drop(changes.await.unwrap());
+        assert!(named > DOMAINS, "{named}");
+    }
+
     #[test]
     fn a_packed_version_reads_as_people_write_it() {
         assert_eq!(version(9_000_000), "9.0.0");

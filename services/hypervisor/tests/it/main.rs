@@ -9,6 +9,7 @@ mod chains;
 mod domains;
 mod guests;
 mod hosts;
+mod kills;
 mod process;
 
 use process::{Service, Site};
