@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use virtbus_wire::{JobId, Size};
+use virtbus_wire::{DomainId, JobId, Size};
 
 /// How long room is kept for a job whose claim nobody heard of again.
 const RESERVED: Duration = Duration::from_secs(60);
@@ -36,9 +36,17 @@ pub(crate) struct Room {
 #[derive(Debug, Clone)]
 pub(crate) struct Capacity {
     limit: Room,
-    reserved: Arc<Mutex<HashMap<JobId, (Room, Instant)>>>,
+    reserved: Arc<Mutex<HashMap<JobId, Reserved>>>,
     /// One look at a time: two would both find the same room.
     looking: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Room that is kept for a domain that is about to run.
+#[derive(Debug)]
+struct Reserved {
+    domain: DomainId,
+    room: Room,
+    at: Instant,
 }
 
 /// The virtual processors of all domains together, for each of the host's.
@@ -64,20 +72,27 @@ impl Capacity {
         &self,
         host: &Host,
         job: &JobId,
+        domain: &DomainId,
         need: Room,
     ) -> Result<bool, LibvirtError> {
         let _looking = self.looking.lock().await;
+        // Before libvirt is asked: one that is started meanwhile is among these or those that run.
+        let kept: Vec<(DomainId, Room)> = {
+            let mut reserved = self.reserved();
+            reserved.retain(|_, kept| kept.at.elapsed() < RESERVED);
+            let others = reserved.iter().filter(|(other, _)| *other != job);
+            let others = others.map(|(_, kept)| (kept.domain.clone(), kept.room));
+            others.collect()
+        };
         let running = host.domains(true).await?;
         let mut used = Room::default();
         for domain in &running {
             used.memory += domain.memory;
             used.vcpus += u64::from(domain.vcpus);
         }
-        // One that runs by now is counted twice until its job has ended: rather too much.
-        let mut reserved = self.reserved();
-        reserved.retain(|_, (_, at)| at.elapsed() < RESERVED);
-        for (other, (room, _)) in reserved.iter() {
-            if other != job {
+        for (domain, room) in &kept {
+            // One that runs by now is counted already.
+            if !running.iter().any(|seen| seen.name == domain.as_str()) {
                 used.memory += room.memory;
                 used.vcpus += room.vcpus;
             }
@@ -85,15 +100,20 @@ impl Capacity {
         let fits = used.memory + need.memory <= self.limit.memory
             && used.vcpus + need.vcpus <= self.limit.vcpus;
         if fits {
-            reserved.insert(job.clone(), (need, Instant::now()));
+            let kept = Reserved {
+                domain: domain.clone(),
+                room: need,
+                at: Instant::now(),
+            };
+            self.reserved().insert(job.clone(), kept);
         }
         Ok(fits)
     }
 
     /// Keeps the room of a job longer: it's at work.
     pub(crate) fn keep(&self, job: &JobId) {
-        if let Some((_, at)) = self.reserved().get_mut(job) {
-            *at = Instant::now();
+        if let Some(kept) = self.reserved().get_mut(job) {
+            kept.at = Instant::now();
         }
     }
 
@@ -102,7 +122,7 @@ impl Capacity {
         self.reserved().remove(job);
     }
 
-    fn reserved(&self) -> MutexGuard<'_, HashMap<JobId, (Room, Instant)>> {
+    fn reserved(&self) -> MutexGuard<'_, HashMap<JobId, Reserved>> {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -126,13 +146,22 @@ mod tests {
         };
         let jobs: Vec<JobId> = (0..3).map(|_| JobId::new()).collect();
         let mut had = Vec::new();
+        let name: DomainId = "web1".parse().unwrap();
         for job in &jobs {
-            had.push(capacity.reserve(&host, job, need).await.unwrap());
+            had.push(capacity.reserve(&host, job, &name, need).await.unwrap());
         }
         assert_eq!(had, [true, true, false]);
         capacity.release(&jobs[0]);
-        assert!(capacity.reserve(&host, &jobs[2], need).await.unwrap());
-        let again = capacity.reserve(&host, &jobs[2], need).await.unwrap();
+        assert!(
+            capacity
+                .reserve(&host, &jobs[2], &name, need)
+                .await
+                .unwrap()
+        );
+        let again = capacity
+            .reserve(&host, &jobs[2], &name, need)
+            .await
+            .unwrap();
         assert!(again, "its own room is no obstacle");
     }
 }

@@ -64,7 +64,9 @@ pub(crate) async fn look(domains: &Domains, job: &Record, deliveries: u64) -> Lo
         };
     };
     let is_running_here = record.as_ref().is_some_and(|record| is_on(record.state));
-    if !is_running_here && let Some(other) = no_room(domains, job, room, deliveries, &name).await {
+    if !is_running_here
+        && let Some(other) = no_room(domains, job, (&domain, room), deliveries, &name).await
+    {
         return other;
     }
     claim()
@@ -136,7 +138,7 @@ fn bound_to<'a>(record: Option<&'a DomainRecord>, needs: &Needs) -> Option<&'a L
 async fn no_room(
     domains: &Domains,
     job: &Record,
-    room: Option<Room>,
+    (domain, room): (&DomainId, Option<Room>),
     deliveries: u64,
     queue: &Label,
 ) -> Option<Look> {
@@ -162,7 +164,11 @@ async fn no_room(
         needs.insert("host".to_owned(), "unhealthy".into());
     } else {
         let room = room?;
-        match domains.capacity.reserve(&domains.host, &job.id, room).await {
+        match domains
+            .capacity
+            .reserve(&domains.host, &job.id, domain, room)
+            .await
+        {
             Ok(true) => return None,
             Ok(false) => {
                 needs.insert("memory".to_owned(), room.memory.into());
