@@ -37,25 +37,25 @@ impl Chance {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
     /// A number from `low` to below `high`.
     pub fn range(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low).max(1)
+        low + self.draw() % (high - low).max(1)
     }
 
     /// True so often in a thousand.
     pub fn permille(&mut self, times: u64) -> bool {
-        self.next() % 1_000 < times
+        self.draw() % 1_000 < times
     }
 
     /// One of several.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         let count = of.len() as u64;
-        let place = self.next() % count.max(1);
+        let place = self.draw() % count.max(1);
         &of[usize::try_from(place).unwrap_or(0)]
     }
 }

@@ -119,7 +119,7 @@ impl Plan {
             .map(|_| worker(&mut chance))
             .collect();
         let cores = if chance.permille(300) { 2 } else { 1 };
-        let span = Ms::try_from(*chance.pick(&[3_000, 8_000, 20_000])).unwrap_or(3_000);
+        let span: Ms = *chance.pick(&[3_000, 8_000, 20_000]);
         let count = chance.range(2, 14);
         let jobs: Vec<JobPlan> = (0..count)
             .map(|n| job(&mut chance, (n, count), (begin, span), mood))
