@@ -25,7 +25,8 @@ const LICENCES: &[&str] = &[
 const EXCEPTIONS: &[(&str, &str)] = &[("virt", "LGPL-2.1"), ("virt-sys", "LGPL-2.1")];
 
 /// Who may use whom in the workspace. A service never uses another one; `tests` speaks to the
-/// programs as any client would, and shares nothing with them but the words.
+/// programs as any client would, and shares nothing with them but the words; the simulation is
+/// made of them.
 const LAYERS: &[(&str, &[&str])] = &[
     ("virtbus-wire", &[]),
     ("virtbus-bus", &["virtbus-wire"]),
@@ -50,6 +51,17 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("virtbus-tests", &["virtbus-wire", TESTBED]),
+    (
+        "virtbus-sim",
+        &[
+            "virtbus-bus",
+            "virtbus-core",
+            "virtbus-daemon",
+            TESTBED,
+            "virtbus-wire",
+            "virtbus-worker",
+        ],
+    ),
     (TESTBED, &[]),
 ];
 /// What the tests of all members share.

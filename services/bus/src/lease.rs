@@ -160,7 +160,7 @@ impl Leases {
                 if !is_idle() && age < LEASE {
                     continue;
                 }
-                next_boot = Some(BootId::now_v7());
+                next_boot = Some(bus.new_boot());
             }
             let worker = describe(next_boot.unwrap_or(boot));
             let beat = self.beat(&worker, revision, next_boot.map(|_| boot));

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Semaphore, mpsc, watch};
-use virtbus_wire::Timestamp;
+use virtbus_wire::{BootId, Timestamp};
 
 /// Publications that may await their acknowledgement at once.
 const ACKS_IN_FLIGHT_MAX: usize = 1024;
@@ -102,6 +102,8 @@ pub trait Transport: fmt::Debug + Send + Sync {
     fn boot_time(&self) -> Duration;
     /// A number from 0 to below 1.
     fn random(&self) -> f64;
+    /// The mark of one more start, as no other process has it.
+    fn new_boot(&self) -> BootId;
     /// Whether a task of this process may go on.
     fn passage(&self, task: &Context<'_>) -> Passage;
 }
@@ -325,6 +327,15 @@ impl Bus {
         match &self.wire {
             Wire::Nats(_) => rand::rng().random(),
             Wire::Other(other) => other.random(),
+        }
+    }
+
+    /// The mark of one more start of this process.
+    #[must_use]
+    pub fn new_boot(&self) -> BootId {
+        match &self.wire {
+            Wire::Nats(_) => BootId::now_v7(),
+            Wire::Other(other) => other.new_boot(),
         }
     }
 

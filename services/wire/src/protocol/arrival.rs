@@ -150,26 +150,29 @@ pub fn arrive(arrival: &Arrival<'_>, life: Life, now: Timestamp) -> Arrived {
     let address = Address::from(arrival.subject.to_owned());
     let task = checked.and_then(|()| {
         let queue = address.queue().ok_or_else(|| unknown_queue(&address))?;
-        let task = Task::decode(queue.class(), &envelope.task, &envelope.params)?;
-        check_against_id(&envelope, &id)?;
-        let expired = envelope.expires_at.is_some_and(|end| end <= now);
-        if expired {
-            Err(expired_error())
-        } else {
-            Ok(task)
-        }
+        Task::decode(queue.class(), &envelope.task, &envelope.params)
     });
-    let record = match task {
-        Ok(task) => {
-            let mut record = first_record(arrival, id.clone(), envelope, address);
-            record.params = task.params();
-            record.objects = task.objects().iter().map(ToString::to_string).collect();
-            Ok(Box::new(record))
-        }
-        Err(error) => {
-            let record = first_record(arrival, id.clone(), trimmed(envelope), address);
-            Err(failed(record, error, now))
-        }
+    let expired = envelope.expires_at.is_some_and(|end| end <= now);
+    let refused = match &task {
+        Ok(_) => match check_against_id(&envelope, &id) {
+            Ok(()) => expired.then(expired_error),
+            Err(error) => Some(error),
+        },
+        Err(error) => Some(error.clone()),
+    };
+    let kept = match refused {
+        None => envelope,
+        Some(_) => trimmed(envelope),
+    };
+    let mut record = first_record(arrival, id.clone(), kept, address);
+    if let Ok(task) = task {
+        // Also of a job that is refused: somebody may have it run again, and then it locks these.
+        record.params = task.params();
+        record.objects = task.objects().iter().map(ToString::to_string).collect();
+    }
+    let record = match refused {
+        None => Ok(Box::new(record)),
+        Some(error) => Err(failed(record, error, now)),
     };
     Arrived::Job {
         id,

@@ -169,6 +169,22 @@ fn what_decodes_but_cannot_run_fails_under_its_own_id() {
 }
 
 #[test]
+fn a_refused_job_that_could_run_keeps_what_it_is_about() {
+    let body = |more: &str| {
+        format!(r#"{{"id":"j","task":"resize","params":{{"disk":"d1","size":4096}},{more}}}"#)
+    };
+    for more in [
+        format!(r#""expires_at":"{}""#, at(1)),
+        r#""after":["j"]"#.to_owned(),
+    ] {
+        let refused = record(&message(body(&more).as_bytes()));
+        assert_eq!(refused.state.name(), StateName::Failed, "{more}");
+        // Run again by hand, it locks its disk.
+        assert_eq!(refused.objects, ["disk.d1"], "{more}");
+    }
+}
+
+#[test]
 fn a_subject_that_is_no_queue_fails_whatever_the_job() {
     for subject in ["storage.p.urgent", "storage.b_a.low", "storage.P.low"] {
         let mut arrival = message(br#"{"id":"j","task":"ping"}"#);

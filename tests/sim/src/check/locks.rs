@@ -1,0 +1,126 @@
+//! Holders, waiters, and effects under locks.
+
+use super::{History, Version, Versions, is_final, text, version_at};
+use crate::broker::stream::Ms;
+use serde_json::Value;
+
+/// After this a woken waiter may be passed.
+const WAKE_PATIENCE: Ms = 30_000;
+/// How far two clocks may be apart.
+const CLOCKS_APART: Ms = 2_000;
+
+pub(super) fn check(history: &History, jobs: &Versions, locks: &Versions) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (name, versions) in locks {
+        let mut before = &Value::Null;
+        for version in versions {
+            let lock = &version.value;
+            if lock["exclusive"].is_object() && list(lock, "shared").next().is_some() {
+                wrong.push(format!("{name} revision {}: {lock}", version.revision));
+            }
+            wrong.extend(passed(name, before, version, jobs));
+            wrong.extend(lost(name, before, version, jobs));
+            before = lock;
+        }
+    }
+    wrong.extend(effects(history, jobs, locks));
+    wrong
+}
+
+fn list<'a>(lock: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    lock[field].as_array().into_iter().flatten()
+}
+
+fn holders(lock: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let exclusive = lock["exclusive"].is_object().then(|| &lock["exclusive"]);
+    let exclusive = exclusive
+        .into_iter()
+        .map(|holder| (text(holder, "job"), "exclusive"));
+    exclusive.chain(list(lock, "shared").map(|holder| (text(holder, "job"), "shared")))
+}
+
+fn is_over(jobs: &Versions, job: &str, at: Ms) -> bool {
+    let version = jobs.get(job).and_then(|versions| version_at(versions, at));
+    version.is_none_or(|version| is_final(text(&version.value, "state")))
+}
+
+/// Somebody who waited longer was passed.
+fn passed(name: &str, before: &Value, version: &Version, jobs: &Versions) -> Option<String> {
+    let lock = &version.value;
+    let had = |job: &str| holders(before).any(|(other, _)| other == job);
+    let (job, mode) = holders(lock).find(|(job, _)| !had(job))?;
+    let own = list(before, "waiters").find(|waiter| text(waiter, "job") == job);
+    let ticket = own
+        .and_then(|own| own["ticket"].as_u64())
+        .unwrap_or(u64::MAX);
+    list(before, "waiters").find_map(|waiter| {
+        let other = text(waiter, "job");
+        let conflicts = mode == "exclusive" || text(waiter, "mode") == "exclusive";
+        let is_ahead = waiter["ticket"]
+            .as_u64()
+            .is_some_and(|first| first < ticket);
+        let woken = waiter["woken_at"]
+            .as_str()
+            .and_then(|text| text.parse().ok());
+        let overslept = woken.is_some_and(|woken: virtbus_wire::Timestamp| {
+            version.at - woken.as_millis() > WAKE_PATIENCE - CLOCKS_APART
+        });
+        let is_passed = other != job && conflicts && is_ahead && !overslept;
+        (is_passed && !is_over(jobs, other, version.at)).then(|| {
+            format!(
+                "{name} revision {}: {job} passed {other}: {before}",
+                version.revision
+            )
+        })
+    })
+}
+
+/// A holder whose job still runs was taken off.
+fn lost(name: &str, before: &Value, version: &Version, jobs: &Versions) -> Option<String> {
+    let lock = &version.value;
+    let has = |job: &str| holders(lock).any(|(other, _)| other == job);
+    let (job, _) = holders(before).find(|(job, _)| !has(job))?;
+    let record = jobs
+        .get(job)
+        .and_then(|versions| version_at(versions, version.at))?;
+    let phase = text(&record.value, "phase");
+    let is_held = text(&record.value, "state") == "running" && matches!(phase, "work" | "commit");
+    is_held.then(|| {
+        let revision = version.revision;
+        format!("{name} revision {revision}: {job} lost it in phase {phase}: {before} {lock}")
+    })
+}
+
+/// Every effect on a disk happens while its job has the disk's lock, and those of its own.
+fn effects(history: &History, jobs: &Versions, locks: &Versions) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for effect in &history.effects {
+        let record = jobs
+            .get(&effect.job)
+            .and_then(|versions| version_at(versions, effect.at));
+        let own = record
+            .map(|record| record.value["locks"].clone())
+            .unwrap_or_default();
+        let own = ["exclusive", "shared"].map(|mode| own[mode].clone());
+        let own = own
+            .iter()
+            .filter_map(Value::as_array)
+            .flatten()
+            .filter_map(Value::as_str);
+        let names = own
+            .map(str::to_owned)
+            .chain([format!("disk.{}", effect.disk)]);
+        for name in names {
+            let lock = locks
+                .get(&name)
+                .and_then(|versions| version_at(versions, effect.at));
+            let has_it =
+                lock.is_some_and(|lock| holders(&lock.value).any(|(job, _)| job == effect.job));
+            if !has_it {
+                let lock = lock.map(|lock| &lock.value);
+                wrong.push(format!("{effect:?} without {name}: {lock:?}"));
+            }
+        }
+    }
+    wrong
+}

@@ -1,0 +1,119 @@
+//! Records and effects.
+
+use super::{History, Version, Versions, is_final, number, text};
+use serde_json::Value;
+
+pub(super) fn check(history: &History, jobs: &Versions) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (job, versions) in jobs {
+        wrong.extend(begin(job, &versions[0].value));
+        for pair in versions.windows(2) {
+            wrong.extend(change(job, &pair[0].value, &pair[1]));
+        }
+        wrong.extend(effects(history, job, versions));
+    }
+    for job in &history.acked {
+        let last = jobs.get(job).and_then(|versions| versions.last());
+        let state = last.map(|last| text(&last.value, "state"));
+        if !state.is_some_and(is_final) {
+            wrong.push(format!(
+                "{job} was acknowledged and is {state:?} at the end"
+            ));
+        }
+    }
+    wrong
+}
+
+fn begin(job: &str, first: &Value) -> Option<String> {
+    let is_legal = match text(first, "state") {
+        "queued" | "waiting" | "failed" | "cancelled" => number(first, "claim") == 0,
+        "running" => number(first, "claim") == 1,
+        _ => false,
+    };
+    (!is_legal || number(first, "generation") != 1)
+        .then(|| format!("{job} begins {}", brief(first)))
+}
+
+fn brief(record: &Value) -> String {
+    let fields = [
+        "state",
+        "queue",
+        "generation",
+        "claim",
+        "attempt",
+        "tries_left",
+        "worker",
+        "phase",
+    ];
+    let fields = fields.map(|field| format!("{field}={}", record[field]));
+    fields.join(" ")
+}
+
+fn change(job: &str, from: &Value, to: &Version) -> Option<String> {
+    let next = &to.value;
+    let grown = |field: &str| number(next, field).checked_sub(number(from, field));
+    let (claims, generations) = (grown("claim"), grown("generation"));
+    let (before, after) = (text(from, "state"), text(next, "state"));
+    let same_owner = from["worker"] == next["worker"] && from["boot"] == next["boot"];
+    let is_claim = claims == Some(1) && generations == Some(0);
+    let is_same = claims == Some(0) && generations == Some(0);
+    let is_published = claims == Some(0) && generations == Some(1);
+    let is_legal = match (before, after) {
+        ("queued", "queued") => is_published,
+        ("queued", "running") => is_claim,
+        ("queued", "waiting" | "cancelled" | "failed") => is_same,
+        ("running", "running") => is_claim || ((is_same || is_published) && same_owner),
+        ("cancelling", "cancelling") => is_claim || ((is_same || is_published) && same_owner),
+        ("running", "cancelling") => is_same && same_owner,
+        ("running", "waiting" | "succeeded" | "failed" | "cancelled") => is_same,
+        ("cancelling", "succeeded" | "failed" | "cancelled") => is_same,
+        ("waiting", "queued") => is_published,
+        ("waiting", "waiting" | "cancelled" | "failed") => is_same,
+        ("succeeded" | "failed" | "cancelled", "queued") => is_published,
+        _ => false,
+    };
+    let attempts = grown("attempt").is_some_and(|grown| grown <= 1);
+    (!is_legal || !attempts).then(|| {
+        format!(
+            "{job} revision {}: {} becomes {}",
+            to.revision,
+            brief(from),
+            brief(next)
+        )
+    })
+}
+
+/// One effect of what succeeded, none of what didn't. A retry by hand may give what failed its
+/// effect later.
+fn effects(history: &History, job: &str, versions: &[Version]) -> Option<String> {
+    let last = &versions.last()?.value;
+    let count = history
+        .effects
+        .iter()
+        .filter(|effect| effect.job == job)
+        .count();
+    let has_effect = text(last, "task") != "ping";
+    let was_retried = versions
+        .windows(2)
+        .any(|pair| is_final(text(&pair[0].value, "state")));
+    let succeeded_once = versions
+        .iter()
+        .any(|version| text(&version.value, "state") == "succeeded");
+    let expected = match text(last, "state") {
+        "succeeded" => usize::from(has_effect),
+        "failed" | "cancelled" if was_retried && succeeded_once => usize::from(has_effect),
+        "failed" | "cancelled" => 0,
+        _ => return None,
+    };
+    (count != expected).then(|| {
+        let effects: Vec<_> = history
+            .effects
+            .iter()
+            .filter(|effect| effect.job == job)
+            .collect();
+        format!(
+            "{job} ends {} with {count} effects: {effects:?}",
+            brief(last)
+        )
+    })
+}

@@ -1,0 +1,269 @@
+//! One simulation from its seed to its history.
+
+use crate::{
+    broker::{Broker, stream::Ms},
+    check::{History, Left},
+    client::Client,
+    disk::Disks,
+    net::{BEGIN, Net},
+    perform::{Faults, Work},
+    plan::{Fault, Plan, SHARED_DISKS},
+    process::{Process, Role, queues},
+    transport::Connection,
+};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep_until};
+use virtbus_bus::Bus;
+
+/// How long everything may take to come to rest once nothing goes wrong any more.
+const PATIENCE: Ms = 420_000;
+/// How often processes and rest are looked at.
+const LOOK: Ms = 500;
+
+/// A defect, to see whether the checker finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// Locks are written whatever is there.
+    LocksWithoutCompare,
+    /// Records of jobs are written whatever is there.
+    JobsWithoutCompare,
+    /// What the system publishes again never arrives, though it's said to.
+    WakeUpsDropped,
+    /// Effects without a fence.
+    NoFence,
+    /// What is acknowledged stays.
+    AcksIgnored,
+}
+
+/// What is to happen by itself, in order.
+enum Step {
+    Publish(usize),
+    Copy(usize),
+    Ask(usize),
+    Fault(usize),
+    Thaw(Arc<Connection>),
+    Mend(Arc<Connection>),
+    Calm,
+}
+
+struct Simulation {
+    plan: Plan,
+    net: Arc<Net>,
+    disks: Disks,
+    client: Client,
+    processes: Vec<Process>,
+    steps: Vec<(Ms, Step)>,
+}
+
+/// Runs the simulation of a seed. To be called on a paused clock.
+pub async fn simulate(seed: u64, defect: Option<Defect>) -> History {
+    let plan = Plan::new(seed, BEGIN);
+    let mut simulation = Simulation::new(plan, defect);
+    let net = Arc::clone(&simulation.net);
+    tokio::select! {
+        biased;
+        end = simulation.run() => simulation.history(end),
+        () = net.run() => unreachable!("the network never ends"),
+    }
+}
+
+impl Simulation {
+    fn new(plan: Plan, defect: Option<Defect>) -> Self {
+        let mut broker = Broker::new(&queues(), plan.ack_wait);
+        let pool = json!({"pool": "p"}).to_string();
+        broker.put("$KV.pools.p", Bytes::from(pool), BEGIN);
+        let net = Net::new(plan.seed, broker);
+        net.world().defect = defect;
+        net.world().weather = plan.weather;
+        let disks = Disks::default();
+        SHARED_DISKS.iter().for_each(|disk| disks.add(disk));
+        let trashed = plan
+            .jobs
+            .iter()
+            .filter(|job| job.body["task"] == "delete_disk");
+        for job in trashed {
+            disks.add(job.body["params"]["disk"].as_str().unwrap_or_default());
+        }
+        let work = Work {
+            net: Arc::clone(&net),
+            disks: disks.clone(),
+            faults: Faults {
+                no_fence: defect == Some(Defect::NoFence),
+            },
+        };
+        let workers = plan
+            .workers
+            .iter()
+            .enumerate()
+            .map(|(n, worker)| (format!("w{n}"), Role::Worker(*worker, work.clone())));
+        let cores = (0..plan.cores).map(|n| (format!("c{n}"), Role::Core));
+        let roles = workers.chain(cores).zip(&plan.skews);
+        let processes =
+            roles.map(|((name, role), skew)| Process::new(name, role, *skew, plan.seed));
+        let processes = processes.collect();
+        let connection = Connection::new(&net, 0, plan.seed);
+        let client = Client {
+            bus: Bus::over(connection),
+            net: Arc::clone(&net),
+            told: Arc::new(Mutex::default()),
+        };
+        let steps = steps(&plan);
+        Self {
+            plan,
+            net,
+            disks,
+            client,
+            processes,
+            steps,
+        }
+    }
+
+    async fn run(&mut self) -> Ms {
+        let begin = Instant::now();
+        let end = self.plan.calm_from + PATIENCE;
+        let (mut now, mut quiet) = (0, 0);
+        while now < end && quiet < 2 {
+            for process in &mut self.processes {
+                process.keep_up(&self.net, BEGIN + now);
+            }
+            if now > self.plan.calm_from && self.is_at_rest() {
+                quiet += 1;
+            } else {
+                quiet = 0;
+            }
+            let next_look = now + LOOK;
+            while self.steps.last().is_some_and(|(at, _)| *at <= next_look) {
+                let Some((at, step)) = self.steps.pop() else {
+                    break;
+                };
+                sleep_until(at_time(begin, at)).await;
+                self.take(step, at);
+            }
+            sleep_until(at_time(begin, next_look)).await;
+            now = next_look;
+        }
+        BEGIN + now
+    }
+
+    fn take(&mut self, step: Step, at: Ms) {
+        match step {
+            Step::Publish(n) => self.client.publish(&self.plan.jobs[n]),
+            Step::Copy(n) => {
+                if let Some((_, priority)) = self.plan.jobs[n].copy {
+                    self.client.publish_copy(&self.plan.jobs[n], priority);
+                }
+            }
+            Step::Ask(n) => self.client.ask(&self.plan.asks[n]),
+            Step::Fault(n) => self.fault(n, at),
+            Step::Thaw(connection) => connection.gate().thaw(),
+            Step::Mend(connection) => self.net.mend(connection.link()),
+            Step::Calm => self.net.world().weather = Default::default(),
+        }
+    }
+
+    fn fault(&mut self, n: usize, at: Ms) {
+        let (_, process, fault) = self.plan.faults[n];
+        let process = &mut self.processes[process];
+        let connection = process.connection();
+        match (fault, connection) {
+            (Fault::Crash { down, unnoticed }, _) => {
+                process.crash(&self.net, down, unnoticed, BEGIN + at);
+            }
+            (Fault::Freeze(long), Some(connection)) => {
+                connection.gate().freeze();
+                self.later(at + long, Step::Thaw(connection));
+            }
+            (Fault::Cut(long), Some(connection)) => {
+                self.net.cut(connection.link(), BEGIN + at + long);
+                self.later(at + long, Step::Mend(connection));
+            }
+            (Fault::Stop(down), _) => process.stop(down, BEGIN + at),
+            (Fault::Freeze(_) | Fault::Cut(_), None) => {}
+        }
+    }
+
+    fn later(&mut self, at: Ms, step: Step) {
+        let place = self.steps.partition_point(|(other, _)| *other > at);
+        self.steps.insert(place, (at, step));
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let is_busy = self.client.told().busy > 0;
+        !is_busy && self.left().is_nothing()
+    }
+
+    /// What is left of jobs.
+    fn left(&self) -> Left {
+        let world = self.net.world();
+        let live = |stored: &&crate::broker::stream::Stored| {
+            !stored.payload.is_empty() && stored.header("KV-Operation").is_none()
+        };
+        let of = |stream: &str| {
+            world
+                .broker
+                .stream(stream)
+                .into_iter()
+                .flat_map(|s| s.messages())
+        };
+        let messages = of("STORAGE").map(|stored| format!("{} {}", stored.subject, stored.seq));
+        let locks = of("KV_locks")
+            .filter(live)
+            .map(|stored| stored.subject.to_string());
+        let open = of("KV_jobs").filter(live).filter_map(|stored| {
+            let record: Value = serde_json::from_slice(&stored.payload).unwrap_or_default();
+            let state = record["state"].as_str().unwrap_or_default();
+            let is_final = matches!(state, "succeeded" | "failed" | "cancelled");
+            (!is_final).then(|| format!("{} {state} {}", stored.subject, record["waiting"]))
+        });
+        Left {
+            messages: messages.collect(),
+            locks: locks.collect(),
+            open: open.collect(),
+            parts: self.disks.parts(),
+        }
+    }
+
+    fn history(&self, end: Ms) -> History {
+        let left = self.left();
+        let mut world = self.net.world();
+        let mut told = self.client.told();
+        History {
+            plan: self.plan.clone(),
+            stored: std::mem::take(&mut world.stored),
+            queued: std::mem::take(&mut world.queued),
+            given: std::mem::take(&mut world.given),
+            effects: std::mem::take(&mut self.disks.pool().effects),
+            acked: std::mem::take(&mut told.acked),
+            answers: std::mem::take(&mut told.answers),
+            left,
+            end,
+            trace: world.trace,
+            steps: world.steps,
+        }
+    }
+}
+
+fn at_time(begin: Instant, at: Ms) -> Instant {
+    begin + Duration::from_millis(u64::try_from(at).unwrap_or(0))
+}
+
+/// What the plan has happen, the next at the end.
+fn steps(plan: &Plan) -> Vec<(Ms, Step)> {
+    let mut steps = Vec::new();
+    for (n, job) in plan.jobs.iter().enumerate() {
+        steps.push((job.at, Step::Publish(n)));
+        steps.extend(job.copy.map(|(after, _)| (job.at + after, Step::Copy(n))));
+    }
+    let asks = plan.asks.iter().enumerate();
+    steps.extend(asks.map(|(n, ask)| (ask.at, Step::Ask(n))));
+    let faults = plan.faults.iter().enumerate();
+    steps.extend(faults.map(|(n, (at, ..))| (*at, Step::Fault(n))));
+    steps.push((plan.calm_from, Step::Calm));
+    steps.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    steps
+}
