@@ -238,13 +238,10 @@ async fn a_server_that_is_too_old_is_refused() {
 async fn a_service_that_does_not_come_up_is_told_with_its_log_and_the_rest_is_stopped() {
     let folder = TempDir::new().unwrap();
     let dir = folder.path();
-    // A secret that the feedback service refuses.
+    // A secret that every service refuses; whose end is seen first is chance.
     fs::write(dir.join("token.key"), "short").unwrap();
     let said = Said::of(&command(dir, "").output().unwrap()).ended(1);
-    assert!(
-        said.err.contains("feedback ended with exit code 64"),
-        "{said:?}"
-    );
+    assert!(said.err.contains(" ended with exit code 64"), "{said:?}");
     assert!(said.err.contains("auth.key_file"), "{said:?}");
     let ports: Value = serde_json::from_slice(&fs::read(dir.join("ports.json")).unwrap()).unwrap();
     for name in NAMES {

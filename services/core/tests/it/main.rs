@@ -16,6 +16,7 @@ mod draining;
 mod election;
 mod fencing;
 mod http;
+mod lines;
 mod mending;
 mod pausing;
 mod registering;

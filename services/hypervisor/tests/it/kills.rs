@@ -9,7 +9,9 @@ use virtbus_wire::{StateName, catalog::DiskState};
 async fn killed_during(guests: &mut Guests, after: u64, task: &str, params: &Value) {
     let queue = "hypervisor.hv-test.default";
     let id = guests.site.publish(queue, payload(task, params)).await;
-    tokio::time::sleep(Duration::from_millis(after)).await;
+    // Not a wait for a state: the moment is the fault.
+    let moment = Duration::from_millis(after);
+    tokio::time::sleep(moment).await;
     guests.service.kill();
     guests.restart().await;
     let record = guests.site.mended(&id).await;

@@ -1,14 +1,14 @@
 //! What the tasks read before they act: the pool, disks with all below them, and their files.
 
+pub(crate) use super::ends::{out_of_order, tool};
 use crate::{
     blocking,
     catalog::{self, Held, Purpose},
     disks::{Disk, Kept},
-    fence::{Fence, FenceError},
+    fence::Fence,
     gate::{self, Expected, Known},
     pool::{Facts, Name, Pool, PoolError, Root},
-    qemu_img::{Image, ToolError},
-    space::SpaceError,
+    qemu_img::Image,
     store::Store,
 };
 use std::os::fd::OwnedFd;
@@ -367,35 +367,4 @@ pub(crate) fn qcow2_options(
     };
     options.check("qcow2")?;
     Ok(options)
-}
-
-/// The end of a task whose tool failed, or was stopped.
-pub(crate) fn tool(error: ToolError) -> Stop {
-    match error.code() {
-        Some(_) => Stop::Failed(JobError::from(&error)),
-        None => Stop::Stopped,
-    }
-}
-
-impl From<PoolError> for Stop {
-    fn from(error: PoolError) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl From<SpaceError> for Stop {
-    fn from(error: SpaceError) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl From<FenceError> for Stop {
-    fn from(error: FenceError) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-/// A step that was called before the one it builds on: a defect of ours.
-pub(crate) fn out_of_order() -> Stop {
-    Stop::Failed(JobError::internal("the steps of a task came out of order"))
 }

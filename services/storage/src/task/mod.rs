@@ -20,6 +20,7 @@ mod convert;
 mod create_disk;
 mod delete_disk;
 mod delete_media;
+mod ends;
 pub(crate) mod homes;
 mod in_place;
 mod move_disk;

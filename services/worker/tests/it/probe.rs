@@ -14,6 +14,9 @@ use virtbus_wire::{
 };
 use virtbus_worker::{Assignment, Done, Perform, Run, Stop};
 
+/// How often the tool of the other tasks says how far it is.
+const TELLS_EVERY: Duration = Duration::from_millis(100);
+
 /// What happened, in order: `(job, step)`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Notes(Arc<Mutex<Vec<(String, &'static str)>>>);
@@ -115,7 +118,7 @@ impl Perform for Probe {
             // Any other task is a tool that tells how far it is for a second, then hangs.
             for told in 0..10 {
                 run.progress(percent(f64::from(told)));
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(TELLS_EVERY).await;
             }
             run.stop().asked().await;
             self.notes.add(job, "stopped");

@@ -9,6 +9,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+/// What the service itself keeps in a pool's root: its mark, and what the care for it found.
+const POOLS_OWN: [&str; 2] = [".virtbus-pool", ".virtbus-report.json"];
+
 /// What a disk must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
@@ -74,7 +77,9 @@ pub(super) fn judge(facts: &Facts, root: &Path) -> Vec<Violation> {
         }
     }
     let stray = facts.files.iter().filter(|name| !expected.contains(*name));
-    let stray = stray.filter(|name| !name.starts_with("locks/") && *name != ".virtbus-pool");
+    let is_the_pools_own =
+        |name: &&String| name.starts_with("locks/") || POOLS_OWN.contains(&name.as_str());
+    let stray = stray.filter(|name| !is_the_pools_own(name));
     found.extend(stray.map(|name| Violation::general(format!("stray file {name}"))));
     found
 }

@@ -1,0 +1,339 @@
+//! Locks, and those in line for them: what core frees, fills up and wakes.
+
+use crate::mending::dead;
+use crate::stack::{Stack, until};
+use futures_util::{FutureExt as _, StreamExt as _};
+use serde_json::json;
+use std::time::Duration;
+use virtbus_bus::{Bucket, Entry, locks};
+use virtbus_wire::{
+    Event, Record, StateName, Timestamp,
+    catalog::DiskRecord,
+    protocol::lock::{Holder, Lock, Mode, Waiter},
+    state::WaitReason,
+};
+
+#[tokio::test]
+async fn a_lock_of_a_job_that_is_over_is_freed_and_who_waits_for_it_wakes() {
+    let (stack, _core) = Stack::start().await;
+    let locks: Bucket<Lock> = Bucket::new(&stack.bus, locks::BUCKET);
+    let lock = Lock {
+        exclusive: Some(Holder {
+            job: "long-gone".parse().unwrap(),
+            claim: 1,
+            since: None,
+        }),
+        shared: Vec::new(),
+        waiters: vec![Waiter {
+            job: "waits".parse().unwrap(),
+            ticket: 5,
+            mode: Mode::Exclusive,
+            woken_at: None,
+        }],
+        beyond: None,
+    };
+    locks.create("disk.d1", &lock).await.unwrap();
+    let seq = stack
+        .publish("storage.default.low", r#"{"id":"waits","task":"ping"}"#)
+        .await;
+    let entry = stack.record("waits", StateName::Queued).await;
+    let claim = Event::Claim {
+        owner: dead(),
+        seq,
+        begin: false,
+    };
+    let entry = stack.jobs.change(&entry, claim).await.unwrap();
+    let park = Event::Park {
+        on: WaitReason::Lock {
+            resource: "disk.d1".to_owned(),
+            holder: Some("job.long-gone".to_owned()),
+            since: None,
+        },
+        refund: false,
+        ticket: Some(5),
+    };
+    stack.jobs.change(&entry, park).await.unwrap();
+    // On that very change, long before the next sweep.
+    let woken = stack.record("waits", StateName::Queued).await;
+    assert_eq!(woken.value.generation, 2);
+    let lock = locks.get_latest("disk.d1").await.unwrap().unwrap().value;
+    assert!(lock.waiters[0].woken_at.is_some());
+    until("the holder is gone", async || {
+        let found = locks
+            .get_latest("disk.d1")
+            .await
+            .map_err(|error| error.to_string())?;
+        let freed = found
+            .as_ref()
+            .is_none_or(|entry| entry.value.exclusive.is_none());
+        if freed {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
+    })
+    .await;
+}
+
+/// Makes a job wait for a lock in whose line it has this place.
+async fn park(stack: &Stack, id: &str, resource: &str, ticket: u64) {
+    let job = json!({"id": id, "task": "ping"}).to_string();
+    let seq = stack.publish("storage.default.low", job).await;
+    let entry = stack.record(id, StateName::Queued).await;
+    let claim = Event::Claim {
+        owner: dead(),
+        seq,
+        begin: false,
+    };
+    let entry = stack.jobs.change(&entry, claim).await.unwrap();
+    let park = Event::Park {
+        on: WaitReason::Lock {
+            resource: resource.to_owned(),
+            holder: None,
+            since: None,
+        },
+        refund: false,
+        ticket: Some(ticket),
+    };
+    stack.jobs.change(&entry, park).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_look_at_a_job_far_back_in_a_line_costs_as_little_as_at_one_in_front() {
+    const LINE: u64 = 300;
+    let (stack, _core) = Stack::start().await;
+    let locks: Bucket<Lock> = Bucket::new(&stack.bus, locks::BUCKET);
+    for id in ["holds", "first"] {
+        let job = json!({"id": id, "task": "ping"}).to_string();
+        stack.publish("storage.default.low", job).await;
+        stack.record(id, StateName::Queued).await;
+    }
+    let holder = |id: &str| Holder {
+        job: id.parse().unwrap(),
+        claim: 1,
+        since: None,
+    };
+    let mut lock = Lock {
+        exclusive: Some(holder("holds")),
+        ..Lock::default()
+    };
+    lock = lock.enlist(&holder("first"), 1, Mode::Exclusive);
+    for ticket in 2..LINE {
+        lock = lock.enlist(&holder(&format!("w-{ticket}")), ticket, Mode::Exclusive);
+    }
+    lock = lock.enlist(&holder("last"), LINE, Mode::Exclusive);
+    locks.create("x.long", &lock).await.unwrap();
+    let mut reads = stack
+        .bus
+        .client()
+        .subscribe("$JS.API.STREAM.MSG.GET.KV_jobs")
+        .await
+        .unwrap();
+    park(&stack, "last", "x.long", LINE).await;
+    // Looked at after the other one; nobody has its lock, so it's woken.
+    park(&stack, "next", "x.free", 1).await;
+    stack.record("next", StateName::Queued).await;
+    stack.bus.flush().await.unwrap();
+    let mut behind = Vec::new();
+    while let Some(read) = reads.next().now_or_never().flatten() {
+        let wanted = String::from_utf8_lossy(&read.payload).into_owned();
+        behind.extend(Some(wanted).filter(|wanted| wanted.contains(".w-")));
+    }
+    let last = stack.record("last", StateName::Waiting).await.value;
+    assert_eq!(last.generation, 1, "it was left where it is");
+    assert_eq!(
+        behind,
+        Vec::<String>::new(),
+        "who waits behind others isn't asked for"
+    );
+}
+
+fn domain(name: &str) -> serde_json::Value {
+    json!({"domain": name, "hypervisor": "hv-1", "mode": "exclusive"})
+}
+
+fn disk(in_use_by: serde_json::Value) -> DiskRecord {
+    let disk = json!({"pool": "default", "format": "qcow2", "state": "ready",
+        "in_use_by": in_use_by, "updated_at": Timestamp::now()});
+    serde_json::from_value(disk).unwrap()
+}
+
+/// Claims a job for a dead worker, and parks it; in between `lines_up` sees the claim. Returns its
+/// ticket.
+async fn park_claimed(
+    stack: &Stack,
+    job: &serde_json::Value,
+    on: WaitReason,
+    lines_up: impl AsyncFnOnce(&Entry<Record>),
+) -> u64 {
+    let seq = stack.publish("storage.default.low", job.to_string()).await;
+    let id = job["id"].as_str().unwrap();
+    let entry = stack.record(id, StateName::Queued).await;
+    let claim = Event::Claim {
+        owner: dead(),
+        seq,
+        begin: false,
+    };
+    let entry = stack.jobs.change(&entry, claim).await.unwrap();
+    lines_up(&entry).await;
+    let park = Event::Park {
+        on,
+        refund: true,
+        ticket: Some(entry.revision),
+    };
+    stack.jobs.change(&entry, park).await.unwrap();
+    entry.revision
+}
+
+#[tokio::test]
+async fn those_beyond_a_locks_list_are_put_into_it_as_it_drains_and_the_first_wakes() {
+    let (stack, _core) = Stack::start().await;
+    let locks = Bucket::<Lock>::new(&stack.bus, locks::BUCKET);
+    let held = Lock {
+        exclusive: Some(Holder {
+            job: "long-gone".parse().unwrap(),
+            claim: 1,
+            since: None,
+        }),
+        beyond: Some(1),
+        ..Lock::default()
+    };
+    locks.create("x.a", &held).await.unwrap();
+    let mut tickets = Vec::new();
+    for id in ["a", "b", "c"] {
+        let on = WaitReason::Lock {
+            resource: "x.a".to_owned(),
+            holder: None,
+            since: None,
+        };
+        let mode = if id == "c" { "shared" } else { "exclusive" };
+        let job = json!({"id": id, "task": "ping", "locks": {mode: ["x.a"]}});
+        tickets.push(park_claimed(&stack, &job, on, async |_| {}).await);
+    }
+    stack.record("a", StateName::Queued).await;
+    let lock = locks.get_latest("x.a").await.unwrap().unwrap().value;
+    let line = lock.waiters.iter();
+    let line: Vec<(&str, u64, Mode)> = line.map(|w| (w.job.as_str(), w.ticket, w.mode)).collect();
+    let expected = [
+        ("a", tickets[0], Mode::Exclusive),
+        ("b", tickets[1], Mode::Exclusive),
+        ("c", tickets[2], Mode::Shared),
+    ];
+    assert_eq!(line, expected);
+    assert_eq!((lock.exclusive, lock.beyond), (None, None));
+    for id in ["b", "c"] {
+        let waits = stack.record(id, StateName::Waiting).await.value;
+        assert_eq!(waits.generation, 1, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_the_end_of_a_use_wakes_then_and_not_before() {
+    let (stack, _core) = Stack::start().await;
+    let (disks, locks) = (
+        Bucket::<DiskRecord>::new(&stack.bus, "disks"),
+        Bucket::<Lock>::new(&stack.bus, locks::BUCKET),
+    );
+    let end = Timestamp::now().after(Duration::from_secs(4));
+    let pinned = json!([{"job": "loads", "expires_at": end}]);
+    disks
+        .put("d1", &disk(json!([domain("web1")])))
+        .await
+        .unwrap();
+    disks.put("d2", &disk(pinned)).await.unwrap();
+    for (id, lock, holder) in [
+        ("a", "disk.d1", "domain.web1"),
+        ("b", "disk.d2", "job.loads"),
+    ] {
+        let on = WaitReason::Lock {
+            resource: lock.to_owned(),
+            holder: Some(holder.to_owned()),
+            since: None,
+        };
+        park_claimed(
+            &stack,
+            &json!({"id": id, "task": "ping", "if_in_use": "wait"}),
+            on,
+            async |entry| {
+                let claimed = Holder {
+                    job: id.parse().unwrap(),
+                    claim: 1,
+                    since: None,
+                };
+                let in_line = Lock::default().enlist(&claimed, entry.revision, Mode::Exclusive);
+                locks.create(lock, &in_line).await.unwrap();
+            },
+        )
+        .await;
+    }
+    let woken = stack.record("b", StateName::Queued).await;
+    assert!(woken.written_at >= end, "its pin had not expired");
+    // The other one was looked at when it began to wait, and twice a second since.
+    let waits = stack.record("a", StateName::Waiting).await.value;
+    assert_eq!(waits.generation, 1);
+    let before = Timestamp::now();
+    disks
+        .put("d1", &disk(json!([domain("other")])))
+        .await
+        .unwrap();
+    let woken = stack.record("a", StateName::Queued).await;
+    assert_eq!(woken.value.generation, 2);
+    let late = woken.written_at.since(before);
+    assert!(late < Duration::from_secs(2), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_lock_loses_the_entry_of_an_older_claim_and_the_ticket_of_a_job_that_is_over() {
+    let (stack, _core) = Stack::start().await;
+    for id in ["runs", "over"] {
+        let job = json!({"id": id, "task": "ping"}).to_string();
+        stack.publish("storage.default.low", job).await;
+    }
+    let mut entry = stack.record("runs", StateName::Queued).await;
+    for seq in [1, 1] {
+        let claim = Event::Claim {
+            owner: dead(),
+            seq,
+            begin: false,
+        };
+        entry = stack.jobs.change(&entry, claim).await.unwrap();
+    }
+    assert_eq!(entry.value.claim, 2);
+    let over = stack.record("over", StateName::Queued).await;
+    let error = virtbus_wire::JobError::internal("x");
+    stack.jobs.change(&over, Event::Fail(error)).await.unwrap();
+    let locks: Bucket<Lock> = Bucket::new(&stack.bus, locks::BUCKET);
+    let holder = |claim| {
+        Some(Holder {
+            job: "runs".parse().unwrap(),
+            claim,
+            since: None,
+        })
+    };
+    let lock = |claim| Lock {
+        exclusive: holder(claim),
+        shared: Vec::new(),
+        waiters: vec![Waiter {
+            job: "over".parse().unwrap(),
+            ticket: 5,
+            mode: Mode::Exclusive,
+            woken_at: None,
+        }],
+        beyond: None,
+    };
+    locks.create("disk.older", &lock(1)).await.unwrap();
+    locks.create("disk.present", &lock(2)).await.unwrap();
+    until("the older claim's lock is free", async || {
+        let older = locks.get_latest("disk.older").await.unwrap();
+        let present = locks.get_latest("disk.present").await.unwrap();
+        let present = present.map(|entry| entry.value);
+        match (&older, &present) {
+            (None, Some(lock)) if lock.waiters.is_empty() => {
+                assert_eq!(lock.exclusive, holder(2));
+                Ok(())
+            }
+            found => Err(format!("{found:?}")),
+        }
+    })
+    .await;
+}
