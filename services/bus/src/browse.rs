@@ -200,7 +200,10 @@ impl Bus {
             let answer = timeout(REQUEST_TIMEOUT, answers.next()).await;
             let answer = answer.map_err(|_| failed(&"no answer in time"))?;
             let answer = answer.ok_or_else(|| failed(&"the connection was closed"))?;
+            let whole = follows(&answer, items.last());
             match status(&answer) {
+                // What came before a reconnect is lost, and the rest looks like an answer.
+                None | Some(204) if !whole => return Err(failed(&"a part of the answer was lost")),
                 None => items.push(stored(answer).ok_or_else(|| failed(&"no sequence"))?),
                 Some(204) => {
                     let pending = header(&answer.headers, "Nats-Num-Pending");
@@ -307,6 +310,13 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
             entry,
         }
     }
+}
+
+/// Whether nothing is missing between the last message of a batch that came and this one, or the
+/// batch's end: the server names the sequence that it sent before, 0 at first.
+fn follows(answer: &Message, last: Option<&Stored>) -> bool {
+    let before = header(&answer.headers, "Nats-Last-Sequence").and_then(|seq| seq.parse().ok());
+    before == Some(last.map_or(0, |last| last.seq))
 }
 
 /// A message of a batch, or one that a stream republished.

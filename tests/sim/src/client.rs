@@ -110,8 +110,7 @@ impl Client {
     async fn request(self, ask: AskPlan) {
         let sent = self.net.now();
         let body = ask.body.to_string();
-        // Without these what was begun would never end.
-        let must = ask.subject.ends_with(".resume") || ask.subject.ends_with(".undrain");
+        let must = ask.ends_another();
         for _ in 0..TRIES_MAX {
             let answer = self
                 .bus

@@ -112,42 +112,8 @@ impl Work {
         }
         Ok(())
     }
-}
 
-impl Perform for Work {
-    fn class(&self) -> Class {
-        Class::Storage
-    }
-
-    async fn locks(&self, job: &Assignment) -> Result<LockSet, JobError> {
-        self.moment(job, 1).await;
-        Ok(match kind(job) {
-            Kind::Make(disk) | Kind::Change(disk, _) | Kind::Remove(disk) => {
-                LockSet::from([(format!("disk.{disk}"), Mode::Exclusive)])
-            }
-            Kind::Nothing => LockSet::new(),
-        })
-    }
-
-    async fn clean(&self, job: &Assignment) -> Result<(), JobError> {
-        self.moment(job, 2).await;
-        self.disks.sweep(job.id.as_str(), job.claim);
-        Ok(())
-    }
-
-    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, JobError> {
-        self.moment(job, 3).await;
-        let id = job.id.as_str();
-        let is_done = match kind(job) {
-            Kind::Make(disk) => self.disks.is_made_by(&disk, id),
-            Kind::Change(disk, size) => self.disks.has_size(&disk, size),
-            Kind::Remove(disk) => self.disks.is_trashed_by(&disk, id),
-            Kind::Nothing => false,
-        };
-        Ok(is_done.then(result))
-    }
-
-    async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
+    async fn act(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
         let (id, claim) = (job.id.as_str(), job.claim);
         let kind = kind(job);
         if let Kind::Make(_) = kind {
@@ -191,6 +157,49 @@ impl Perform for Work {
         }
         self.moment(job, 6).await;
         Ok(result())
+    }
+}
+
+impl Perform for Work {
+    fn class(&self) -> Class {
+        Class::Storage
+    }
+
+    async fn locks(&self, job: &Assignment) -> Result<LockSet, JobError> {
+        self.moment(job, 1).await;
+        Ok(match kind(job) {
+            Kind::Make(disk) | Kind::Change(disk, _) | Kind::Remove(disk) => {
+                LockSet::from([(format!("disk.{disk}"), Mode::Exclusive)])
+            }
+            Kind::Nothing => LockSet::new(),
+        })
+    }
+
+    async fn clean(&self, job: &Assignment) -> Result<(), JobError> {
+        self.moment(job, 2).await;
+        self.disks.sweep(job.id.as_str(), job.claim);
+        Ok(())
+    }
+
+    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, JobError> {
+        self.moment(job, 3).await;
+        let id = job.id.as_str();
+        let is_done = match kind(job) {
+            Kind::Make(disk) => self.disks.is_made_by(&disk, id),
+            Kind::Change(disk, size) => self.disks.has_size(&disk, size),
+            Kind::Remove(disk) => self.disks.is_trashed_by(&disk, id),
+            Kind::Nothing => false,
+        };
+        Ok(is_done.then(result))
+    }
+
+    async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
+        let acted = self.act(job, run).await;
+        if acted.is_err() {
+            // Also when the claim is lost: its own file is nobody else's. Who is killed doesn't.
+            self.disks.sweep(job.id.as_str(), job.claim + 1);
+        }
+        acted
     }
 
     async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {

@@ -39,6 +39,14 @@ pub struct AskPlan {
     pub body: Value,
 }
 
+impl AskPlan {
+    /// Whether without it what another one began would never end.
+    #[must_use]
+    pub fn ends_another(&self) -> bool {
+        self.subject.ends_with(".resume") || self.subject.ends_with(".undrain")
+    }
+}
+
 /// Something bad.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {

@@ -22,6 +22,8 @@ use virtbus_bus::Bus;
 
 /// How long everything may take to come to rest once nothing goes wrong any more.
 const PATIENCE: Ms = 420_000;
+/// When, once nothing goes wrong any more, nothing that was sent before can still be on its way.
+const ALL_IN: Ms = 30_000;
 /// How often processes and rest are looked at.
 const LOOK: Ms = 500;
 
@@ -36,8 +38,6 @@ pub enum Defect {
     WakeUpsDropped,
     /// Effects without a fence.
     NoFence,
-    /// What is acknowledged stays.
-    AcksIgnored,
 }
 
 /// What is to happen by itself, in order.
@@ -261,6 +261,10 @@ fn steps(plan: &Plan) -> Vec<(Ms, Step)> {
     }
     let asks = plan.asks.iter().enumerate();
     steps.extend(asks.map(|(n, ask)| (ask.at, Step::Ask(n))));
+    // A pause that was late may have come after the resume: in the end nothing is paused.
+    let asks = plan.asks.iter().enumerate();
+    let ends = asks.filter(|(_, ask)| ask.ends_another());
+    steps.extend(ends.map(|(n, _)| (plan.calm_from + ALL_IN, Step::Ask(n))));
     let faults = plan.faults.iter().enumerate();
     steps.extend(faults.map(|(n, (at, ..))| (*at, Step::Fault(n))));
     steps.push((plan.calm_from, Step::Calm));

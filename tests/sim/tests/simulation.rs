@@ -125,8 +125,3 @@ fn lost_wake_ups_are_found() {
 fn effects_without_a_fence_are_found() {
     is_found(Defect::NoFence);
 }
-
-#[test]
-fn messages_that_stay_are_found() {
-    is_found(Defect::AcksIgnored);
-}

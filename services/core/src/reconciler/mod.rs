@@ -35,6 +35,8 @@ use virtbus_wire::{JobId, Timestamp};
 const SWEEP: Duration = Duration::from_secs(5);
 /// A sweep takes at most one part in this many of the time.
 const SWEEP_SHARE: u32 = 10;
+/// The longest rest after one, however long it took: it may have met a slow server.
+const SWEEP_REST_MAX: Duration = Duration::from_secs(60);
 /// How often the notices of messages at `max_deliver` are read.
 const NOTICES: Duration = Duration::from_secs(1);
 /// How often it's looked whether the use of a disk that jobs wait for is over.
@@ -107,7 +109,7 @@ async fn reconcile(
                 follower.catch_up(stores).await?;
                 let registered = *registered.borrow();
                 sweep.run(stores, &mut follower.index, registered).await?;
-                next_sweep = Instant::now() + SWEEP.max(began.elapsed() * SWEEP_SHARE);
+                next_sweep = Instant::now() + rest(began.elapsed());
             }
             () = time::sleep_until(next_uses) => {
                 for job in uses::over(stores, &follower.index).await? {
@@ -122,5 +124,23 @@ async fn reconcile(
             taken = follower.next(stores) => taken?,
             () = time::sleep(wake) => {}
         }
+    }
+}
+
+/// The time between a sweep that took this long and the next.
+fn rest(took: Duration) -> Duration {
+    (took * SWEEP_SHARE).clamp(SWEEP, SWEEP_REST_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_that_met_a_slow_server_is_followed_by_another_soon() {
+        let seconds = Duration::from_secs;
+        assert_eq!(rest(seconds(0)), SWEEP);
+        assert_eq!(rest(seconds(2)), seconds(20));
+        assert_eq!(rest(seconds(90)), SWEEP_REST_MAX);
     }
 }

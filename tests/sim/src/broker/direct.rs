@@ -18,9 +18,9 @@ pub(super) fn headers(stream: &Stream, stored: &Stored) -> Headers {
     headers
 }
 
-fn answer(reply: &str, stream: &Stream, stored: &Stored, pending: Option<usize>) -> Out {
+fn answer(reply: &str, stream: &Stream, stored: &Stored, place: Vec<(String, String)>) -> Out {
     let mut headers = headers(stream, stored);
-    headers.extend(pending.map(|count| ("Nats-Num-Pending".to_owned(), count.to_string())));
+    headers.extend(place);
     Out {
         route: reply.to_owned(),
         subject: reply.to_owned(),
@@ -29,6 +29,14 @@ fn answer(reply: &str, stream: &Stream, stored: &Stored, pending: Option<usize>)
         status: None,
         payload: stored.payload.clone(),
     }
+}
+
+/// What says where in a batch a message is: how many come after, and the sequence before.
+fn place_of(pending: usize, before: u64) -> Vec<(String, String)> {
+    vec![
+        ("Nats-Num-Pending".to_owned(), pending.to_string()),
+        ("Nats-Last-Sequence".to_owned(), before.to_string()),
+    ]
 }
 
 impl Broker {
@@ -53,7 +61,7 @@ impl Broker {
                 view.rfind(|stored| *stored.subject == *subject)
             }
         };
-        out.push(found.map_or_else(absent, |stored| answer(reply, stream, &stored, None)));
+        out.push(found.map_or_else(absent, |stored| answer(reply, stream, &stored, Vec::new())));
     }
 
     fn batch(&self, stream: &Stream, message: &In, now: Ms, out: &mut Vec<Out>) {
@@ -66,12 +74,14 @@ impl Broker {
             return out.push(Out::status(reply.clone(), 404, "Message Not Found"));
         }
         let all = found.len();
+        let mut before = 0;
         for (place, stored) in found.iter().take(count).enumerate() {
-            out.push(answer(reply, stream, stored, Some(all - place - 1)));
+            let place = place_of(all - place - 1, before);
+            out.push(answer(reply, stream, stored, place));
+            before = stored.seq;
         }
         let mut end = Out::status(reply.clone(), 204, "EOB");
-        let left = all.saturating_sub(count);
-        end.headers = vec![("Nats-Num-Pending".to_owned(), left.to_string())];
+        end.headers = place_of(all.saturating_sub(count), before);
         out.push(end);
     }
 }

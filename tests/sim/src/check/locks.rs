@@ -49,10 +49,12 @@ fn passed(name: &str, before: &Value, version: &Version, jobs: &Versions) -> Opt
     let lock = &version.value;
     let had = |job: &str| holders(before).any(|(other, _)| other == job);
     let (job, mode) = holders(lock).find(|(job, _)| !had(job))?;
-    let own = list(before, "waiters").find(|waiter| text(waiter, "job") == job);
-    let ticket = own
-        .and_then(|own| own["ticket"].as_u64())
-        .unwrap_or(u64::MAX);
+    // Its record keeps the ticket of an earlier wait, also while it's in no line.
+    let record = jobs
+        .get(job)
+        .and_then(|versions| version_at(versions, version.at));
+    let ticket = record.and_then(|record| record.value["ticket"].as_u64());
+    let ticket = ticket.unwrap_or(u64::MAX);
     list(before, "waiters").find_map(|waiter| {
         let other = text(waiter, "job");
         let conflicts = mode == "exclusive" || text(waiter, "mode") == "exclusive";
@@ -91,6 +93,15 @@ fn lost(name: &str, before: &Value, version: &Version, jobs: &Versions) -> Optio
     })
 }
 
+/// A claim that stood still past its fence keeps the operating system's lock, not the job's: its
+/// successor may have given those back, to wait for it. Only as long as the job isn't over.
+fn is_of_a_frozen_claim(claim: u64, record: &Value) -> bool {
+    let state = text(record, "state");
+    let is_running = matches!(state, "running" | "cancelling");
+    let is_another = record["claim"].as_u64() != Some(claim) || !is_running;
+    is_another && !is_final(state)
+}
+
 /// Every effect on a disk happens while its job has the disk's lock, and those of its own.
 fn effects(history: &History, jobs: &Versions, locks: &Versions) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -98,6 +109,9 @@ fn effects(history: &History, jobs: &Versions, locks: &Versions) -> Vec<String> 
         let record = jobs
             .get(&effect.job)
             .and_then(|versions| version_at(versions, effect.at));
+        if record.is_some_and(|record| is_of_a_frozen_claim(effect.claim, &record.value)) {
+            continue;
+        }
         let own = record
             .map(|record| record.value["locks"].clone())
             .unwrap_or_default();

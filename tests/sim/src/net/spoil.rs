@@ -5,7 +5,6 @@ use crate::{
     broker::{In, Out, stream::Ms},
     run::Defect,
 };
-use bytes::Bytes;
 
 impl World {
     /// Does to a message what a defect does to it; false when it's gone by that.
@@ -28,12 +27,6 @@ impl World {
                     let answer = r#"{"stream":"STORAGE","seq":1}"#;
                     self.carry(vec![Out::message(reply, answer.to_owned())], now);
                     return false;
-                }
-            }
-            Defect::AcksIgnored => {
-                let is_ack = message.subject.starts_with("$JS.ACK.");
-                if is_ack && message.payload.starts_with(b"+ACK") {
-                    message.payload = Bytes::from_static(b"+WPI");
                 }
             }
             Defect::NoFence => {}
