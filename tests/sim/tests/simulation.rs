@@ -9,7 +9,7 @@ use std::{
 };
 use virtbus_sim::{Defect, History, check, net::BEGIN, simulate};
 
-/// How many seeds run when nothing else is said: `./dev test` runs a hundred times as many, with
+/// How many seeds run when nothing else is said: `./dev test` runs many more, with
 /// everything optimised.
 const SEEDS: u64 = 200;
 
