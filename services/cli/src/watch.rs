@@ -26,6 +26,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 const OUTAGE_MAX: Duration = Duration::from_secs(120);
 /// The most jobs followed at once.
 pub(crate) const JOBS_MAX: usize = 256;
+/// How long a job may stay without a record: core registers what was published within a second.
+pub(crate) const APPEARS_IN: Duration = Duration::from_secs(3);
 
 /// What became known of a job.
 #[derive(Debug, Clone)]
@@ -176,6 +178,24 @@ impl Follower {
             progress,
         })
     }
+}
+
+/// The jobs that a person means, each once.
+///
+/// # Errors
+/// When they are too many, or one isn't found.
+pub(crate) async fn find_ids(bus: &Bus, texts: &[String]) -> Result<Vec<JobId>, Failure> {
+    if texts.len() > JOBS_MAX {
+        return Err(Failure::usage(format!("at most {JOBS_MAX} jobs at once")));
+    }
+    let mut ids = Vec::new();
+    for text in texts {
+        let id = jobs::find_id(bus, text).await?;
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
 }
 
 /// How long to follow.

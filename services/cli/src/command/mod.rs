@@ -5,6 +5,7 @@ mod completion;
 pub(crate) mod control;
 mod dlq;
 pub(crate) mod doctor;
+mod each;
 mod explain;
 mod hypervisors;
 mod list;

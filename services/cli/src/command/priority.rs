@@ -1,12 +1,11 @@
 //! `virtbus priority`: asks core to move a job that hasn't started.
 
-use super::control;
+use super::each;
 use crate::{
     exit::{Exit, Failure},
-    jobs,
     output::Output,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use virtbus_bus::Bus;
 use virtbus_wire::Priority;
 
@@ -26,24 +25,9 @@ fn priority(text: &str) -> Result<Priority, String> {
 }
 
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
-    let mut exit = Exit::Done;
-    let mut told = Vec::new();
-    for text in &args.ids {
-        let id = jobs::find_id(bus, text).await?;
-        let request = json!({"id": id, "priority": args.priority});
-        let answer = control::tell(bus, "virtbus.jobs.priority", request).await?;
-        let outcome = answer.get("outcome").and_then(Value::as_str);
-        let outcome = outcome.unwrap_or("unknown").to_owned();
-        exit = exit.max(exit_of(&outcome));
-        if !output.json {
-            output.text(&format!("{id}  {}", outcome.replace('_', " ")))?;
-        }
-        told.push(json!({"id": id, "outcome": outcome}));
-    }
-    if output.json {
-        output.value(&json!({"jobs": told}))?;
-    }
-    Ok(exit)
+    let request = json!({"priority": args.priority});
+    let asked = ("virtbus.jobs.priority", request);
+    each::ask_for_each(&args.ids, (bus, output), asked, exit_of).await
 }
 
 fn exit_of(outcome: &str) -> Exit {

@@ -1,14 +1,15 @@
 //! `virtbus retry`: asks core to run jobs that are over once more, under the same id.
 
-use super::control;
+use super::each;
 use crate::{
     exit::{Exit, Failure},
-    jobs,
     output::Output,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use virtbus_bus::Bus;
 use virtbus_wire::JobId;
+
+const SUBJECT: &str = "virtbus.jobs.retry";
 
 /// Run jobs that are over once more
 #[derive(Debug, clap::Args)]
@@ -19,21 +20,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
-    let mut exit = Exit::Done;
-    let mut told = Vec::new();
-    for text in &args.ids {
-        let id = jobs::find_id(bus, text).await?;
-        let outcome = retry(bus, &id).await?;
-        exit = exit.max(exit_of(&outcome));
-        if !output.json {
-            output.text(&format!("{id}  {}", outcome.replace('_', " ")))?;
-        }
-        told.push(json!({"id": id, "outcome": outcome}));
-    }
-    if output.json {
-        output.value(&json!({"jobs": told}))?;
-    }
-    Ok(exit)
+    each::ask_for_each(&args.ids, (bus, output), (SUBJECT, json!({})), exit_of).await
 }
 
 /// Asks for a retry, and says what came of it: `queued`, `not_final` or `unknown`.
@@ -41,9 +28,7 @@ pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, 
 /// # Errors
 /// When core doesn't answer, or refuses.
 pub(crate) async fn retry(bus: &Bus, id: &JobId) -> Result<String, Failure> {
-    let answer = control::tell(bus, "virtbus.jobs.retry", json!({"id": id})).await?;
-    let outcome = answer.get("outcome").and_then(Value::as_str);
-    Ok(outcome.unwrap_or("unknown").to_owned())
+    each::outcome(bus, SUBJECT, id, json!({})).await
 }
 
 fn exit_of(outcome: &str) -> Exit {

@@ -2,16 +2,13 @@
 
 use crate::{
     exit::{Exit, Failure},
-    inputs, jobs,
+    inputs,
     output::Output,
     screen::Screen,
     watch::{self, Followed, Limits},
 };
 use std::time::Duration;
 use virtbus_bus::Bus;
-
-/// How long a job may stay without a record: core registers what was published within a second.
-const APPEARS_IN: Duration = Duration::from_secs(3);
 
 /// Follow jobs until all are over; Ctrl-C leaves them alone
 #[derive(Debug, clap::Args)]
@@ -28,19 +25,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
-    if args.ids.len() > watch::JOBS_MAX {
-        let most = watch::JOBS_MAX;
-        return Err(Failure::usage(format!("at most {most} jobs at once")));
-    }
-    let mut ids = Vec::new();
-    for text in &args.ids {
-        let id = jobs::find_id(bus, text).await?;
-        if !ids.contains(&id) {
-            ids.push(id);
-        }
-    }
+    let ids = watch::find_ids(bus, &args.ids).await?;
     let limits = Limits {
-        appears_in: Some(APPEARS_IN),
+        appears_in: Some(watch::APPEARS_IN),
         over_in: args.wait_timeout,
     };
     let mut screen = if args.quiet {
