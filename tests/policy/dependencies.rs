@@ -38,18 +38,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("virtbus-cli", SERVICE),
     ("virtbus-core", SERVICE),
     ("virtbus-feedback", SERVICE),
-    ("virtbus-hypervisor", SERVICE),
+    ("virtbus-hypervisor", WITH_IMAGES),
     ("virtbus-inspector", &["virtbus-wire"]),
-    (
-        "virtbus-storage",
-        &[
-            "virtbus-bus",
-            "virtbus-daemon",
-            "virtbus-inspector",
-            "virtbus-wire",
-            "virtbus-worker",
-        ],
-    ),
+    ("virtbus-storage", WITH_IMAGES),
     ("virtbus-tests", &["virtbus-wire", TESTBED]),
     (
         "virtbus-sim",
@@ -69,6 +60,14 @@ const TESTBED: &str = "virtbus-testbed";
 const SERVICE: &[&str] = &[
     "virtbus-bus",
     "virtbus-daemon",
+    "virtbus-wire",
+    "virtbus-worker",
+];
+/// A service that lets tools or guests at images.
+const WITH_IMAGES: &[&str] = &[
+    "virtbus-bus",
+    "virtbus-daemon",
+    "virtbus-inspector",
     "virtbus-wire",
     "virtbus-worker",
 ];

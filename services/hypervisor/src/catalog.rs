@@ -210,6 +210,19 @@ impl Catalog {
         change(&self.disks, id.as_str(), missing, step).await
     }
 
+    /// A disk's virtual size is another one now, in bytes.
+    pub(crate) async fn resized(&self, id: &DiskId, virtual_size: u64) -> Result<(), CatalogError> {
+        let step = |record: &DiskRecord| {
+            let known = record.virtual_size == Some(virtual_size);
+            Ok((!known).then(|| DiskRecord {
+                virtual_size: Some(virtual_size),
+                updated_at: Timestamp::now(),
+                ..record.clone()
+            }))
+        };
+        self.change_disk(id, step).await
+    }
+
     /// Changes a domain's record, however often others come first. None of `step` = nothing to do.
     pub(crate) async fn change_domain(
         &self,

@@ -5,6 +5,7 @@ mod capacity;
 mod catalog;
 mod config;
 mod domains;
+mod files;
 mod libvirt;
 mod look;
 mod observe;

@@ -2,17 +2,14 @@
 
 use crate::{
     catalog::{Catalog, Disk, Hold, Holder, not_found},
+    files::{self, PoolFile},
     users::conflict,
     xml::{Blueprint, ChainFile, Volume},
 };
-use camino::{Utf8Path, Utf8PathBuf};
-use rustix::{
-    fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2},
-    io::Errno,
-};
-use std::{collections::BTreeMap, time::Duration};
-use tokio::task::spawn_blocking;
+use camino::Utf8PathBuf;
+use std::collections::BTreeMap;
 use virtbus_bus::locks::LockSet;
+use virtbus_inspector::gate::{Expected, Known};
 use virtbus_wire::{
     Code, DiskId, JobError, Label, MediaId, Record, Timestamp,
     catalog::{DiskRecord, DiskState, InUseBy, MediaRecord, UseMode},
@@ -22,9 +19,6 @@ use virtbus_wire::{
     task::image::ImageFormat,
 };
 use virtbus_worker::Stop;
-
-/// How long a look at a pool may take.
-const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
 /// A blueprint's disks as the catalogue has them.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +73,7 @@ pub(crate) async fn place(
 ) -> Result<Placed, Stop> {
     let mut placed = Placed::default();
     let mut strictest: BTreeMap<DiskId, UseMode> = BTreeMap::new();
+    let mut found: Vec<PoolFile> = Vec::new();
     for volume in &blueprint.volumes {
         let files = match volume {
             Volume::Disk {
@@ -103,18 +98,26 @@ pub(crate) async fn place(
                     }
                     files.push(disk_file(roots, id, record)?);
                 }
+                found.extend(chain_files(roots, &chain)?);
                 files
             }
             Volume::Media { media, pool } => {
-                let found = catalog.media.get_latest(media.as_str()).await;
-                let found = found.map_err(crate::catalog::CatalogError::from)?;
-                let record = admit_medium(media, found.as_ref().map(|e| &e.value), pool)?;
+                let entry = catalog.media.get_latest(media.as_str()).await;
+                let entry = entry.map_err(crate::catalog::CatalogError::from)?;
+                let record = admit_medium(media, entry.as_ref().map(|e| &e.value), pool)?;
                 let object = volume.object();
                 admit_use(&object, &record.in_use_by, holder, UseMode::Shared, job)?;
                 placed.holds.push(Hold::Media(media.clone()));
-                let name = format!("{media}.{}", record.format);
+                let file = PoolFile {
+                    root: root(roots, pool)?.clone(),
+                    name: format!("media/{media}.{}", record.format),
+                    // Given to the guest as bytes, whatever they say.
+                    content: None,
+                };
+                let path = file.path();
+                found.push(file);
                 vec![ChainFile {
-                    path: path(roots, pool, "media", &name)?,
+                    path,
                     format: "raw",
                 }]
             }
@@ -123,16 +126,62 @@ pub(crate) async fn place(
     }
     let disks = strictest.into_iter().map(|(id, mode)| Hold::Disk(id, mode));
     placed.holds.extend(disks);
-    look_at_files(
-        placed
-            .files
-            .values()
-            .flatten()
-            .map(|file| file.path.clone())
-            .collect(),
-    )
-    .await?;
+    files::gate(found).await?;
     Ok(placed)
+}
+
+/// That the files of disks, and all below them, are what the catalogue says: before a domain that
+/// has them already gets a new process.
+pub(crate) async fn gate(
+    catalog: &Catalog,
+    roots: &Roots,
+    disks: &[DiskId],
+) -> Result<(), JobError> {
+    let mut found = Vec::new();
+    for disk in disks {
+        found.extend(chain_files(roots, &catalog.chain(disk).await?)?);
+    }
+    files::gate(found).await
+}
+
+/// The virtual size that a disk's own file says, in bytes; none of a disk of plain bytes.
+pub(crate) async fn virtual_size(
+    catalog: &Catalog,
+    roots: &Roots,
+    disk: &DiskId,
+) -> Result<Option<u64>, JobError> {
+    let chain = catalog.chain(disk).await?;
+    let top = chain_files(roots, &chain)?.into_iter().next();
+    match (top, chain.first()) {
+        (Some(file), Some((_, record))) if record.format == ImageFormat::Qcow2 => {
+            files::virtual_size(file, record.format).await.map(Some)
+        }
+        (Some(_) | None, _) => Ok(None),
+    }
+}
+
+/// The files of a chain, with what the catalogue says of each.
+fn chain_files(roots: &Roots, chain: &[Disk]) -> Result<Vec<PoolFile>, JobError> {
+    let named = |(id, record): &Disk| format!("{id}.{}", record.format);
+    let files = chain.iter().enumerate().map(|(at, disk)| {
+        let (_, record) = disk;
+        let below = chain.get(at + 1);
+        let expected = Expected {
+            format: record.format,
+            backing: below.map(|below| (named(below), below.1.format)),
+        };
+        let known = Known {
+            // libvirt makes some by itself, and for whoever speaks to it directly.
+            snapshots: None,
+            ..Known::of(record)
+        };
+        Ok(PoolFile {
+            root: root(roots, &record.pool)?.clone(),
+            name: format!("disks/{}", named(disk)),
+            content: Some((expected, known)),
+        })
+    });
+    files.collect()
 }
 
 fn admit_chain(id: &DiskId, chain: &[Disk], pool: &Label, readonly: bool) -> Result<(), JobError> {
@@ -241,7 +290,7 @@ pub(crate) fn disk_file(
     record: &DiskRecord,
 ) -> Result<ChainFile, JobError> {
     let name = format!("{id}.{}", record.format);
-    let path = path(roots, &record.pool, "disks", &name)?;
+    let path = root(roots, &record.pool)?.join("disks").join(name);
     let format = record.format;
     let usable = matches!(format, ImageFormat::Qcow2 | ImageFormat::Raw);
     if !usable {
@@ -254,51 +303,9 @@ pub(crate) fn disk_file(
     })
 }
 
-fn path(roots: &Roots, pool: &Label, folder: &str, name: &str) -> Result<Utf8PathBuf, JobError> {
-    let missing = || {
+fn root<'a>(roots: &'a Roots, pool: &Label) -> Result<&'a Utf8PathBuf, JobError> {
+    roots.get(pool).ok_or_else(|| {
         let text = "this host doesn't have the pool";
         JobError::new(Code::PoolNotFound, text).with("pool", pool.as_str())
-    };
-    let root = roots.get(pool).ok_or_else(missing)?;
-    Ok(root.join(folder).join(name))
-}
-
-/// That each is a plain file, with no link on the way from its folder.
-async fn look_at_files(files: Vec<Utf8PathBuf>) -> Result<(), JobError> {
-    let looked = spawn_blocking(move || files.iter().try_for_each(|file| look_at(file)));
-    match tokio::time::timeout(LOOK_LIMIT, looked).await {
-        Ok(Ok(looked)) => looked,
-        Ok(Err(_)) => Err(JobError::internal("the look at a pool panicked")),
-        Err(_) => Err(JobError::new(
-            Code::PoolUnreachable,
-            "the pool doesn't answer",
-        )),
-    }
-}
-
-fn look_at(path: &Utf8Path) -> Result<(), JobError> {
-    let name = path.file_name().unwrap_or_default();
-    let refuse = |code, text: &str| Err(JobError::new(code, text).with("file", name));
-    let (Some(folder), false) = (path.parent(), name.is_empty()) else {
-        return refuse(Code::PoolUnreachable, "the pool has no such file");
-    };
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let Ok(folder) = open(folder.as_str(), flags | OFlags::DIRECTORY, Mode::empty()) else {
-        return refuse(Code::PoolUnreachable, "the pool can't be read");
-    };
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let flags = flags | OFlags::NOFOLLOW;
-    let file = match openat2(&folder, name, flags, Mode::empty(), resolve) {
-        Ok(file) => file,
-        Err(Errno::NOENT) => {
-            return refuse(Code::DiskWrongState, "the disk's file isn't in the pool");
-        }
-        Err(_) => return refuse(Code::DiskWrongState, "the disk's file can't be used"),
-    };
-    let stat = fstat(&file).map_err(|_| JobError::internal("a file can't be looked at"))?;
-    let is_plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if !is_plain || stat.st_nlink != 1 {
-        return refuse(Code::DiskWrongState, "the disk's file is no plain file");
-    }
-    Ok(())
+    })
 }

@@ -4,6 +4,7 @@
 //! file ([`inspect`]) or by one through whose hands it comes once, in order ([`Stream`]). It reads
 //! headers and top tables only, in windows of [`limits::WINDOW_BYTES`]; no length that a file
 //! claims decides how much memory or time is taken, but for tables that really are in it.
+//! [`gate`] is that caller for files of a pool, shared by all who let tools or guests at them.
 //!
 //! It's stricter than qemu on purpose: whatever qemu would take for another format, or would make
 //! it open another file, is a [`Fault`] or stands in the [`Report`], and [`agrees`] compares the
@@ -29,6 +30,7 @@
 mod bytes;
 mod fault;
 mod format;
+pub mod gate;
 mod inspector;
 pub mod limits;
 mod policy;

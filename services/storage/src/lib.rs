@@ -11,7 +11,6 @@ pub mod config;
 pub mod disks;
 mod draft;
 pub mod fence;
-pub mod gate;
 mod perform;
 pub mod pool;
 pub mod qemu_img;
@@ -27,3 +26,4 @@ pub mod virt_sparsify;
 
 pub use config::StorageConfig;
 pub use store::Store;
+use virtbus_inspector::gate;

@@ -37,6 +37,15 @@ fn found(connection: &Connect, name: &str) -> Result<Domain, LibvirtError> {
     Ok(Domain::lookup_by_name(connection, name)?)
 }
 
+fn snapshot(
+    connection: &Connect,
+    domain: &str,
+    name: &SnapshotId,
+) -> Result<DomainSnapshot, LibvirtError> {
+    let domain = found(connection, domain)?;
+    Ok(DomainSnapshot::lookup_by_name(&domain, name.as_str(), 0)?)
+}
+
 impl Host {
     /// A domain as it is now; none when libvirt doesn't know it.
     pub(crate) async fn domain(&self, name: &str) -> Result<Option<Seen>, LibvirtError> {
@@ -176,12 +185,11 @@ impl Host {
     pub(crate) async fn revert(
         &self,
         domain: &DomainId,
-        snapshot: &SnapshotId,
+        id: &SnapshotId,
     ) -> Result<(), LibvirtError> {
-        let (name, snapshot) = (domain.to_string(), snapshot.to_string());
+        let (name, id) = (domain.to_string(), id.clone());
         self.change(domain, SNAPSHOT_LIMIT, move |connection| {
-            let domain = found(connection, &name)?;
-            DomainSnapshot::lookup_by_name(&domain, &snapshot, 0)?.revert(0)?;
+            snapshot(connection, &name, &id)?.revert(0)?;
             Ok(())
         })
         .await
@@ -191,12 +199,11 @@ impl Host {
     pub(crate) async fn drop_snapshot(
         &self,
         domain: &DomainId,
-        snapshot: &SnapshotId,
+        id: &SnapshotId,
     ) -> Result<(), LibvirtError> {
-        let (name, snapshot) = (domain.to_string(), snapshot.to_string());
+        let (name, id) = (domain.to_string(), id.clone());
         self.change(domain, SNAPSHOT_LIMIT, move |connection| {
-            let domain = found(connection, &name)?;
-            DomainSnapshot::lookup_by_name(&domain, &snapshot, 0)?.delete(0)?;
+            snapshot(connection, &name, &id)?.delete(0)?;
             Ok(())
         })
         .await
@@ -206,12 +213,11 @@ impl Host {
     pub(crate) async fn snapshot_xml(
         &self,
         domain: &DomainId,
-        snapshot: &SnapshotId,
+        id: &SnapshotId,
     ) -> Result<String, LibvirtError> {
-        let (name, snapshot) = (domain.to_string(), snapshot.to_string());
+        let (name, id) = (domain.to_string(), id.clone());
         self.look(Some(domain), move |connection| {
-            let domain = found(connection, &name)?;
-            Ok(DomainSnapshot::lookup_by_name(&domain, &snapshot, 0)?.get_xml_desc(0)?)
+            Ok(snapshot(connection, &name, &id)?.get_xml_desc(0)?)
         })
         .await
     }

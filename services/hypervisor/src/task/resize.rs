@@ -3,8 +3,7 @@
 use super::{Checked, Context, Steps};
 use crate::place::disk_file;
 use virtbus_wire::{
-    Code, JobError, Timestamp,
-    catalog::DiskRecord,
+    Code, JobError,
     task::hypervisor::{Resized, disk as params},
 };
 use virtbus_worker::{Done, Run, Stop, done};
@@ -74,19 +73,8 @@ impl Steps for Resize<'_> {
         let host = &self.at.domains.host;
         let size = host.disk_size(self.at.domain, plan.target).await;
         let virtual_size = size.map_err(JobError::from)?;
-        let step = |record: &DiskRecord| {
-            let known = record.virtual_size == Some(virtual_size);
-            Ok((!known).then(|| DiskRecord {
-                virtual_size: Some(virtual_size),
-                updated_at: Timestamp::now(),
-                ..record.clone()
-            }))
-        };
-        self.at
-            .domains
-            .catalog
-            .change_disk(&self.params.disk, step)
-            .await?;
+        let catalog = &self.at.domains.catalog;
+        catalog.resized(&self.params.disk, virtual_size).await?;
         done(&Resized { virtual_size })
     }
 }

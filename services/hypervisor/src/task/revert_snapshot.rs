@@ -1,7 +1,7 @@
 //! `revert_snapshot`: a domain is put back to what it was, running if it ran then.
 
 use super::{Checked, Context, Steps};
-use crate::catalog::Hold;
+use crate::{catalog::Hold, place};
 use tokio::sync::OwnedMutexGuard;
 use virtbus_wire::{
     Code, JobError,
@@ -20,18 +20,30 @@ pub(crate) struct Plan {
     record: DomainRecord,
 }
 
+impl RevertSnapshot<'_> {
+    /// A snapshot has its disks' sizes in it, which they have again.
+    async fn written(&self, record: &DomainRecord) -> Result<(), JobError> {
+        let domains = self.at.domains;
+        for disk in &record.disks {
+            let roots = &domains.settings.roots;
+            if let Some(size) = place::virtual_size(&domains.catalog, roots, disk).await? {
+                domains.catalog.resized(disk, size).await?;
+            }
+        }
+        domains.sync_guarded(self.at.domain).await?;
+        Ok(())
+    }
+}
+
 impl Steps for RevertSnapshot<'_> {
     type Plan = Plan;
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         let guard = self.at.domains.guard(self.at.domain).await;
         let record = self.at.record().await?;
-        let names = self
-            .at
-            .seen()
-            .await?
-            .map(|seen| seen.snapshots)
-            .unwrap_or_default();
+        let seen = self.at.seen().await?;
+        let is_active = seen.as_ref().is_some_and(|seen| seen.is_active);
+        let names = seen.map(|seen| seen.snapshots).unwrap_or_default();
         if !names
             .iter()
             .any(|name| name == self.params.snapshot.as_str())
@@ -41,6 +53,11 @@ impl Steps for RevertSnapshot<'_> {
                 .with("domain", self.at.domain.as_str())
                 .with("snapshot", self.params.snapshot.as_str())
                 .into());
+        }
+        if !is_active {
+            // It may run afterwards, from these files.
+            let (catalog, roots) = (&self.at.domains.catalog, &self.at.domains.settings.roots);
+            place::gate(catalog, roots, &record.disks).await?;
         }
         Ok(Checked::Plan(Plan { guard, record }))
     }
@@ -63,8 +80,9 @@ impl Steps for RevertSnapshot<'_> {
     }
 
     async fn publish(&self, plan: Plan) -> Result<Done, Stop> {
-        self.at.domains.sync_guarded(self.at.domain).await?;
+        let written = self.written(&plan.record).await;
         drop(plan.guard);
+        written?;
         done(&OfSnapshot {
             snapshot: self.params.snapshot.clone(),
         })

@@ -23,17 +23,10 @@ async fn a_domain_goes_on_with_new_disks_and_its_old_ones_are_frozen() {
     let record = guests.site.domain("web1").await.unwrap();
     assert_eq!(record.disks[0].as_str(), "web1-a");
     assert!(record.xml.unwrap().contains("volume='web1-a'"));
-    let disk = async |id: &str| {
-        guests
-            .site
-            .disks()
-            .get_latest(id)
-            .await
-            .unwrap()
-            .unwrap()
-            .value
-    };
-    let (old, new) = (disk("web1").await, disk("web1-a").await);
+    let (old, new) = (
+        guests.disk_record("web1").await,
+        guests.disk_record("web1-a").await,
+    );
     assert_eq!(old.children[0].as_str(), "web1-a");
     assert_eq!(
         (new.state, new.backing.unwrap().as_str()),
@@ -43,7 +36,7 @@ async fn a_domain_goes_on_with_new_disks_and_its_old_ones_are_frozen() {
     assert_eq!(guests.site.users("web1-a").await, ["web1 Exclusive"]);
 
     // It names what is below by its bare name, so the pool's folder can be copied.
-    let file = guests.libvirt.pool().join("disks/web1-a.qcow2");
+    let file = guests.file("web1-a.qcow2");
     let info = std::process::Command::new("qemu-img")
         .args(["info", "-U"])
         .arg(file)
@@ -94,7 +87,7 @@ async fn a_running_domains_disk_goes_into_the_one_below_and_stays_empty() {
     guests.disk("base").await;
     guests.overlay("web1", "base").await;
     // Something that only the overlay has: the boot sector's neighbour.
-    let file = guests.libvirt.pool().join("disks/web1.qcow2");
+    let file = guests.file("web1.qcow2");
     let wrote = std::process::Command::new("qemu-io")
         .args(["-f", "qcow2", "-c", "write -P 0x5a 512k 64k"])
         .arg(&file)
@@ -112,14 +105,7 @@ async fn a_running_domains_disk_goes_into_the_one_below_and_stays_empty() {
         xml.contains("<source file='") && xml.contains("/disks/web1.qcow2"),
         "{xml}"
     );
-    let disk = guests
-        .site
-        .disks()
-        .get_latest("web1")
-        .await
-        .unwrap()
-        .unwrap()
-        .value;
+    let disk = guests.disk_record("web1").await;
     assert_eq!(disk.state, DiskState::Ready);
     assert_eq!(guests.site.users("web1").await, ["web1 Exclusive"]);
     guests
@@ -127,7 +113,7 @@ async fn a_running_domains_disk_goes_into_the_one_below_and_stays_empty() {
         .await;
     // The content is below now, and nothing is left above.
     let read = |name: &str| {
-        let file = guests.libvirt.pool().join("disks").join(name);
+        let file = guests.file(name);
         let said = std::process::Command::new("qemu-io")
             .args(["-r", "-f", "qcow2", "-c", "read -P 0x5a 512k 64k"])
             .arg(file)

@@ -3,7 +3,7 @@
 
 use crate::process::{Service, Site};
 use serde_json::{Value, json};
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 use virtbus_testbed::{Libvirt, until};
 use virtbus_wire::{Timestamp, catalog::DiskRecord};
 
@@ -11,6 +11,15 @@ use virtbus_wire::{Timestamp, catalog::DiskRecord};
 const BOOT_SECTOR: [u8; 16] = [
     0xBA, 0xF8, 0x03, 0xB0, 0x4F, 0xEE, 0xB0, 0x4B, 0xEE, 0xB0, 0x0A, 0xEE, 0xFB, 0xF4, 0xEB, 0xFC,
 ];
+
+/// The bytes of a disk that starts from it.
+fn boot_disk() -> Vec<u8> {
+    let mut bytes = BOOT_SECTOR.to_vec();
+    bytes.resize(510, 0);
+    bytes.extend([0x55, 0xAA]);
+    bytes.resize(1 << 20, 0);
+    bytes
+}
 
 /// One host.
 pub(crate) struct Guests {
@@ -74,17 +83,9 @@ impl Guests {
 
     /// A bootable disk in the pool, as a storage service would have made it.
     pub(crate) async fn disk(&self, id: &str) {
-        let path = self
-            .libvirt
-            .pool()
-            .join("disks")
-            .join(format!("{id}.qcow2"));
+        let path = self.file(&format!("{id}.qcow2"));
         let raw = path.with_extension("part");
-        let mut bytes = BOOT_SECTOR.to_vec();
-        bytes.resize(510, 0);
-        bytes.extend([0x55, 0xAA]);
-        bytes.resize(1 << 20, 0);
-        fs::write(&raw, bytes).unwrap();
+        fs::write(&raw, boot_disk()).unwrap();
         qemu_img(&[
             "convert",
             "-f",
@@ -95,16 +96,12 @@ impl Guests {
             &text(&path),
         ]);
         fs::remove_file(raw).unwrap();
-        self.record(id, None).await;
+        self.record(id, "qcow2", None).await;
     }
 
     /// A disk on top of another one.
     pub(crate) async fn overlay(&self, id: &str, backing: &str) {
-        let path = self
-            .libvirt
-            .pool()
-            .join("disks")
-            .join(format!("{id}.qcow2"));
+        let path = self.file(&format!("{id}.qcow2"));
         let below = format!("{backing}.qcow2");
         qemu_img(&[
             "create",
@@ -117,20 +114,37 @@ impl Guests {
             "qcow2",
             &text(&path),
         ]);
-        self.record(id, Some(backing)).await;
+        self.record(id, "qcow2", Some(backing)).await;
         let disks = self.site.disks();
         let mut below = disks.get_latest(backing).await.unwrap().unwrap();
         below.value.children.push(id.parse().unwrap());
         disks.put(backing, &below.value).await.unwrap();
     }
 
-    async fn record(&self, id: &str, backing: Option<&str>) {
+    /// A bootable disk of plain bytes.
+    pub(crate) async fn raw_disk(&self, id: &str) {
+        fs::write(self.file(&format!("{id}.raw")), boot_disk()).unwrap();
+        self.record(id, "raw", None).await;
+    }
+
+    async fn record(&self, id: &str, format: &str, backing: Option<&str>) {
         let record = json!({
-            "pool": "default", "format": "qcow2", "virtual_size": 1 << 20, "backing": backing,
+            "pool": "default", "format": format, "virtual_size": 1 << 20, "backing": backing,
             "state": "ready", "updated_at": Timestamp::now(),
         });
         let record: DiskRecord = serde_json::from_value(record).unwrap();
         self.site.disks().put(id, &record).await.unwrap();
+    }
+
+    /// What the catalogue says of a disk.
+    pub(crate) async fn disk_record(&self, id: &str) -> DiskRecord {
+        let entry = self.site.disks().get_latest(id).await.unwrap();
+        entry.unwrap().value
+    }
+
+    /// A disk's file in the pool.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.libvirt.pool().join("disks").join(name)
     }
 
     /// The result of a task about a domain on this host, which must succeed.

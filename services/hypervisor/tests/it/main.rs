@@ -9,6 +9,7 @@ mod chains;
 mod domains;
 mod guests;
 mod hosts;
+mod images;
 mod kills;
 mod process;
 

@@ -133,8 +133,12 @@ impl Site {
     }
 
     pub(crate) async fn domain(&self, name: &str) -> Option<DomainRecord> {
-        let found = Bucket::new(&self.bus, "domains").get_latest(name).await;
+        let found = self.domains().get_latest(name).await;
         found.unwrap().map(|entry| entry.value)
+    }
+
+    pub(crate) fn domains(&self) -> Bucket<DomainRecord> {
+        Bucket::new(&self.bus, "domains")
     }
 
     pub(crate) fn disks(&self) -> Bucket<DiskRecord> {
@@ -154,34 +158,32 @@ impl Site {
     /// As [`Site::ended`], with what core does meanwhile: a job that waits for its next try, or
     /// whose worker died, is published again.
     pub(crate) async fn mended(&self, id: &JobId) -> Record {
-        until(&format!("the end of {id}"), async || {
-            let found = self.jobs.get_latest(id).await;
-            let Some(entry) = found.map_err(|error| error.to_string())? else {
-                return Err("no record".to_owned());
-            };
-            let record = &entry.value;
-            let is_stuck = match &record.state {
-                JobState::Waiting(_) => true,
-                JobState::Running(hold) | JobState::Cancelling(hold) => {
-                    let worker = self.worker(hold.owner.worker.as_str()).await;
-                    worker.is_none_or(|worker| worker.boot != hold.owner.boot)
-                }
-                JobState::Queued => false,
-                JobState::Succeeded(..) | JobState::Failed(..) | JobState::Cancelled(..) => {
-                    return Ok(entry.value);
-                }
-            };
-            if is_stuck
-                && let Ok(next) = self
-                    .jobs
-                    .change(&entry, Event::Publish { round: false })
-                    .await
-            {
-                self.jobs.publish(&next.value).await.unwrap();
+        until(&format!("the end of {id}"), async || self.nudged(id).await).await
+    }
+
+    /// The record of a job that is over. One that isn't, and that nobody is about to go on with, is
+    /// published again.
+    pub(crate) async fn nudged(&self, id: &JobId) -> Result<Record, String> {
+        let found = self.jobs.get_latest(id).await;
+        let Some(entry) = found.map_err(|error| error.to_string())? else {
+            return Err("no record".to_owned());
+        };
+        let is_stuck = match &entry.value.state {
+            JobState::Waiting(_) => true,
+            JobState::Running(hold) | JobState::Cancelling(hold) => {
+                let worker = self.worker(hold.owner.worker.as_str()).await;
+                worker.is_none_or(|worker| worker.boot != hold.owner.boot)
             }
-            Err(format!("{:?}", entry.value.state))
-        })
-        .await
+            JobState::Queued => false,
+            JobState::Succeeded(..) | JobState::Failed(..) | JobState::Cancelled(..) => {
+                return Ok(entry.value);
+            }
+        };
+        let again = Event::Publish { round: false };
+        if is_stuck && let Ok(next) = self.jobs.change(&entry, again).await {
+            self.jobs.publish(&next.value).await.unwrap();
+        }
+        Err(format!("{:?}", entry.value.state))
     }
 
     pub(crate) async fn record(&self, id: &JobId) -> Result<Record, String> {

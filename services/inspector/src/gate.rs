@@ -1,16 +1,15 @@
 //! The gate before every tool: a file is what the catalogue says, or no tool opens it.
 //!
-//! What a file really is, `virtbus-inspector` tells. A guest can write any header into a raw disk,
-//! and whoever has the pool can write any file; so this is asked each time, of each file of a chain.
+//! A guest can write any header into a raw disk, and whoever has the pool can write any file; so
+//! this is asked each time, of each file of a chain: before a tool runs, and before a domain starts.
+//! The one module here that reads files: the caller opens them, by whatever rules its pools have.
 
+use crate::{Below, Expected as Wanted, Fault, Format, Inspector, Report, agrees};
 use rustix::{
     fs::fstat,
     io::{Errno, pread},
 };
 use std::{fmt, os::fd::OwnedFd};
-use virtbus_inspector::{
-    self as inspector, Below, Expected as Wanted, Fault, Format, Inspector, Report, agrees,
-};
 use virtbus_wire::{
     Code, JobError,
     catalog::{DiskRecord, DiskState},
@@ -122,7 +121,7 @@ pub fn look_at_foreign(file: &OwnedFd) -> Found {
 
 fn inspect(file: &OwnedFd, inspector: Inspector, mark: Mark) -> Found {
     let length = u64::try_from(fstat(file)?.st_size).unwrap_or_default();
-    inspector::inspect(inspector, length, |offset, into| {
+    crate::inspect(inspector, length, |offset, into| {
         let mut n = 0;
         while n < into.len() {
             match pread(file, &mut into[n..], offset + n as u64) {
