@@ -58,7 +58,9 @@ pub(crate) struct PoolConfig {
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct DomainsConfig {
-    /// What runs guests; KVM where the processor and libvirt have it, when left out.
+    /// What runs guests. When left out, KVM where libvirt and the processor have it and a guest
+    /// that is tried at the start of the service gets along; this service must then be allowed to
+    /// use it itself.
     pub(crate) accelerator: Option<Accelerator>,
     /// The address that screens listen on; loopback when left out.
     pub(crate) listen: Option<IpAddr>,

@@ -12,6 +12,7 @@ mod observe;
 mod overlay_file;
 mod perform;
 mod place;
+mod probe;
 mod register;
 mod service;
 mod task;

@@ -7,7 +7,7 @@ use crate::{
     config::{HypervisorConfig, Libvirt},
     domains::{Domains, HostSettings},
     libvirt::{Host, Node},
-    observe,
+    observe, probe,
     register::register,
     xml::Accelerator,
 };
@@ -47,7 +47,15 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
         return Ok(());
     }
     watch_libvirt(&daemon, &host);
-    let domains = domains(&settings, hypervisor.clone(), &bus, host, &node);
+    let accelerator = accelerator(&settings, &node).await;
+    let domains = domains(
+        &settings,
+        accelerator,
+        hypervisor.clone(),
+        &bus,
+        host,
+        &node,
+    );
     let following = observe::follow(domains.clone(), hinted, daemon.stop.clone());
     daemon.parts.spawn("domains", following);
     let setup = Setup {
@@ -72,26 +80,41 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
 /// What tasks and the observer share.
 fn domains(
     settings: &HypervisorConfig,
+    accelerator: Accelerator,
     hypervisor: Label,
     bus: &Bus,
     host: Host,
     node: &Node,
 ) -> Domains {
-    let own = || Accelerator::of_host(&node.capabilities, &cpu_flags());
     let host_settings = HostSettings {
         hypervisor,
         pool: settings.pool(),
         roots: settings.roots(),
         policy: settings.policy.clone(),
-        accelerator: settings.domains.accelerator.unwrap_or_else(own),
+        accelerator,
         listen: settings
             .domains
             .listen
             .map_or_else(|| "127.0.0.1".to_owned(), |address| address.to_string()),
     };
-    tracing::info!(accelerator = %host_settings.accelerator, "domains are run");
+    tracing::info!(%accelerator, "domains are run");
     let capacity = Capacity::new(&settings.capacity, node.memory, node.cpus);
     Domains::new(host, Catalog::new(bus), host_settings, capacity)
+}
+
+/// What runs guests: what the configuration says, else KVM where a guest gets along with it.
+async fn accelerator(settings: &HypervisorConfig, node: &Node) -> Accelerator {
+    if let Some(accelerator) = settings.domains.accelerator {
+        return accelerator;
+    }
+    let capabilities = &node.capabilities;
+    if !Accelerator::may_be_kvm(capabilities, &cpu_flags()) {
+        return Accelerator::Qemu;
+    }
+    match probe::emulator(capabilities) {
+        Some(emulator) if probe::runs_guests(&emulator, "kvm").await => Accelerator::Kvm,
+        Some(_) | None => Accelerator::Qemu,
+    }
 }
 
 /// What the processor says that it can do.

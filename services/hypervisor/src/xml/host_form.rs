@@ -21,16 +21,11 @@ pub(crate) enum Accelerator {
 }
 
 impl Accelerator {
-    /// KVM where libvirt offers it and the processor itself can run guests: a device file, and
-    /// libvirt's word, are also there where a guest would never get anywhere.
-    pub(crate) fn of_host(capabilities: &str, cpu_flags: &str) -> Self {
-        let offered = capabilities.contains("<domain type='kvm'");
+    /// Whether KVM is worth a trial: libvirt offers it, and the processor has what it takes.
+    pub(crate) fn may_be_kvm(capabilities: &str, cpu_flags: &str) -> bool {
         let mut flags = cpu_flags.split_whitespace();
-        if offered && flags.any(|flag| flag == "vmx" || flag == "svm") {
-            Self::Kvm
-        } else {
-            Self::Qemu
-        }
+        capabilities.contains("<domain type='kvm'")
+            && flags.any(|flag| flag == "vmx" || flag == "svm")
     }
 }
 
