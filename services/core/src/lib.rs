@@ -12,15 +12,18 @@
 //! | [`catalogue`], [`consumers`] | who is registered, and the consumers of their queues |
 //! | [`limits`] | writes the limits of the configuration where workers read them |
 //! | [`lost`] | remembers workers whose lease ran out |
+//! | [`silent`] | says that what runs on a silent host is unknown |
 //! | [`control`] | the requests `virtbus.>` |
 
 pub mod catalogue;
 pub mod config;
 pub mod consumers;
 pub mod control;
+pub mod domains;
 pub mod leader;
 pub mod limits;
 pub mod lost;
 pub mod reconciler;
 pub mod registrar;
 pub mod service;
+pub mod silent;

@@ -2,7 +2,7 @@
 
 use crate::{
     catalogue::Catalogue, config::CoreSettings, consumers, control, leader, limits, lost,
-    reconciler, registrar,
+    reconciler, registrar, silent,
 };
 use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet, time};
@@ -131,6 +131,7 @@ pub async fn duties(stores: Stores, mut leading: watch::Receiver<bool>, stop: Ca
         tasks.spawn(bus.within(consumers::run(stores.clone(), term.clone())));
         tasks.spawn(bus.within(limits::run(stores.clone(), term.clone())));
         tasks.spawn(bus.within(lost::run(stores.clone(), term.clone())));
+        tasks.spawn(bus.within(silent::run(stores.clone(), term.clone())));
         let broke_off = tokio::select! {
             biased;
             // An election that is over leads no more.

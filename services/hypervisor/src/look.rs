@@ -1,6 +1,6 @@
 //! Before the claim: whose job it is, and whether this host has room for its domain.
 
-use crate::{capacity::Room, domains::Domains, observe::is_on};
+use crate::{capacity::Room, domains::Domains};
 use std::time::Duration;
 use virtbus_wire::{
     DomainId, Label, Object, Queue, Record, Task,
@@ -63,7 +63,7 @@ pub(crate) async fn look(domains: &Domains, job: &Record, deliveries: u64) -> Lo
             Look::Claim
         };
     };
-    let is_running_here = record.as_ref().is_some_and(|record| is_on(record.state));
+    let is_running_here = record.as_ref().is_some_and(|record| record.state.is_on());
     if !is_running_here
         && let Some(other) = no_room(domains, job, (&domain, room), deliveries, &name).await
     {
@@ -129,7 +129,7 @@ fn bound_to<'a>(record: Option<&'a DomainRecord>, needs: &Needs) -> Option<&'a L
     let host = record.hypervisor.as_ref()?;
     let is_bound = match needs {
         Needs::TheDomain => true,
-        Needs::Room(_) => is_on(record.state) || !record.snapshots.is_empty(),
+        Needs::Room(_) => record.state.is_on() || !record.snapshots.is_empty(),
     };
     is_bound.then_some(host)
 }

@@ -7,6 +7,7 @@ use crate::{
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio_util::sync::CancellationToken;
+use virtbus_bus::BusError;
 use virtbus_wire::{
     DiskId, DomainId, JobError, Label, MediaId, Timestamp,
     catalog::{Desired, DomainRecord, InUseBy},
@@ -15,7 +16,7 @@ use virtbus_wire::{
 
 /// How long what couldn't be looked at is left alone.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// How often libvirt is asked whether it's there, when it says nothing by itself.
+/// How often libvirt is asked whether it's there, and the records what others write there.
 const ALIVE: Duration = Duration::from_secs(5);
 
 /// What a look at a domain means for its record.
@@ -27,15 +28,6 @@ pub(crate) enum Verdict {
     Intruder,
     /// As the record should be.
     Ours(Box<DomainRecord>),
-}
-
-/// Whether a domain in this state has processes on its host, or may have.
-pub(crate) fn is_on(state: DomainState) -> bool {
-    match state {
-        DomainState::Running | DomainState::Paused | DomainState::Shutdown => true,
-        DomainState::Pmsuspended | DomainState::Unknown => true,
-        DomainState::Shutoff | DomainState::Crashed => false,
-    }
 }
 
 /// The record after a look.
@@ -50,7 +42,7 @@ pub(crate) fn observed(
     if !is_ours && !is_active {
         return Verdict::NotOurs;
     }
-    if !is_ours && record.hypervisor.is_some() && is_on(record.state) {
+    if !is_ours && record.hypervisor.is_some() && record.state.is_on() {
         return Verdict::Intruder;
     }
     let mut next = record.clone();
@@ -72,7 +64,7 @@ pub(crate) fn observed(
             next.snapshots = Vec::new();
         }
     }
-    if is_active && !is_on(record.state) {
+    if is_active && !record.state.is_on() {
         next.desired = Desired::Running;
         next.last_started_at = Some(now);
     } else if seen.is_some_and(|seen| seen.off_in_order) {
@@ -85,6 +77,9 @@ pub(crate) fn observed(
 pub(crate) async fn follow(domains: Domains, mut hinted: Hinted, stop: CancellationToken) {
     let mut open: BTreeSet<DomainId> = BTreeSet::new();
     let mut everything = true;
+    let mut read = 1;
+    let mut alive = tokio::time::interval(ALIVE);
+    alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         if everything {
             match look_at_everything(&domains).await {
@@ -103,11 +98,7 @@ pub(crate) async fn follow(domains: Domains, mut hinted: Hinted, stop: Cancellat
             }
         }
         open = left;
-        let wait = if everything || !open.is_empty() {
-            TRY_AGAIN
-        } else {
-            ALIVE
-        };
+        let failed = everything || !open.is_empty();
         tokio::select! {
             () = stop.cancelled() => return,
             hint = hinted.next() => match hint {
@@ -115,19 +106,47 @@ pub(crate) async fn follow(domains: Domains, mut hinted: Hinted, stop: Cancellat
                 Some(Hint::Everything) => everything = true,
                 None => return,
             },
-            () = tokio::time::sleep(wait) => {
+            () = tokio::time::sleep(TRY_AGAIN), if failed => {}
+            _ = alive.tick() => {
                 // A connection that broke is found by this, and made anew.
                 if let Err(error) = domains.host.node().await {
                     tracing::warn!(%error, "libvirt can't be asked");
+                }
+                match doubted(&domains, &mut read).await {
+                    Ok(doubted) => open.extend(doubted),
+                    Err(error) => tracing::warn!(%error, "the domains' records can't be read"),
                 }
             }
         }
     }
 }
 
+/// The domains here of which others don't know what they are: while nobody heard of this host.
+/// `read` = the revision from which on records weren't read yet.
+async fn doubted(domains: &Domains, read: &mut u64) -> Result<BTreeSet<DomainId>, BusError> {
+    let here = &domains.settings.hypervisor;
+    let mut doubted = BTreeSet::new();
+    loop {
+        let page = domains.catalog.domains.page(*read).await?;
+        for row in page.items {
+            *read = row.revision + 1;
+            if let (Ok(id), Ok(Some(entry))) = (row.key.parse(), row.entry)
+                && entry.value.hypervisor.as_ref() == Some(here)
+                && entry.value.state == DomainState::Unknown
+            {
+                doubted.insert(id);
+            }
+        }
+        match page.next {
+            Some(next) => *read = next,
+            None => return Ok(doubted),
+        }
+    }
+}
+
 /// Every domain that libvirt or a record knows here, and every hold in this host's name.
 async fn look_at_everything(domains: &Domains) -> Result<(), JobError> {
-    let bus = |error: virtbus_bus::BusError| JobError::internal(error.to_string());
+    let bus = |error: BusError| JobError::internal(error.to_string());
     let here = &domains.settings.hypervisor;
     let mut known: BTreeSet<DomainId> = BTreeSet::new();
     for seen in domains.host.domains(false).await? {
@@ -150,7 +169,7 @@ async fn look_at_everything(domains: &Domains) -> Result<(), JobError> {
 
 /// Frees what a domain of this host holds that doesn't run: a service that died may have left it.
 async fn free_forgotten(domains: &Domains) -> Result<(), JobError> {
-    let bus = |error: virtbus_bus::BusError| JobError::internal(error.to_string());
+    let bus = |error: BusError| JobError::internal(error.to_string());
     let here = &domains.settings.hypervisor;
     let holders = |users: &[InUseBy]| -> Vec<DomainId> {
         let ours = users.iter().filter_map(|user| match user {
@@ -231,7 +250,7 @@ mod tests {
             state,
             off_in_order,
             is_starting: false,
-            is_active: is_on(state),
+            is_active: state.is_on(),
             memory: 1 << 30,
             vcpus: 1,
             graphics: None,

@@ -5,7 +5,7 @@
 //! whoever got no answer asks once more.
 
 use super::{Caller, Failed, change::publish_if_new, hypervisors::not_found, pause::check_reason};
-use crate::service::Stores;
+use crate::{domains, service::Stores};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -33,11 +33,11 @@ pub(super) async fn fence(
     let name = &asked.hypervisor;
     let host = mark(stores, &asked).await?;
     tracing::warn!(hypervisor = %name, by = caller.by, reason = asked.reason, "fenced");
-    let on_it = domains_of(stores, name).await?;
+    let on_it = domains::of_host(stores, name).await?;
     let mut domains = Vec::new();
     for (id, before) in &on_it {
         if before.state != DomainState::Shutoff {
-            switch_off(stores, id, name).await?;
+            domains::change(stores, id, name, switched_off).await?;
             domains.push(id.clone());
         }
     }
@@ -89,49 +89,12 @@ async fn mark(stores: &Stores, asked: &Fence) -> Result<HypervisorRecord, Failed
     Err(WriteError::Conflict(name.to_string()).into())
 }
 
-/// The domains that are on a host, or were on it last.
-async fn domains_of(
-    stores: &Stores,
-    host: &Label,
-) -> Result<Vec<(DomainId, DomainRecord)>, BusError> {
-    let (mut found, mut from) = (Vec::new(), Some(1));
-    while let Some(revision) = from {
-        let page = stores.catalogue.domains.page(revision).await?;
-        for row in page.items {
-            if let (Ok(id), Ok(Some(entry))) = (row.key.parse(), row.entry)
-                && entry.value.hypervisor.as_ref() == Some(host)
-            {
-                found.push((id, entry.value));
-            }
-        }
-        from = page.next;
-    }
-    Ok(found)
-}
-
-async fn switch_off(stores: &Stores, id: &DomainId, host: &Label) -> Result<(), Failed> {
-    let domains = &stores.catalogue.domains;
-    for _ in 0..TRIES_MAX {
-        let slot = domains.slot(id.as_str()).await?;
-        let Some(domain) = slot.value else {
-            return Ok(());
-        };
-        if domain.hypervisor.as_ref() != Some(host) {
-            return Ok(());
-        }
-        let off = DomainRecord {
-            state: DomainState::Shutoff,
-            graphics: None,
-            updated_at: stores.bus.now(),
-            ..domain
-        };
-        match domains.update(id.as_str(), &off, slot.revision).await {
-            Ok(_) => return Ok(()),
-            Err(WriteError::Conflict(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(WriteError::Conflict(id.to_string()).into())
+fn switched_off(domain: &DomainRecord) -> Option<DomainRecord> {
+    Some(DomainRecord {
+        state: DomainState::Shutoff,
+        graphics: None,
+        ..domain.clone()
+    })
 }
 
 /// What a domain holds without a lock.

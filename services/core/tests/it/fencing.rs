@@ -3,6 +3,7 @@
 use crate::stack::{Stack, code};
 use serde_json::{Value, json};
 use virtbus_bus::Bucket;
+use virtbus_testbed::until;
 use virtbus_wire::{BootId, Event, StateName, Timestamp, state::Owner};
 
 const HIGH: &str = "hypervisor.hv-1.high";
@@ -43,6 +44,55 @@ async fn job(stack: &Stack, id: &str, task: &str, domain: &str) {
     let job = json!({"id": id, "task": task, "params": {"domain": domain}});
     stack.publish(HIGH, job.to_string()).await;
     stack.record(id, StateName::Queued).await;
+}
+
+#[tokio::test]
+async fn what_runs_on_a_silent_host_is_unknown_and_holds_what_it_uses() {
+    let (stack, _core) = Stack::start().await;
+    let now = Timestamp::now();
+    for host in ["hv-1", "hv-2"] {
+        let record = json!({"pool": "default", "worker": format!("{host}-w"), "host": "h",
+            "updated_at": now});
+        put(&stack, "hypervisors", host, record).await;
+    }
+    let lease = json!({"worker": "hv-2-w", "boot": "0199b1c2-0000-7000-8000-000000000001",
+        "class": "hypervisor", "host": "h", "slots": 1, "busy": 0, "started_at": now, "at": now});
+    put(&stack, "workers", "hv-2-w", lease).await;
+    let states = [
+        "running",
+        "paused",
+        "shutdown",
+        "pmsuspended",
+        "shutoff",
+        "crashed",
+    ];
+    for host in ["hv-1", "hv-2"] {
+        for state in states {
+            let domain = json!({"uuid": "0199b1c2-0000-7000-8000-000000000001",
+                "pool": "default", "hypervisor": host, "state": state, "desired": "running",
+                "updated_at": now});
+            put(&stack, "domains", &format!("{host}-{state}"), domain).await;
+        }
+    }
+    let uses = json!([{"domain": "hv-1-running", "hypervisor": "hv-1", "mode": "exclusive"}]);
+    let disk = json!({"pool": "default", "format": "qcow2", "state": "ready", "in_use_by": uses,
+        "updated_at": now});
+    put(&stack, "disks", "d1", disk).await;
+    let state = async |key: &str| get(&stack, "domains", key).await["state"].clone();
+    until("what nobody sees", async || {
+        // The last one that's written.
+        let said = state("hv-1-pmsuspended").await;
+        if said == "unknown" { Ok(()) } else { Err(said) }
+    })
+    .await;
+    for before in states {
+        let is_off = before == "shutoff" || before == "crashed";
+        let wanted = if is_off { before } else { "unknown" };
+        assert_eq!(state(&format!("hv-1-{before}")).await, wanted);
+        assert_eq!(state(&format!("hv-2-{before}")).await, before);
+    }
+    let users = get(&stack, "disks", "d1").await["in_use_by"].clone();
+    assert_eq!(users, uses, "nobody gave their word");
 }
 
 #[tokio::test]

@@ -33,6 +33,18 @@ pub enum DomainState {
     Unknown,
 }
 
+impl DomainState {
+    /// Whether a domain in this state has processes on its host, or may have.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        match self {
+            Self::Running | Self::Paused | Self::Shutdown => true,
+            Self::Pmsuspended | Self::Unknown => true,
+            Self::Shutoff | Self::Crashed => false,
+        }
+    }
+}
+
 /// How a domain's graphics are reached. Never with a password.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Graphics {

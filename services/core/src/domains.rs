@@ -1,0 +1,61 @@
+//! Records of domains, as far as core has a word in them: their own hosts write them otherwise.
+
+use crate::service::Stores;
+use virtbus_bus::{BusError, WriteError};
+use virtbus_wire::{DomainId, Label, catalog::DomainRecord};
+
+/// How often a change that others come between is tried.
+const TRIES_MAX: u32 = 8;
+
+/// The domains that are on a host, or were on it last.
+///
+/// # Errors
+/// When the server doesn't answer.
+pub async fn of_host(
+    stores: &Stores,
+    host: &Label,
+) -> Result<Vec<(DomainId, DomainRecord)>, BusError> {
+    let (mut found, mut from) = (Vec::new(), Some(1));
+    while let Some(revision) = from {
+        let page = stores.catalogue.domains.page(revision).await?;
+        for row in page.items {
+            if let (Ok(id), Ok(Some(entry))) = (row.key.parse(), row.entry)
+                && entry.value.hypervisor.as_ref() == Some(host)
+            {
+                found.push((id, entry.value));
+            }
+        }
+        from = page.next;
+    }
+    Ok(found)
+}
+
+/// Changes the record of a domain, if it's still of this host. None of `step` = nothing to do.
+///
+/// # Errors
+/// When the server doesn't answer, or others come between all the time.
+pub async fn change(
+    stores: &Stores,
+    id: &DomainId,
+    host: &Label,
+    step: impl Fn(&DomainRecord) -> Option<DomainRecord>,
+) -> Result<(), WriteError> {
+    let domains = &stores.catalogue.domains;
+    for _ in 0..TRIES_MAX {
+        let slot = domains.slot(id.as_str()).await?;
+        let ours = slot.value.filter(|d| d.hypervisor.as_ref() == Some(host));
+        let Some(next) = ours.as_ref().and_then(&step) else {
+            return Ok(());
+        };
+        let next = DomainRecord {
+            updated_at: stores.bus.now(),
+            ..next
+        };
+        match domains.update(id.as_str(), &next, slot.revision).await {
+            Ok(_) => return Ok(()),
+            Err(WriteError::Conflict(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(WriteError::Conflict(id.to_string()))
+}
