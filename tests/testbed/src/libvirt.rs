@@ -6,6 +6,7 @@
 
 use crate::until;
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -146,13 +147,22 @@ impl Libvirt {
     /// The process ids of all domains.
     #[must_use]
     pub fn guests(&self) -> Vec<u32> {
+        self.named_guests().into_values().collect()
+    }
+
+    /// The process ids of all domains, by the domains' names.
+    #[must_use]
+    pub fn named_guests(&self) -> BTreeMap<String, u32> {
         let folder = self.folder.path().join("run/libvirt/qemu/run");
         let files = fs::read_dir(folder).into_iter().flatten().flatten();
         let files = files.map(|file| file.path());
         let pids = files.filter(|path| path.extension().is_some_and(|ending| ending == "pid"));
-        let pids = pids.filter(|path| path.file_stem().is_some_and(|stem| stem != "driver"));
-        let texts = pids.filter_map(|path| fs::read_to_string(path).ok());
-        texts.filter_map(|text| text.trim().parse().ok()).collect()
+        let named = pids.filter_map(|path| {
+            let name = path.file_stem()?.to_str()?.to_owned();
+            let pid = fs::read_to_string(&path).ok()?.trim().parse().ok()?;
+            (name != "driver").then_some((name, pid))
+        });
+        named.collect()
     }
 
     fn socket(&self) -> PathBuf {

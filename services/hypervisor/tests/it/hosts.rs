@@ -2,8 +2,13 @@
 
 use crate::guests::{Guests, payload};
 use serde_json::json;
-use std::time::Duration;
-use virtbus_testbed::until;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+use virtbus_testbed::{Libvirt, until, within};
 use virtbus_wire::{JobState, state::WaitReason, task::hypervisor::DomainState};
 
 const POOL: &str = "hypervisor.default.default";
@@ -109,21 +114,86 @@ async fn what_has_no_room_waits_for_it_and_nothing_is_started_beyond_it() {
     assert_eq!(record.state.name().as_str(), "succeeded");
 }
 
+/// Those of a host's guests that run at this moment.
+fn alive(libvirt: &Libvirt) -> BTreeMap<String, u32> {
+    let mut all = libvirt.named_guests();
+    all.retain(|_, pid| Path::new(&format!("/proc/{pid}/exe")).exists());
+    all
+}
+
+#[tokio::test]
+async fn fifty_starts_share_the_room_of_two_hosts_and_all_run_in_the_end() {
+    const STARTS: usize = 50;
+    const EACH: usize = 5;
+    // Domains of 32 MiB.
+    let guests = Guests::start_with(&[("CAPACITY__MEMORY", "175MiB")]).await;
+    let (other, _service) = guests.second_host().await;
+    let hosts = [&guests.libvirt, &other];
+    let small = json!({"memory": "32MiB", "vcpus": 1, "graphics": "none", "agent": false});
+    let mut jobs = Vec::new();
+    for number in 0..STARTS {
+        let name = format!("web{number}");
+        let params = json!({"domain": name, "template": small});
+        let start = payload("start_domain", &params);
+        jobs.push((guests.site.publish(POOL, start).await, name));
+    }
+    let within_room = || {
+        let now = hosts.map(|host| alive(host).len());
+        assert!(now.iter().all(|count| *count <= EACH), "{now:?} run");
+        now
+    };
+    until("full hosts, and all others waiting for room", async || {
+        let running = within_room();
+        let mut waiting = 0;
+        for (job, _) in &jobs {
+            if let JobState::Waiting(wait) = guests.site.record(job).await?.state {
+                waiting += usize::from(matches!(wait.on, WaitReason::Capacity { .. }));
+            }
+        }
+        if running == [EACH; 2] && waiting == STARTS - 2 * EACH {
+            return Ok(());
+        }
+        Err(format!("{running:?} run, {waiting} wait"))
+    })
+    .await;
+    // The guests end, the way that takes the least time, and as many others come in.
+    let mut ended = BTreeSet::new();
+    within(Duration::from_secs(180), "all to have run", async || {
+        within_room();
+        let open = jobs.iter().filter(|(_, name)| !ended.contains(name));
+        let open: Vec<_> = open.take(2 * EACH).collect();
+        for (job, name) in open {
+            if let Ok(record) = guests.site.nudged(job).await {
+                let is = record.state.name().as_str();
+                assert_eq!(is, "succeeded", "{:?}", record.state);
+                ended.insert(name.clone());
+            }
+        }
+        let over = hosts.into_iter().flat_map(alive);
+        for (_, pid) in over.filter(|(name, _)| ended.contains(name)) {
+            drop(Command::new("kill").args(["-9", &pid.to_string()]).status());
+        }
+        let left = STARTS - ended.len();
+        if left == 0 { Ok(()) } else { Err(left) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_host_whose_libvirt_hangs_starts_nothing_and_recovers_by_itself() {
     let mut guests = Guests::start().await;
     guests.run("web1").await;
     guests.libvirt.signal("STOP");
     let unready = async |wanted: bool, guests: &mut Guests| {
-        virtbus_testbed::within(Duration::from_secs(90), "readiness", async || match guests
-            .service
-            .ready()
-            .await
-        {
-            Ok(()) if wanted => Ok(()),
-            Err(said) if !wanted && said.contains("libvirt") => Ok(()),
-            other => Err(other),
-        })
+        within(
+            Duration::from_secs(90),
+            "readiness",
+            async || match guests.service.ready().await {
+                Ok(()) if wanted => Ok(()),
+                Err(said) if !wanted && said.contains("libvirt") => Ok(()),
+                other => Err(other),
+            },
+        )
         .await;
     };
     unready(false, &mut guests).await;
