@@ -1,10 +1,21 @@
 //! What a domain's devices may say. See [`super::rules`].
 
 use super::rules::{
-    ON_OFF, Rule,
-    Value::{Number, OneOf, Word},
+    ON_OFF, PLACES_MAX, Rule, THREADS_MAX,
+    Value::{Number, OneOf, UpTo, Word},
     YES_NO, leaf, node, says,
 };
+
+/// The last unit of a SCSI target.
+const UNITS_MAX: u64 = 16_383;
+/// The most ports that a controller can have.
+const PORTS_MAX: u64 = 511;
+/// The most of each of a screen's memories, in KiB: it's beside what the domain says it takes.
+const SCREEN_KIB_MAX: u64 = 256 << 10;
+/// The most screens of a card.
+const HEADS_MAX: u64 = 16;
+/// The largest packet of a network.
+const MTU_MAX: u64 = 65_535;
 
 /// Where a device is in the guest.
 const ADDRESS: Rule = leaf(
@@ -19,9 +30,9 @@ const ADDRESS: Rule = leaf(
         ("slot", Word),
         ("function", Word),
         ("multifunction", ON_OFF),
-        ("controller", Number),
-        ("target", Number),
-        ("unit", Number),
+        ("controller", UpTo(PLACES_MAX)),
+        ("target", UpTo(PLACES_MAX)),
+        ("unit", UpTo(UNITS_MAX)),
         ("port", Word),
     ],
 );
@@ -39,18 +50,28 @@ pub(super) const DEVICES: Rule = node(
                     "type",
                     OneOf(&["usb", "scsi", "sata", "ide", "virtio-serial", "pci"]),
                 ),
-                ("index", Number),
+                ("index", UpTo(PLACES_MAX)),
                 ("model", Word),
-                ("ports", Number),
+                ("ports", UpTo(PORTS_MAX)),
             ],
             &[
-                leaf("driver", &[("queues", Number), ("iothread", Number)]),
+                leaf(
+                    "driver",
+                    &[
+                        ("queues", UpTo(THREADS_MAX)),
+                        ("iothread", UpTo(THREADS_MAX)),
+                    ],
+                ),
                 leaf("model", &[("name", Word)]),
                 leaf(
                     "target",
-                    &[("chassis", Number), ("port", Word), ("chassisNr", Number)],
+                    &[
+                        ("chassis", UpTo(PLACES_MAX)),
+                        ("port", Word),
+                        ("chassisNr", UpTo(PLACES_MAX)),
+                    ],
                 ),
-                leaf("master", &[("startport", Number)]),
+                leaf("master", &[("startport", UpTo(PLACES_MAX))]),
                 ADDRESS,
                 ALIAS,
             ],
@@ -68,11 +89,11 @@ pub(super) const DEVICES: Rule = node(
                             "type",
                             OneOf(&["virtio", "qxl", "vga", "cirrus", "bochs", "none"]),
                         ),
-                        ("ram", Number),
-                        ("vram", Number),
-                        ("vram64", Number),
-                        ("vgamem", Number),
-                        ("heads", Number),
+                        ("ram", UpTo(SCREEN_KIB_MAX)),
+                        ("vram", UpTo(SCREEN_KIB_MAX)),
+                        ("vram64", UpTo(SCREEN_KIB_MAX)),
+                        ("vgamem", UpTo(SCREEN_KIB_MAX)),
+                        ("heads", UpTo(HEADS_MAX)),
                         ("primary", YES_NO),
                     ],
                 ),
@@ -87,7 +108,10 @@ pub(super) const DEVICES: Rule = node(
         ),
         leaf(
             "audio",
-            &[("id", Number), ("type", OneOf(&["none", "spice"]))],
+            &[
+                ("id", UpTo(PLACES_MAX)),
+                ("type", OneOf(&["none", "spice"])),
+            ],
         ),
         node(
             "input",
@@ -179,7 +203,7 @@ const SERIAL: &[Rule] = &[
         "target",
         &[
             ("type", OneOf(&["isa-serial", "serial", "virtio"])),
-            ("port", Number),
+            ("port", UpTo(PLACES_MAX)),
         ],
         &[leaf("model", &[("name", Word)])],
     ),
@@ -207,8 +231,8 @@ const DISK: Rule = node(
                 ("discard", OneOf(&["unmap", "ignore"])),
                 ("detect_zeroes", OneOf(&["on", "off", "unmap"])),
                 ("io", OneOf(&["threads", "native", "io_uring"])),
-                ("iothread", Number),
-                ("queues", Number),
+                ("iothread", UpTo(THREADS_MAX)),
+                ("queues", UpTo(THREADS_MAX)),
             ],
         ),
         leaf("source", &[("pool", Word), ("volume", Word)]),
@@ -254,10 +278,13 @@ const INTERFACE: Rule = node(
         ),
         leaf(
             "driver",
-            &[("name", OneOf(&["qemu", "vhost"])), ("queues", Number)],
+            &[
+                ("name", OneOf(&["qemu", "vhost"])),
+                ("queues", UpTo(THREADS_MAX)),
+            ],
         ),
         leaf("link", &[("state", OneOf(&["up", "down"]))]),
-        leaf("mtu", &[("size", Number)]),
+        leaf("mtu", &[("size", UpTo(MTU_MAX))]),
         BOOT,
         ADDRESS,
         ALIAS,

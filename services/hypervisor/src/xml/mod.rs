@@ -21,4 +21,6 @@ pub(crate) use policy::Policy;
 pub(crate) use tree::Element;
 
 #[cfg(test)]
+mod attacks;
+#[cfg(test)]
 mod tests;

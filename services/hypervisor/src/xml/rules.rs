@@ -5,17 +5,20 @@
 //! the host can be named.
 
 use super::devices::DEVICES;
-use Value::{Nothing, Number, OneOf, Prose, Word};
+use Value::{Nothing, Number, OneOf, Prose, UpTo, Word};
 
 /// What a value or a text may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Value {
     /// Nothing: the element has no text.
     Nothing,
-    /// A word: letters, digits and `_.:,+-`.
+    /// A word: letters, digits and `_.:+-`. No comma, which begins an option of QEMU's.
     Word,
-    /// A whole number.
+    /// A whole number, of which nothing on the host becomes large.
     Number,
+    /// A whole number up to this one: libvirt or QEMU takes memory or processes for so many, which
+    /// nobody counts as the domain's.
+    UpTo(u64),
     /// One of these.
     OneOf(&'static [&'static str]),
     /// Text for people.
@@ -60,6 +63,11 @@ pub(super) const fn says(name: &'static str, attributes: Attributes, text: Value
     }
 }
 
+/// Threads and queues of a device.
+pub(super) const THREADS_MAX: u64 = 64;
+/// Places on a bus, and buses: libvirt makes all those before the one that's named.
+pub(super) const PLACES_MAX: u64 = 255;
+
 pub(super) const YES_NO: Value = OneOf(&["yes", "no"]);
 pub(super) const ON_OFF: Value = OneOf(&["on", "off"]);
 const LIFE: Value = OneOf(&["destroy", "restart", "preserve"]);
@@ -82,7 +90,7 @@ pub(super) const DOMAIN: Rule = node(
             &[("placement", OneOf(&["static"])), ("current", Number)],
             Number,
         ),
-        says("iothreads", &[], Number),
+        says("iothreads", &[], UpTo(THREADS_MAX)),
         OS,
         FEATURES,
         CPU,
@@ -180,10 +188,10 @@ const CPU: Rule = node(
         leaf(
             "topology",
             &[
-                ("sockets", Number),
-                ("dies", Number),
-                ("cores", Number),
-                ("threads", Number),
+                ("sockets", UpTo(PLACES_MAX)),
+                ("dies", UpTo(PLACES_MAX)),
+                ("cores", UpTo(PLACES_MAX)),
+                ("threads", UpTo(PLACES_MAX)),
             ],
         ),
         leaf(
@@ -225,12 +233,16 @@ const DIGITS_MAX: usize = 18;
 impl Value {
     /// Whether a text is one.
     pub(super) fn allows(self, text: &str) -> bool {
-        let word = |b: u8| b.is_ascii_alphanumeric() || b"_.:,+-".contains(&b);
+        let word = |b: u8| b.is_ascii_alphanumeric() || b"_.:+-".contains(&b);
         match self {
             Self::Nothing => text.is_empty(),
             Self::Word => (1..=WORD_CHARS_MAX).contains(&text.len()) && text.bytes().all(word),
             Self::Number => {
                 (1..=DIGITS_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
+            }
+            Self::UpTo(most) => {
+                let number = text.parse::<u64>();
+                Self::Number.allows(text) && number.is_ok_and(|number| number <= most)
             }
             Self::OneOf(all) => all.contains(&text),
             Self::Prose => {
