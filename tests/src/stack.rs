@@ -43,6 +43,9 @@ pub struct Options {
     pub record_tools: bool,
     /// Each role logs in with a key of its own.
     pub secure: bool,
+    /// Domains run, on a libvirt daemon of the stack's own; else libvirt's trial driver is taken,
+    /// which is there at once.
+    pub domains: bool,
 }
 
 /// A running system.
@@ -93,8 +96,9 @@ impl Stack {
         let mut command = Command::new(virtbus());
         command.arg("up").arg("--dir").arg(folder.join("up"));
         command.arg("--ready-file").arg(&ready_file);
-        // Stacks run side by side, and a libvirt daemon has one service.
-        command.args(["--hypervisor-uri", "test:///default"]);
+        if !options.domains {
+            command.args(["--hypervisor-uri", "test:///default"]);
+        }
         if options.secure {
             command.arg("--secure");
         }
