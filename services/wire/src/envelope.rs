@@ -260,7 +260,10 @@ mod tests {
             ("", "."),
             ("[]", "."),
             (r#"["ping"]"#, "."),
-            (r#"[null,"ping",{},null,null,{},[],{},"fail",null,null,null,{},null]"#, "."),
+            (
+                r#"[null,"ping",{},null,null,{},[],{},"fail",null,null,null,{},null]"#,
+                ".",
+            ),
             ("{}", "task"),
             (r#"{"task":"ping"} x"#, "."),
             (r#"{"task":""}"#, "task"),
