@@ -18,7 +18,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
-use virtbus_wire::Timestamp;
+use virtbus_wire::{
+    Timestamp,
+    protocol::{
+        arrival::{Arrival, Headers, MSG_ID_HEADER, TRACE_HEADER},
+        delivery::{GENERATION_HEADER, JOB_HEADER},
+    },
+};
 
 /// The most messages of one page; the server allows no more keys at once either.
 pub const PAGE_MAX: usize = 1024;
@@ -45,6 +51,24 @@ impl Stored {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.as_str())
+    }
+
+    /// The message as what came to a stream of jobs. `None` for one that isn't in such a stream.
+    #[must_use]
+    pub fn arrival(&self) -> Option<Arrival<'_>> {
+        Some(Arrival {
+            subject: &self.subject,
+            payload: &self.payload,
+            headers: Headers {
+                msg_id: self.header(MSG_ID_HEADER),
+                job: self.header(JOB_HEADER),
+                generation: self.header(GENERATION_HEADER),
+                traceparent: self.header(TRACE_HEADER),
+            },
+            stream: self.header("Nats-Stream")?,
+            seq: self.seq,
+            time: self.time,
+        })
     }
 }
 

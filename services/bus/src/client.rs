@@ -4,11 +4,12 @@ use crate::{
     error::BusError,
     transport::{Nats, Transport, Wire},
 };
-use async_nats::{Client, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectOptions, Event, Request, RequestError, jetstream};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
+use virtbus_wire::control::Operation;
 
 /// How often the server is pinged: two missed answers mean a lost connection.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -178,6 +179,21 @@ impl Bus {
     ) -> Result<async_nats::Message, BusError> {
         let answer = self.ask(subject.to_owned(), None, payload.into()).await;
         answer.map_err(|error| BusError::unreachable(subject, error))
+    }
+
+    /// A request to the control service and its answer, waited for as long as the service may take.
+    ///
+    /// # Errors
+    /// When no answer comes in time, or nobody is there to answer.
+    pub async fn control(
+        &self,
+        operation: Operation,
+        body: impl Into<bytes::Bytes>,
+    ) -> Result<async_nats::Message, RequestError> {
+        let patience = operation.deadline() + REQUEST_TIMEOUT;
+        let request = Request::new().payload(body.into()).timeout(Some(patience));
+        let client = self.client();
+        client.send_request(operation.subject(), request).await
     }
 
     /// Sends what is still buffered and ends the connection.

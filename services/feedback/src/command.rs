@@ -86,7 +86,7 @@ fn body(request: &impl Serialize) -> Result<Value, JobError> {
 }
 
 async fn request(bus: &Bus, operation: Operation, body: &Value) -> Result<Value, JobError> {
-    let answer = bus.request(operation.subject(), body.to_string()).await;
+    let answer = bus.control(operation, body.to_string()).await;
     let answer = answer.map_err(|error| {
         tracing::warn!(%error, %operation, "no answer");
         JobError::internal("the core service doesn't answer")

@@ -1,15 +1,19 @@
 //! A job as its publisher writes it.
 
+mod dependency;
+
+pub use dependency::{Dependency, ON_MAX};
+
 use crate::{
     error::{Code, JobError},
     id::{JobId, PublisherLock, Tenant, User},
-    state::StateName,
+    json,
     time::Timestamp,
 };
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 /// The most bytes that `params` may take as JSON.
 pub const PARAMS_BYTES_MAX: usize = 12 * 1024;
@@ -79,15 +83,6 @@ pub struct Envelope {
     pub reason: Option<String>,
 }
 
-/// A job that must end first. `"<id>"` is short for `{"job": "<id>"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Dependency {
-    /// The job to wait for.
-    pub job: JobId,
-    /// The final states that satisfy; `["succeeded"]` when left out.
-    pub on: Vec<StateName>,
-}
-
 /// Locks of a publisher's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PublisherLocks {
@@ -131,82 +126,6 @@ impl Default for Retry {
     }
 }
 
-impl JsonSchema for Dependency {
-    fn schema_name() -> Cow<'static, str> {
-        "Dependency".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let job = generator.subschema_for::<JobId>();
-        let full = json_schema!({
-            "description": "A job that must end first, and in which final states.",
-            "type": "object",
-            "properties": {
-                "job": job,
-                "on": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": { "enum": ["succeeded", "failed", "cancelled"] }
-                }
-            },
-            "required": ["job"]
-        });
-        if generator.contract().is_serialize() {
-            return full;
-        }
-        json_schema!({
-            "description": "A job that must end first; its id alone stands for its success.",
-            "oneOf": [job, full]
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Dependency {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Full {
-            job: JobId,
-            #[serde(default = "on_success")]
-            on: Vec<StateName>,
-        }
-
-        struct Visitor;
-
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = Dependency;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a job id, or {\"job\": id, \"on\": [states]}")
-            }
-
-            fn visit_str<E: de::Error>(self, id: &str) -> Result<Dependency, E> {
-                let job = id.parse().map_err(E::custom)?;
-                Ok(Dependency {
-                    job,
-                    on: on_success(),
-                })
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Dependency, A::Error> {
-                let full = Full::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                if full.on.is_empty() || full.on.iter().any(|state| !state.is_final()) {
-                    return Err(de::Error::custom("on: must be final states, at least one"));
-                }
-                Ok(Dependency {
-                    job: full.job,
-                    on: full.on,
-                })
-            }
-        }
-
-        deserializer.deserialize_any(Visitor)
-    }
-}
-
-fn on_success() -> Vec<StateName> {
-    vec![StateName::Succeeded]
-}
-
 impl Envelope {
     /// A job that says nothing but its task.
     #[must_use]
@@ -235,13 +154,10 @@ impl Envelope {
     /// `job.malformed` for what can't be decoded, with the field in `detail.field`. What decodes
     /// but breaks a bound is for [`Envelope::check`], since then the job's id is known.
     pub fn decode(payload: &[u8]) -> Result<Self, JobError> {
-        let mut json = serde_json::Deserializer::from_slice(payload);
-        let envelope: Self = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let field = error.path().to_string();
-            malformed(&field, &error.into_inner().to_string())
+        let envelope: Self = json::read(payload).map_err(|wrong| {
+            let field = wrong.field.as_deref().unwrap_or(".");
+            malformed(field, &wrong.message)
         })?;
-        json.end()
-            .map_err(|error| malformed(".", &error.to_string()))?;
         if envelope.task.is_empty() || envelope.task.len() > LABEL_BYTES_MAX {
             return Err(malformed("task", "must be the name of a task"));
         }
@@ -324,6 +240,7 @@ fn malformed(field: &str, message: &str) -> JobError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::StateName;
 
     fn refused(json: &str) -> JobError {
         let error = Envelope::decode(json.as_bytes()).and_then(|envelope| envelope.check());
@@ -342,13 +259,22 @@ mod tests {
         for (json, field) in [
             ("", "."),
             ("[]", "."),
-            ("{}", "."),
+            (r#"["ping"]"#, "."),
+            (
+                r#"[null,"ping",{},null,null,{},[],{},"fail",null,null,null,{},null]"#,
+                ".",
+            ),
+            ("{}", "task"),
             (r#"{"task":"ping"} x"#, "."),
             (r#"{"task":""}"#, "task"),
             (r#"{"task":"ping","id":"a/b"}"#, "id"),
             (r#"{"task":"ping","after":["../x"]}"#, "after[0]"),
             (
                 r#"{"task":"ping","after":[{"job":"a","on":["running"]}]}"#,
+                "after[0]",
+            ),
+            (
+                r#"{"task":"ping","after":[{"job":"a","on":["failed","failed","failed","failed"]}]}"#,
                 "after[0]",
             ),
             (r#"{"task":"ping","expires_at":"soon"}"#, "expires_at"),

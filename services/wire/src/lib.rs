@@ -11,6 +11,7 @@ pub mod error;
 mod flat;
 pub mod frame;
 pub mod id;
+mod json;
 pub mod protocol;
 pub mod queue;
 pub mod record;

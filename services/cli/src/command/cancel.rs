@@ -7,6 +7,7 @@ use crate::{
 };
 use serde_json::json;
 use virtbus_bus::Bus;
+use virtbus_wire::control::Operation;
 
 /// Cancel jobs
 #[derive(Debug, clap::Args)]
@@ -24,7 +25,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
     let request = json!({"force": args.force, "only_waiting": args.only_waiting});
-    let asked = ("virtbus.jobs.cancel", request);
+    let asked = (Operation::JobsCancel, request);
     each::ask_for_each(&args.ids, (bus, output), asked, exit_of).await
 }
 

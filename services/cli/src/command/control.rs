@@ -5,7 +5,7 @@ use async_nats::client::RequestErrorKind;
 use serde::Deserialize;
 use serde_json::Value;
 use virtbus_bus::Bus;
-use virtbus_wire::JobError;
+use virtbus_wire::{JobError, control::Operation};
 
 /// No caller's name has more bytes.
 const CALLER_BYTES_MAX: usize = 128;
@@ -14,9 +14,13 @@ const CALLER_BYTES_MAX: usize = 128;
 ///
 /// # Errors
 /// When nobody answers, or the answer is an error.
-pub(crate) async fn ask(bus: &Bus, subject: &str, request: &Value) -> Result<Value, Failure> {
-    let payload = request.to_string().into();
-    let answer = bus.client().request(subject.to_owned(), payload).await;
+pub(crate) async fn ask(
+    bus: &Bus,
+    operation: Operation,
+    request: &Value,
+) -> Result<Value, Failure> {
+    let subject = operation.subject();
+    let answer = bus.control(operation, request.to_string()).await;
     let answer = answer.map_err(|error| {
         let message = match error.kind() {
             RequestErrorKind::NoResponders => format!("nobody answers to {subject}"),
@@ -45,11 +49,15 @@ pub(crate) async fn ask(bus: &Bus, subject: &str, request: &Value) -> Result<Val
 ///
 /// # Errors
 /// As [`ask`].
-pub(crate) async fn tell(bus: &Bus, subject: &str, mut request: Value) -> Result<Value, Failure> {
+pub(crate) async fn tell(
+    bus: &Bus,
+    operation: Operation,
+    mut request: Value,
+) -> Result<Value, Failure> {
     if let Some(by) = caller() {
         request["by"] = by.into();
     }
-    ask(bus, subject, &request).await
+    ask(bus, operation, &request).await
 }
 
 /// Who runs this program, as far as the environment says.

@@ -76,9 +76,14 @@ impl Letter {
             let stream = header("Virtbus-Stream")?.to_lowercase();
             Some(format!("{stream}-{}", header("Virtbus-Sequence")?))
         };
-        // What can't be read runs under its number, whatever it says of itself.
-        let said = (!is_malformed(&reason)).then(|| text("id")).flatten();
-        let job = header(JOB_HEADER).or(said).or_else(numbered);
+        let number = numbered();
+        let job = if is_malformed(&reason) {
+            // What can't be read runs under its number, whatever it says of itself.
+            let is_its = |id: &String| number.as_ref().is_some_and(|number| id.starts_with(number));
+            header(JOB_HEADER).filter(is_its).or(number)
+        } else {
+            header(JOB_HEADER).or_else(|| text("id")).or(number)
+        };
         let queue = stored.subject.strip_prefix(PREFIX);
         Self {
             queue: queue.unwrap_or_default().to_owned(),

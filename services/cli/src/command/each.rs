@@ -8,7 +8,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use virtbus_bus::Bus;
-use virtbus_wire::JobId;
+use virtbus_wire::{JobId, control::Operation};
 
 /// Asks for one job, whose id joins `request`, and says what came of it.
 ///
@@ -16,12 +16,12 @@ use virtbus_wire::JobId;
 /// When core doesn't answer, or refuses.
 pub(crate) async fn outcome(
     bus: &Bus,
-    subject: &str,
+    operation: Operation,
     id: &JobId,
     mut request: Value,
 ) -> Result<String, Failure> {
     request["id"] = json!(id);
-    let answer = control::tell(bus, subject, request).await?;
+    let answer = control::tell(bus, operation, request).await?;
     let outcome = answer.get("outcome").and_then(Value::as_str);
     Ok(outcome.unwrap_or("unknown").to_owned())
 }
@@ -33,14 +33,14 @@ pub(crate) async fn outcome(
 pub(crate) async fn ask_for_each(
     texts: &[String],
     (bus, output): (&Bus, Output),
-    (subject, request): (&str, Value),
+    (operation, request): (Operation, Value),
     exit_of: fn(&str) -> Exit,
 ) -> Result<Exit, Failure> {
     let mut exit = Exit::Done;
     let mut told = Vec::new();
     for text in texts {
         let id = jobs::find_id(bus, text).await?;
-        let outcome = outcome(bus, subject, &id, request.clone()).await?;
+        let outcome = outcome(bus, operation, &id, request.clone()).await?;
         exit = exit.max(exit_of(&outcome));
         if !output.json {
             output.text(&format!("{id}  {}", outcome.replace('_', " ")))?;

@@ -9,6 +9,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use virtbus_bus::Bus;
+use virtbus_wire::control::Operation;
 
 /// Say why a job doesn't run
 #[derive(Debug, clap::Args)]
@@ -20,7 +21,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
     let id = jobs::find_id(bus, &args.id).await?;
     let request = json!({"id": id});
-    let answer = control::ask(bus, "virtbus.jobs.explain", &request).await?;
+    let answer = control::ask(bus, Operation::JobsExplain, &request).await?;
     if output.json {
         output.value(&answer)?;
     } else {

@@ -8,7 +8,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 use virtbus_bus::Bus;
-use virtbus_wire::Label;
+use virtbus_wire::{Label, control::Operation};
 
 /// List the hosts, or drain or fence one
 #[derive(Debug, clap::Args)]
@@ -52,14 +52,14 @@ struct Fence {
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
     match &args.action {
         None => list(bus, output).await,
-        Some(Action::Drain(on)) => drain(bus, output, "drain", on).await,
-        Some(Action::Undrain(on)) => drain(bus, output, "undrain", on).await,
+        Some(Action::Drain(on)) => drain(bus, output, Operation::HypervisorsDrain, on).await,
+        Some(Action::Undrain(on)) => drain(bus, output, Operation::HypervisorsUndrain, on).await,
         Some(Action::Fence(asked)) => fence(bus, output, asked).await,
     }
 }
 
 async fn list(bus: &Bus, output: Output) -> Result<Exit, Failure> {
-    let answer = control::ask(bus, "virtbus.hypervisors.list", &json!({})).await?;
+    let answer = control::ask(bus, Operation::HypervisorsList, &json!({})).await?;
     if output.json {
         output.value(&answer)?;
         return Ok(Exit::Done);
@@ -90,9 +90,14 @@ fn row(host: &Value) -> Vec<Cell> {
     ]
 }
 
-async fn drain(bus: &Bus, output: Output, verb: &str, on: &OnHost) -> Result<Exit, Failure> {
+async fn drain(
+    bus: &Bus,
+    output: Output,
+    operation: Operation,
+    on: &OnHost,
+) -> Result<Exit, Failure> {
     let request = json!({"hypervisor": on.hypervisor, "reason": on.reason});
-    let answer = control::tell(bus, &format!("virtbus.hypervisors.{verb}"), request).await?;
+    let answer = control::tell(bus, operation, request).await?;
     if output.json {
         output.value(&answer)?;
     } else {
@@ -109,7 +114,7 @@ async fn fence(bus: &Bus, output: Output, asked: &Fence) -> Result<Exit, Failure
         restart,
     } = asked;
     let request = json!({"hypervisor": hypervisor, "reason": reason, "restart": restart});
-    let answer = control::tell(bus, "virtbus.hypervisors.fence", request).await?;
+    let answer = control::tell(bus, Operation::HypervisorsFence, request).await?;
     if output.json {
         output.value(&answer)?;
         return Ok(Exit::Done);

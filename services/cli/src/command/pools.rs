@@ -10,7 +10,7 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, ops::ControlFlow};
 use virtbus_bus::Bus;
-use virtbus_wire::{Label, Size, span::Span};
+use virtbus_wire::{Label, Size, control::Operation, span::Span};
 
 const BUCKET: &str = "pools";
 
@@ -95,7 +95,7 @@ impl Register {
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
     match &args.action {
         Action::Register(register) => {
-            let answer = control::ask(bus, "virtbus.pools.register", &register.request()).await?;
+            let answer = control::ask(bus, Operation::PoolsRegister, &register.request()).await?;
             if output.json {
                 output.value(&answer)?;
             } else {

@@ -7,7 +7,7 @@ use crate::{
 };
 use serde_json::json;
 use virtbus_bus::Bus;
-use virtbus_wire::Priority;
+use virtbus_wire::{Priority, control::Operation};
 
 /// Change the priority of jobs that haven't started
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ fn priority(text: &str) -> Result<Priority, String> {
 
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
     let request = json!({"priority": args.priority});
-    let asked = ("virtbus.jobs.priority", request);
+    let asked = (Operation::JobsPriority, request);
     each::ask_for_each(&args.ids, (bus, output), asked, exit_of).await
 }
 

@@ -9,7 +9,7 @@ use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 use virtbus_bus::Bus;
-use virtbus_wire::Class;
+use virtbus_wire::{Class, control::Operation};
 
 /// List the queues, or pause, resume or purge one
 #[derive(Debug, clap::Args)]
@@ -53,15 +53,20 @@ struct Queue {
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
     match &args.action {
         None => list(bus, output).await,
-        Some(Action::Pause(on)) => change(bus, output, "pause", on).await,
-        Some(Action::Resume(on)) => change(bus, output, "resume", on).await,
-        Some(Action::Purge(on)) => change(bus, output, "purge", on).await,
+        Some(Action::Pause(on)) => change(bus, output, Operation::QueuesPause, on).await,
+        Some(Action::Resume(on)) => change(bus, output, Operation::QueuesResume, on).await,
+        Some(Action::Purge(on)) => change(bus, output, Operation::QueuesPurge, on).await,
     }
 }
 
-async fn change(bus: &Bus, output: Output, verb: &str, on: &OnQueue) -> Result<Exit, Failure> {
+async fn change(
+    bus: &Bus,
+    output: Output,
+    operation: Operation,
+    on: &OnQueue,
+) -> Result<Exit, Failure> {
     let request = json!({"queue": on.queue, "reason": on.reason});
-    let answer = control::tell(bus, &format!("virtbus.queues.{verb}"), request).await?;
+    let answer = control::tell(bus, operation, request).await?;
     if output.json {
         output.value(&answer)?;
         return Ok(Exit::Done);

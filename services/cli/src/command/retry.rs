@@ -7,9 +7,7 @@ use crate::{
 };
 use serde_json::json;
 use virtbus_bus::Bus;
-use virtbus_wire::JobId;
-
-const SUBJECT: &str = "virtbus.jobs.retry";
+use virtbus_wire::{JobId, control::Operation};
 
 /// Run jobs that are over once more
 #[derive(Debug, clap::Args)]
@@ -20,7 +18,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
-    each::ask_for_each(&args.ids, (bus, output), (SUBJECT, json!({})), exit_of).await
+    let asked = (Operation::JobsRetry, json!({}));
+    each::ask_for_each(&args.ids, (bus, output), asked, exit_of).await
 }
 
 /// Asks for a retry, and says what came of it: `queued`, `not_final` or `unknown`.
@@ -28,7 +27,7 @@ pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, 
 /// # Errors
 /// When core doesn't answer, or refuses.
 pub(crate) async fn retry(bus: &Bus, id: &JobId) -> Result<String, Failure> {
-    each::outcome(bus, SUBJECT, id, json!({})).await
+    each::outcome(bus, Operation::JobsRetry, id, json!({})).await
 }
 
 fn exit_of(outcome: &str) -> Exit {

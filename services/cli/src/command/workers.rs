@@ -12,6 +12,7 @@ use virtbus_bus::Bus;
 use virtbus_wire::{
     Timestamp, WorkerId,
     catalog::{DRAIN_PREFIX, QueueRecord},
+    control::Operation,
 };
 
 /// The bucket of leases: a worker that is gone is gone from it.
@@ -50,14 +51,19 @@ struct OnWorker {
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
     match &args.action {
         None => list(bus, output).await,
-        Some(Action::Drain(on)) => change(bus, output, "drain", on).await,
-        Some(Action::Undrain(on)) => change(bus, output, "undrain", on).await,
+        Some(Action::Drain(on)) => change(bus, output, Operation::WorkersDrain, on).await,
+        Some(Action::Undrain(on)) => change(bus, output, Operation::WorkersUndrain, on).await,
     }
 }
 
-async fn change(bus: &Bus, output: Output, verb: &str, on: &OnWorker) -> Result<Exit, Failure> {
+async fn change(
+    bus: &Bus,
+    output: Output,
+    operation: Operation,
+    on: &OnWorker,
+) -> Result<Exit, Failure> {
     let request = json!({"worker": on.worker, "reason": on.reason});
-    let answer = control::tell(bus, &format!("virtbus.workers.{verb}"), request).await?;
+    let answer = control::tell(bus, operation, request).await?;
     if output.json {
         output.value(&answer)?;
         return Ok(Exit::Done);

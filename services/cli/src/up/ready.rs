@@ -20,7 +20,10 @@ use virtbus_bus::{
     Bus, ConnectConfig,
     topology::{self, Mode, Role, Wanted},
 };
-use virtbus_wire::auth::{Scope, Scopes};
+use virtbus_wire::{
+    auth::{Scope, Scopes},
+    control::Operation,
+};
 
 /// The libvirt daemon that is tried first, and the one that is always there.
 pub(crate) const LIBVIRT_URI: &str = "qemu:///session";
@@ -183,7 +186,7 @@ async fn readyz(port: u16) -> std::io::Result<String> {
 async fn register(bus: &Bus, layout: &Layout) -> Result<(), Failure> {
     let transfer_url = layout.http_url(Name::Storage);
     let pool = json!({"pool": POOL, "default": true, "transfer_url": transfer_url});
-    crate::command::control::ask(bus, "virtbus.pools.register", &pool).await?;
+    crate::command::control::ask(bus, Operation::PoolsRegister, &pool).await?;
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! Errors: exit codes, and their form for programs.
 
-use crate::program::{Site, run};
+use crate::{
+    program::{Site, run},
+    steering::asked,
+};
 use serde_json::{Value, json};
 
 fn code(err: &str) -> Value {
@@ -40,6 +43,21 @@ async fn a_part_of_an_id_that_fits_two_jobs_is_refused() {
     let said = site.run("show 12345678").await.ended(2);
     assert!(said.err.contains("aa-12345678, bb-12345678"), "{said:?}");
     site.run("show aa-12345678").await.ended(0);
+}
+
+#[tokio::test]
+async fn the_last_job_is_the_one_published_last_though_nobody_has_made_its_record() {
+    let site = Site::start().await;
+    let queue = "storage.default.low";
+    site.register("before", r#"{"task":"ping"}"#, queue).await;
+    let client = site.bus.client();
+    let newest = r#"{"id":"newest","task":"ping"}"#;
+    client.request(queue, newest.into()).await.unwrap();
+    let subject = "virtbus.jobs.cancel";
+    let answer = json!({"outcome": "cancelled"});
+    let (asks, said) = asked(&site, "cancel last", subject, answer).await;
+    assert_eq!(asks["id"], "newest");
+    said.ended(0);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use virtbus_testbed::watch::soon;
 use virtbus_wire::{Code, Event, JobError};
 
 /// Runs the program and answers the one request it makes.
-async fn asked(site: &Site, line: &str, subject: &str, answer: Value) -> (Value, Said) {
+pub(crate) async fn asked(site: &Site, line: &str, subject: &str, answer: Value) -> (Value, Said) {
     let client = site.bus.client();
     let mut requests = client.subscribe(subject.to_owned()).await.unwrap();
     client.flush().await.unwrap();
@@ -185,6 +185,8 @@ async fn dead_letters_are_listed_shown_and_requeued() {
             ("Virtbus-Reason", "job.malformed"),
             ("Virtbus-Stream", "STORAGE"),
             ("Virtbus-Sequence", "3"),
+            // It said so itself, and it's somebody else's name.
+            ("Virtbus-Job", "poison"),
         ],
         "not json",
     )

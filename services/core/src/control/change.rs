@@ -4,7 +4,7 @@
 //! whoever comes between makes the rule be asked again. The answer is true from then on: what is
 //! published or deleted afterwards is done again by the reconciler should it fail here.
 
-use super::{Caller, Failed, messages};
+use super::{Caller, Failed, jobs, messages};
 use crate::service::Stores;
 use virtbus_bus::{
     WriteError,
@@ -48,7 +48,7 @@ async fn settle<T>(
     rule: impl Fn(&Record) -> Result<Verdict<T>, JobError>,
 ) -> Result<Option<Outcome<T>>, Failed> {
     for _ in 0..TRIES_MAX {
-        let Some(entry) = stores.jobs.get_latest(id).await? else {
+        let Some(entry) = jobs::find(stores, id).await? else {
             return Ok(None);
         };
         let (event, answer) = match rule(&entry.value)? {

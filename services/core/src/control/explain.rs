@@ -25,7 +25,7 @@ struct Line {
 
 /// Why a job is where it is.
 pub(super) async fn explain(stores: &Stores, asked: Explain) -> Result<Explained, Failed> {
-    let found = stores.jobs.get_latest(&asked.id).await?;
+    let found = jobs::find(stores, &asked.id).await?;
     let job = found.ok_or_else(|| jobs::not_found(&asked.id))?.value;
     let line = match job.queue.queue() {
         Some(queue) => line(stores, &job, queue).await?,

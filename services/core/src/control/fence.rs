@@ -4,17 +4,17 @@
 //! jobs end or go elsewhere; what should run is started elsewhere. Each step may be done again:
 //! whoever got no answer asks once more.
 
-use super::{Caller, Failed, change::publish_if_new, hypervisors::not_found, pause::check_reason};
+use super::{
+    Caller, Failed, change::publish_if_new, hypervisors::not_found, pause::check_reason,
+    things::Held,
+};
 use crate::{domains, service::Stores};
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use std::collections::BTreeSet;
 use virtbus_bus::{Bucket, BusError, Entry, WriteError, jobs::ChangeError, lease::Leases};
 use virtbus_wire::{
     Code, DomainId, Envelope, JobError, JobId, Label, Priority, Queue, Record,
-    catalog::{
-        Desired, DiskRecord, DomainRecord, HypervisorRecord, HypervisorState, InUseBy, MediaRecord,
-    },
+    catalog::{Desired, DomainRecord, HypervisorRecord, HypervisorState, InUseBy},
     control::{Fence, FenceOutcome},
     protocol::fence::fenced,
     task::hypervisor::DomainState,
@@ -95,23 +95,6 @@ fn switched_off(domain: &DomainRecord) -> Option<DomainRecord> {
         graphics: None,
         ..domain.clone()
     })
-}
-
-/// What a domain holds without a lock.
-trait Held: Serialize + DeserializeOwned {
-    fn users(&mut self) -> &mut Vec<InUseBy>;
-}
-
-impl Held for DiskRecord {
-    fn users(&mut self) -> &mut Vec<InUseBy> {
-        &mut self.in_use_by
-    }
-}
-
-impl Held for MediaRecord {
-    fn users(&mut self) -> &mut Vec<InUseBy> {
-        &mut self.in_use_by
-    }
 }
 
 /// Takes a host's domains out of all that they use: also those of which the catalogue doesn't

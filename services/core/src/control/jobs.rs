@@ -1,19 +1,63 @@
-//! `virtbus.jobs.get`, `list`.
+//! `virtbus.jobs.get`, `list`; and finding the job that a request is about.
 
 use super::Failed;
-use crate::service::Stores;
-use std::collections::VecDeque;
+use crate::{
+    registrar::{self, lying},
+    service::Stores,
+};
+use std::{collections::VecDeque, time::Duration};
+use virtbus_bus::{BusError, Entry};
 use virtbus_wire::{
-    Code, JobError, JobId, JobState, Record, Timestamp,
+    Class, Code, JobError, JobId, JobState, Record, Timestamp,
     control::{JobList, ListJobs, OfJob},
     row::Row,
 };
 
 /// Rows of a list, when nothing else is said.
 const LIMIT: usize = 100;
+/// A job that was published earlier than this has its record: one second, and what the server's
+/// clock and ours may be apart.
+const RECENT: Duration = Duration::from_secs(3);
+/// Pages of recent messages that are looked through for one job.
+const PAGES_MAX: usize = 8;
+
+/// The job of this id. One that was published just now may have no record yet: nobody is told
+/// that there is no such job, and sees it run afterwards.
+pub(super) async fn find(stores: &Stores, id: &JobId) -> Result<Option<Entry<Record>>, BusError> {
+    let found = stores.jobs.get_latest(id).await?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    for class in Class::ALL {
+        if register_recent(stores, class.stream(), id).await? {
+            return stores.jobs.get_latest(id).await;
+        }
+    }
+    Ok(None)
+}
+
+/// Makes the record of a job whose message came just now, if it lies in this stream.
+async fn register_recent(stores: &Stores, stream: &str, id: &JobId) -> Result<bool, BusError> {
+    let now = stores.bus.now();
+    let millis = i64::try_from(RECENT.as_millis()).unwrap_or(i64::MAX);
+    let since = Timestamp::from_millis(now.as_millis().saturating_sub(millis));
+    let mut page = stores.bus.browse_since(stream, ">", since).await?;
+    for _ in 0..PAGES_MAX {
+        let mut found = page.items.iter().filter_map(|stored| lying(stored, now));
+        if let Some(its) = found.find(|found| found.id() == id) {
+            registrar::register(stores, its).await?;
+            return Ok(true);
+        }
+        match page.next {
+            Some(next) => page = stores.bus.browse(stream, ">", next).await?,
+            None => break,
+        }
+    }
+    Ok(false)
+}
 
 pub(super) async fn get(stores: &Stores, asked: OfJob) -> Result<Record, Failed> {
-    let found = stores.jobs.get_latest(&asked.id).await?;
+    let found = find(stores, &asked.id).await?;
     found
         .map(|entry| entry.value)
         .ok_or_else(|| not_found(&asked.id).into())

@@ -44,8 +44,6 @@ const AT_ONCE: usize = 64;
 const WAITS_MAX: usize = 1024;
 /// The most bytes of the caller's name.
 const CALLER_BYTES_MAX: usize = 128;
-/// How long most requests may take.
-const DEADLINE: Duration = Duration::from_secs(20);
 /// The wait before the service is announced again after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -189,23 +187,10 @@ pub async fn reply(
         let message = "the request took too long; it may have had its effect";
         Failed::Refused(JobError::internal(message))
     };
-    let answer = time::timeout(deadline(operation), answer).await;
+    let answer = time::timeout(operation.deadline(), answer).await;
     match answer.unwrap_or_else(|_| Err(late())) {
         Ok(body) => (body, HeaderMap::new()),
         Err(failed) => refusal(operation, failed),
-    }
-}
-
-/// How long one request may take.
-fn deadline(operation: Operation) -> Duration {
-    if operation == Operation::JobsWait {
-        wait::DEADLINE
-    } else if operation == Operation::JobsSubmit {
-        submit::DEADLINE
-    } else if operation == Operation::QueuesPurge {
-        pause::PURGE_DEADLINE
-    } else {
-        DEADLINE
     }
 }
 

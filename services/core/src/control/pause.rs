@@ -21,8 +21,6 @@ use virtbus_wire::{
     state::Cancel,
 };
 
-/// The longest time a purge takes.
-pub(super) const PURGE_DEADLINE: Duration = Duration::from_secs(300);
 /// How often a change that others come between is tried.
 const TRIES_MAX: u32 = 8;
 /// Jobs purged at the same time.

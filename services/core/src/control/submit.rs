@@ -21,8 +21,6 @@ use virtbus_wire::{
     record::Trace,
 };
 
-/// The longest time a submission takes, its undoing included.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 /// How long records may take to be made and published before all is undone.
 const ACCEPT: Duration = Duration::from_secs(20);
 /// Records made at the same time.

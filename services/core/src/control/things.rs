@@ -3,6 +3,7 @@
 use super::{Failed, placement::not_found};
 use crate::service::Stores;
 use serde::{Serialize, de::DeserializeOwned};
+use std::str::FromStr;
 use virtbus_bus::{Bucket, BusError};
 use virtbus_wire::{
     DiskId, DomainId, JobError, Label, MediaId, Object, Tenant, Timestamp,
@@ -16,6 +17,12 @@ use virtbus_wire::{
 
 /// Rows of a list, when nothing else is said.
 const LIMIT: usize = 100;
+
+/// What domains and downloads hold without a lock.
+pub(super) trait Held: Serialize + DeserializeOwned {
+    /// Who holds it.
+    fn users(&mut self) -> &mut Vec<InUseBy>;
+}
 
 /// What lists ask of a record.
 pub(super) trait Thing: Serialize + DeserializeOwned {
@@ -34,62 +41,44 @@ pub(super) trait Thing: Serialize + DeserializeOwned {
     fn is_gone(&self) -> bool;
 }
 
-/// When a disk or a medium was last used. One that nobody ever used counts from its last change.
-fn used_at(
-    in_use_by: &[InUseBy],
-    last: Option<Timestamp>,
-    updated: Timestamp,
-) -> Option<Timestamp> {
-    in_use_by.is_empty().then(|| last.unwrap_or(updated))
+/// What disks and media have in common here: all but what their files hold.
+macro_rules! images {
+    ($($record:ident),+) => {$(
+        impl Thing for $record {
+            type State = DiskState;
+
+            fn pool(&self) -> &Label {
+                &self.pool
+            }
+
+            fn tenant(&self) -> Option<&Tenant> {
+                self.tenant.as_ref()
+            }
+
+            fn state(&self) -> DiskState {
+                self.state
+            }
+
+            // One that nobody ever used counts from its last change.
+            fn used_at(&self) -> Option<Timestamp> {
+                let last = self.last_used_at.unwrap_or(self.updated_at);
+                self.in_use_by.is_empty().then_some(last)
+            }
+
+            fn is_gone(&self) -> bool {
+                self.state == DiskState::Deleted
+            }
+        }
+
+        impl Held for $record {
+            fn users(&mut self) -> &mut Vec<InUseBy> {
+                &mut self.in_use_by
+            }
+        }
+    )+};
 }
 
-impl Thing for DiskRecord {
-    type State = DiskState;
-
-    fn pool(&self) -> &Label {
-        &self.pool
-    }
-
-    fn tenant(&self) -> Option<&Tenant> {
-        self.tenant.as_ref()
-    }
-
-    fn state(&self) -> DiskState {
-        self.state
-    }
-
-    fn used_at(&self) -> Option<Timestamp> {
-        used_at(&self.in_use_by, self.last_used_at, self.updated_at)
-    }
-
-    fn is_gone(&self) -> bool {
-        self.state == DiskState::Deleted
-    }
-}
-
-impl Thing for MediaRecord {
-    type State = DiskState;
-
-    fn pool(&self) -> &Label {
-        &self.pool
-    }
-
-    fn tenant(&self) -> Option<&Tenant> {
-        self.tenant.as_ref()
-    }
-
-    fn state(&self) -> DiskState {
-        self.state
-    }
-
-    fn used_at(&self) -> Option<Timestamp> {
-        used_at(&self.in_use_by, self.last_used_at, self.updated_at)
-    }
-
-    fn is_gone(&self) -> bool {
-        self.state == DiskState::Deleted
-    }
-}
+images!(DiskRecord, MediaRecord);
 
 impl Thing for DomainRecord {
     type State = DomainState;
@@ -135,11 +124,12 @@ fn matches<T: Thing>(asked: &ListOf<T::State>, thing: &T, now: Timestamp) -> boo
         && (asked.tenant.is_none() || asked.tenant.as_ref() == thing.tenant())
 }
 
-/// The records that match, those changed last at the end, and where the list goes on: a revision.
-async fn list<T: Thing>(
+/// The rows that match, those changed last at the end, and where the list goes on: a revision.
+async fn list<T: Thing, I: FromStr, R>(
     bucket: &Bucket<T>,
     asked: &ListOf<T::State>,
-) -> Result<(Vec<(String, T)>, Option<String>), Failed> {
+    row_of: impl Fn(I, T) -> R,
+) -> Result<(Vec<R>, Option<String>), Failed> {
     let limit = asked
         .limit
         .map_or(LIMIT, |limit| usize::try_from(limit.get()).unwrap_or(LIMIT));
@@ -156,7 +146,7 @@ async fn list<T: Thing>(
         let page = bucket.page(revision).await?;
         for row in page.items {
             // One that can't be read is left out, as anywhere.
-            let Ok(Some(entry)) = row.entry else {
+            let (Ok(id), Ok(Some(entry))) = (row.key.parse(), row.entry) else {
                 continue;
             };
             if !matches(asked, &entry.value, now) {
@@ -165,7 +155,7 @@ async fn list<T: Thing>(
             if found.len() == limit {
                 return Ok((found, Some(row.revision.to_string())));
             }
-            found.push((row.key, entry.value));
+            found.push(row_of(id, entry.value));
         }
         from = page.next;
     }
@@ -191,47 +181,46 @@ pub(super) async fn count<T: Thing>(bucket: &Bucket<T>, pool: &Label) -> Result<
     Ok(count)
 }
 
-async fn get<T: Thing>(bucket: &Bucket<T>, key: &str, object: Object) -> Result<T, Failed> {
-    let found = bucket.get_latest(key).await?.map(|entry| entry.value);
-    let there = found.filter(|thing| !thing.is_gone());
-    there.ok_or_else(|| not_found(&object).into())
+async fn get<'a, T: Thing, I: AsRef<str>>(bucket: &Bucket<T>, id: &'a I) -> Result<T, Failed>
+where
+    Object: From<&'a I>,
+{
+    let found = bucket.get_latest(id.as_ref()).await?;
+    let there = found.map(|entry| entry.value);
+    let there = there.filter(|thing| !thing.is_gone());
+    there.ok_or_else(|| not_found(&id.into()).into())
 }
 
 pub(super) async fn disk(stores: &Stores, asked: ById<DiskId>) -> Result<DiskRow, Failed> {
-    let id = asked.id;
-    let disk = get(&stores.catalogue.disks, id.as_str(), (&id).into()).await?;
-    Ok(DiskRow { id, disk })
+    let disk = get(&stores.catalogue.disks, &asked.id).await?;
+    Ok(DiskRow { id: asked.id, disk })
 }
 
 pub(super) async fn medium(stores: &Stores, asked: ById<MediaId>) -> Result<MediaRow, Failed> {
-    let id = asked.id;
-    let media = get(&stores.catalogue.media, id.as_str(), (&id).into()).await?;
-    Ok(MediaRow { id, media })
+    let media = get(&stores.catalogue.media, &asked.id).await?;
+    Ok(MediaRow {
+        id: asked.id,
+        media,
+    })
 }
 
 pub(super) async fn domain(stores: &Stores, asked: ById<DomainId>) -> Result<DomainRow, Failed> {
-    let id = asked.id;
-    let domain = get(&stores.catalogue.domains, id.as_str(), (&id).into()).await?;
-    Ok(DomainRow { id, domain })
+    let domain = get(&stores.catalogue.domains, &asked.id).await?;
+    Ok(DomainRow {
+        id: asked.id,
+        domain,
+    })
 }
 
 pub(super) async fn disks(stores: &Stores, asked: ListOf<DiskState>) -> Result<DiskList, Failed> {
-    let (found, cursor) = list(&stores.catalogue.disks, &asked).await?;
-    let rows = found.into_iter().filter_map(|(key, disk)| {
-        let id = key.parse().ok()?;
-        Some(DiskRow { id, disk })
-    });
-    let disks = rows.collect();
+    let row_of = |id, disk| DiskRow { id, disk };
+    let (disks, cursor) = list(&stores.catalogue.disks, &asked, row_of).await?;
     Ok(DiskList { disks, cursor })
 }
 
 pub(super) async fn media(stores: &Stores, asked: ListOf<DiskState>) -> Result<MediaList, Failed> {
-    let (found, cursor) = list(&stores.catalogue.media, &asked).await?;
-    let rows = found.into_iter().filter_map(|(key, media)| {
-        let id = key.parse().ok()?;
-        Some(MediaRow { id, media })
-    });
-    let media = rows.collect();
+    let row_of = |id, media| MediaRow { id, media };
+    let (media, cursor) = list(&stores.catalogue.media, &asked, row_of).await?;
     Ok(MediaList { media, cursor })
 }
 
@@ -239,29 +228,16 @@ pub(super) async fn domains(
     stores: &Stores,
     asked: ListOf<DomainState>,
 ) -> Result<DomainList, Failed> {
-    let (found, cursor) = list(&stores.catalogue.domains, &asked).await?;
-    let rows = found.into_iter().filter_map(|(key, domain)| {
-        let id = key.parse().ok()?;
-        Some(DomainRow { id, domain })
-    });
-    let domains = rows.collect();
+    let row_of = |id, domain| DomainRow { id, domain };
+    let (domains, cursor) = list(&stores.catalogue.domains, &asked, row_of).await?;
     Ok(DomainList { domains, cursor })
 }
 
 /// The pool of a disk or a medium.
 pub(super) async fn look_up(stores: &Stores, asked: LookUp) -> Result<Location, Failed> {
-    let object = Object::from(&asked);
     let pool = match &asked {
-        Target::Disk(id) => {
-            get(&stores.catalogue.disks, id.as_str(), object)
-                .await?
-                .pool
-        }
-        Target::Media(id) => {
-            get(&stores.catalogue.media, id.as_str(), object)
-                .await?
-                .pool
-        }
+        Target::Disk(id) => get(&stores.catalogue.disks, id).await?.pool,
+        Target::Media(id) => get(&stores.catalogue.media, id).await?.pool,
     };
     Ok(Location { pool })
 }

@@ -6,13 +6,8 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{BusError, jobs::EVENTS};
-use virtbus_wire::{
-    Code, JobError, Record, StateName,
-    control::{WAIT_S_MAX, Wait},
-};
+use virtbus_wire::{Code, JobError, Record, StateName, control::Wait};
 
-/// The longest time a wait takes, with what it needs around it.
-pub(super) const DEADLINE: Duration = Duration::from_secs(WAIT_S_MAX + 20);
 /// How often the record is read though no event came: events are hints, at most once.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long a job may have no record: a published one gets it within a second.

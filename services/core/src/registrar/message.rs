@@ -5,8 +5,8 @@ use virtbus_bus::{BusError, Stored, browse::PAGE_MAX};
 use virtbus_wire::{
     JobId, Queue, Record, Timestamp,
     protocol::{
-        arrival::{Arrival, Arrived, Headers, Life, MSG_ID_HEADER, TRACE_HEADER, arrive},
-        delivery::{GENERATION_HEADER, JOB_HEADER, Message},
+        arrival::{Arrival, Arrived, Life, arrive},
+        delivery::Message,
     },
 };
 
@@ -22,20 +22,7 @@ pub struct Lying<'a> {
 /// Looks at a message. `None` for one that isn't in a stream of jobs.
 #[must_use]
 pub fn lying(stored: &Stored, now: Timestamp) -> Option<Lying<'_>> {
-    let stream = stored.header("Nats-Stream")?;
-    let arrival = Arrival {
-        subject: &stored.subject,
-        payload: &stored.payload,
-        headers: Headers {
-            msg_id: stored.header(MSG_ID_HEADER),
-            job: stored.header(JOB_HEADER),
-            generation: stored.header(GENERATION_HEADER),
-            traceparent: stored.header(TRACE_HEADER),
-        },
-        stream,
-        seq: stored.seq,
-        time: stored.time,
-    };
+    let arrival = stored.arrival()?;
     let arrived = arrive(&arrival, Life::First, now);
     Some(Lying { arrival, arrived })
 }

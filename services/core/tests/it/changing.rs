@@ -142,3 +142,32 @@ async fn a_waiting_job_gets_its_priority_in_the_record_alone() {
     assert_eq!(answer["job"]["state"], "waiting");
     assert_eq!(lying(&stack).await, []);
 }
+
+#[tokio::test]
+async fn a_job_that_was_published_just_now_is_known_to_whoever_asks_for_it() {
+    let (stack, _core) = Stack::start().await;
+    // Each request comes before anybody had a reason to make the record.
+    for (verb, more, expected) in [
+        ("cancel", json!({}), json!({"outcome": "cancelled"})),
+        ("retry", json!({}), json!({"outcome": "not_final"})),
+        (
+            "priority",
+            json!({"priority": "low"}),
+            json!({"outcome": "changed"}),
+        ),
+        ("explain", json!({}), json!({"state": "queued"})),
+        ("get", json!({}), json!({"id": "get", "state": "queued"})),
+    ] {
+        let job = json!({"id": verb, "task": "ping"}).to_string();
+        stack.publish(LOW, job).await;
+        let mut ask = json!({"id": verb});
+        ask.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let subject = format!("virtbus.jobs.{verb}");
+        let answer: Value = stack.ask(&subject, &ask).await.unwrap();
+        for (name, value) in expected.as_object().unwrap() {
+            assert_eq!(&answer[name], value, "{verb}: {answer}");
+        }
+    }
+}

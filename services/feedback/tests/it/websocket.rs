@@ -207,11 +207,14 @@ async fn commands_go_to_the_core_service_in_the_name_of_the_caller() {
     let reply = socket.next().await.unwrap();
     assert_eq!(reply["error"]["code"], "auth.forbidden");
 
-    socket.send(cmd("3", "cancel", json!({"id": "a1"}))).await;
+    // Whoever says somebody else's name is still who the token names.
+    let forged = json!({"id": "a1", "by": "root", "user": "root", "sub": "root"});
+    socket.send(cmd("3", "cancel", forged)).await;
     let request = asked.next().await.unwrap();
     assert_eq!(request.subject.as_str(), "virtbus.jobs.cancel");
     let body: Value = serde_json::from_slice(&request.payload).unwrap();
-    assert_eq!((&body["id"], &body["by"]), (&json!("a1"), &json!("alice")));
+    let asked_for = json!({"id": "a1", "only_waiting": false, "force": false, "by": "alice"});
+    assert_eq!(body, asked_for);
     let client = bus.bus.client();
     client
         .publish(request.reply.unwrap(), r#"{"outcome":"cancelling"}"#.into())
@@ -222,14 +225,21 @@ async fn commands_go_to_the_core_service_in_the_name_of_the_caller() {
         json!({"t": "reply", "ref": "3", "ok": true, "result": {"outcome": "cancelling"}});
     assert_eq!(reply, expected);
 
-    let job = json!({"task": "ping", "user": "root", "tenant": "other"});
-    socket.send(cmd("4", "submit", job)).await;
-    let request = asked.next().await.unwrap();
-    let body: Value = serde_json::from_slice(&request.payload).unwrap();
-    assert_eq!(
-        (&body["user"], &body["tenant"]),
-        (&json!("alice"), &json!("acme"))
-    );
+    let job = json!({"task": "ping", "user": "root", "tenant": "other", "by": "root"});
+    for (number, jobs) in [
+        ("4", job.clone()),
+        ("5", json!({"jobs": [job], "by": "root"})),
+    ] {
+        socket.send(cmd(number, "submit", jobs)).await;
+        let request = asked.next().await.unwrap();
+        let body: Value = serde_json::from_slice(&request.payload).unwrap();
+        assert_eq!(body["by"], "alice");
+        let job = body["jobs"].get(0).unwrap_or(&body);
+        assert_eq!(
+            (&job["user"], &job["tenant"]),
+            (&json!("alice"), &json!("acme"))
+        );
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::task::Object;
 use crate::task::value::Bounded;
 use crate::time::Timestamp;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -81,13 +81,23 @@ pub struct ListJobs {
 }
 
 /// A point in time, or how long ago it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Since {
     /// The time.
     Time(Timestamp),
     /// So long ago.
     Ago(Span),
+}
+
+impl<'de> Deserialize<'de> for Since {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let ago = || text.parse().ok().map(Self::Ago);
+        let since = text.parse().ok().map(Self::Time).or_else(ago);
+        let neither = "is neither a time nor a length of time such as \"2h\"";
+        since.ok_or_else(|| de::Error::custom(neither))
+    }
 }
 
 impl Since {

@@ -20,9 +20,10 @@ pub use queues::{OnQueue, Paused, Purged, QueueList, QueueRow};
 pub use submit::{Accepted, Placed, Placement, SUBMIT_JOBS_MAX, Submission, SubmitAnswer};
 
 use crate::error::{Code, JobError};
+use crate::json::{self, Wrong};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::fmt;
+use std::{fmt, time::Duration};
 
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident = $subject:literal,)+) => {
@@ -112,6 +113,53 @@ operations! {
     WorkersUndrain = "workers.undrain",
 }
 
+impl Operation {
+    /// How long the service takes for one request at most. Whoever asks waits a little longer.
+    #[must_use]
+    pub fn deadline(self) -> Duration {
+        let seconds = match self {
+            Self::JobsWait => WAIT_S_MAX + DEADLINE_S,
+            Self::JobsSubmit => SUBMIT_DEADLINE_S,
+            // Job by job, of as many as there are.
+            Self::QueuesPurge | Self::HypervisorsFence => ALL_JOBS_DEADLINE_S,
+            Self::JobsGet
+            | Self::JobsList
+            | Self::JobsCancel
+            | Self::JobsPriority
+            | Self::JobsRetry
+            | Self::JobsExplain
+            | Self::QueuesList
+            | Self::QueuesPause
+            | Self::QueuesResume
+            | Self::PoolsRegister
+            | Self::PoolsDeregister
+            | Self::PoolsGet
+            | Self::PoolsList
+            | Self::PoolsLookup
+            | Self::DisksGet
+            | Self::DisksList
+            | Self::MediaGet
+            | Self::MediaList
+            | Self::DomainsGet
+            | Self::DomainsList
+            | Self::HypervisorsList
+            | Self::HypervisorsDrain
+            | Self::HypervisorsUndrain
+            | Self::WorkersList
+            | Self::WorkersDrain
+            | Self::WorkersUndrain => DEADLINE_S,
+        };
+        Duration::from_secs(seconds)
+    }
+}
+
+/// How long most requests may take, in seconds.
+const DEADLINE_S: u64 = 20;
+/// How long a submission may take, its undoing included, in seconds.
+const SUBMIT_DEADLINE_S: u64 = 60;
+/// How long what looks at all jobs may take, in seconds.
+const ALL_JOBS_DEADLINE_S: u64 = 300;
+
 /// The most bytes of a reason.
 pub const REASON_BYTES_MAX: usize = crate::envelope::REASON_BYTES_MAX;
 
@@ -136,19 +184,10 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, JobError> {
     } else {
         body
     };
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let request = serde_path_to_error::deserialize(&mut json).map_err(|error| refused(&error))?;
-    json.end()
-        .map_err(|error| JobError::invalid_params("body", error))?;
-    Ok(request)
-}
-
-fn refused<E: fmt::Display>(error: &serde_path_to_error::Error<E>) -> JobError {
-    let field = match error.path().to_string() {
-        path if path == "." => "body".to_owned(),
-        path => path,
-    };
-    JobError::invalid_params(&field, error.inner())
+    json::read(body).map_err(|wrong: Wrong| {
+        let field = wrong.field.as_deref().unwrap_or("body");
+        JobError::invalid_params(field, wrong.message)
+    })
 }
 
 /// The number of an error in HTTP answers and in the header `Nats-Service-Error-Code`.
@@ -232,6 +271,27 @@ mod tests {
         assert_eq!(error.detail["field"], "limit");
         let error = decode::<ListJobs>(br#"{"state":["done"]}"#).unwrap_err();
         assert_eq!(error.detail["field"], "state[0]");
+        let error = decode::<OfJob>(b"{}").unwrap_err();
+        assert_eq!(error.detail["field"], "id");
+        let error = decode::<ListJobs>(br#"{"since":"soon"}"#).unwrap_err();
+        assert_eq!(error.detail["field"], "since");
+        assert!(error.message.contains("2h"), "{error}");
+    }
+
+    #[test]
+    fn a_request_is_an_object_and_nothing_else() {
+        for body in [&br#"["j"]"#[..], b"null", b"7"] {
+            let error = decode::<OfJob>(body).unwrap_err();
+            assert_eq!(error.message, "body: must be a JSON object");
+        }
+    }
+
+    #[test]
+    fn what_looks_at_all_jobs_may_take_longest_and_a_wait_longer_than_it_waits() {
+        let longest = Operation::ALL.iter().map(|asked| asked.deadline()).max();
+        assert_eq!(longest, Some(Operation::JobsWait.deadline()));
+        assert!(Operation::JobsWait.deadline().as_secs() > WAIT_S_MAX);
+        assert!(Operation::QueuesPurge.deadline() > Operation::QueuesPause.deadline());
     }
 
     #[test]

@@ -184,7 +184,7 @@ fn within(index: usize, error: JobError) -> JobError {
         .detail
         .get("field")
         .and_then(Value::as_str)
-        .unwrap_or(".");
+        .unwrap_or("body");
     let field = match field {
         "." | "body" => format!("jobs[{index}]"),
         field => format!("jobs[{index}].{field}"),

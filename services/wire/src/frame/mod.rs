@@ -10,6 +10,7 @@ pub use server::{
 use crate::control::{Cancel, ChangePriority, OfJob, OnQueue, Submission};
 use crate::error::JobError;
 use crate::id::JobId;
+use crate::json;
 use crate::row::Row;
 use crate::state::StateName;
 use crate::task::value::Bounded;
@@ -288,8 +289,10 @@ impl BadFrame {
 /// # Errors
 /// What isn't a frame of [`ClientFrame`], or breaks a bound: the server closes with 4400.
 pub fn decode_client(text: &str) -> Result<ClientFrame, BadFrame> {
-    let frame: ClientFrame =
-        serde_json::from_str(text).map_err(|error| BadFrame::new(error.to_string()))?;
+    let frame: ClientFrame = json::read(text.as_bytes()).map_err(|wrong| {
+        let field = wrong.field.map(|field| format!("{field}: "));
+        BadFrame::new(field.unwrap_or_default() + &wrong.message)
+    })?;
     let long = |reference: &String| reference.len() > REF_BYTES_MAX;
     match &frame {
         ClientFrame::Sub(sub) if sub.filter.entries() > FILTER_ENTRIES_MAX => Err(BadFrame::new(

@@ -2,6 +2,7 @@
 
 use super::object::Object;
 use crate::error::{Code, JobError};
+use crate::json;
 use crate::queue::Priority;
 use schemars::JsonSchema;
 use serde::{Deserializer, Serialize, de::DeserializeOwned};
@@ -57,24 +58,12 @@ where
     D::Error: fmt::Display,
 {
     let fields = serde_path_to_error::deserialize(params).map_err(|error| {
-        let field = match error.path().to_string() {
-            path if path == "." => "params".to_owned(),
-            path => path,
-        };
+        let path = error.path().to_string();
         let text = error.into_inner().to_string();
-        let field = match missing_field(&text) {
-            Some(name) if field == "params" => name.to_owned(),
-            Some(name) => format!("{field}.{name}"),
-            None => field,
-        };
-        JobError::invalid_params(&field, text)
+        let field = json::field(&path, &text);
+        JobError::invalid_params(field.as_deref().unwrap_or("params"), text)
     })?;
     P::check(fields)
-}
-
-/// The name in serde's "missing field `size`": the path ends one level above it.
-fn missing_field(text: &str) -> Option<&str> {
-    text.strip_prefix("missing field `")?.strip_suffix('`')
 }
 
 /// That no task of the class has this name.
