@@ -151,6 +151,8 @@ fn in_place(tool: &Utf8Path, image: &Image, has_kvm: bool, file_bytes: u64) -> C
         .args(["--format", image.format.as_str()])
         .args(["--", image.path.as_str()])
         .env("LIBGUESTFS_BACKEND", "direct")
+        // When it unpacks its own files: nothing in the cage may give files away, root neither.
+        .env("TAR_OPTIONS", "--no-same-owner")
         .limits(Limits {
             open_files: OPEN_FILES,
             file_size_bytes: bytes_max(file_bytes).max(APPLIANCE_BYTES),

@@ -108,7 +108,9 @@ impl QemuImg {
             ..RunOptions::default()
         };
         let (line, path) = (command::create(&self.program, new), &new.image.path);
-        let reach = Reach::nothing().chain(path).write(path);
+        let is_read = new.backing.is_some() && !new.is_early;
+        let reach = Reach::nothing().write(path);
+        let reach = if is_read { reach.chain(path) } else { reach };
         act(self.rules.quick(line, &reach), options).await
     }
 

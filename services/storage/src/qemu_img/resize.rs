@@ -19,7 +19,7 @@ pub struct Resize {
 
 /// `resize`, to this size whatever it is now.
 #[must_use]
-pub fn resize(tool: &Utf8Path, resize: &Resize) -> CommandLine {
+pub(super) fn resize(tool: &Utf8Path, resize: &Resize) -> CommandLine {
     let image = &resize.image;
     let largest = resize.size.max(resize.file_bytes);
     act(tool, bytes_max(largest), RESIZE)
