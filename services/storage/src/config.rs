@@ -5,10 +5,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use virtbus_daemon::{Common, Problem, Settings};
 use virtbus_wire::{Label, Place, PoolPair, Priority, Queue, Size, span::Span};
-use virtbus_worker::WorkConfig;
+use virtbus_worker::{WorkConfig, process::IoPriority};
 
 /// The most slots of one process: each may run a tool of its own.
 const SLOTS_MAX: u32 = 256;
+
+/// The smallest bandwidth, in bytes per second: less would take a job for dead.
+const BANDWIDTH_MIN: u64 = 1 << 20;
 
 /// The service's own settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +26,10 @@ pub struct StorageConfig {
     /// Whether virt-sparsify may use the processor's help (KVM). Without, it takes half a minute
     /// longer; with help that doesn't work, though its device file is there, it never ends.
     pub kvm: bool,
+    /// How the tools that open images are locked in.
+    pub cage: CageConfig,
+    /// How long tasks make way for others.
+    pub polite: PoliteConfig,
     /// How often a pool's trash is looked through, and the pool compared with the catalogue.
     pub care_every: Span,
 }
@@ -34,7 +41,78 @@ impl Default for StorageConfig {
             work: WorkConfig::default(),
             tools_dir: None,
             kvm: false,
+            cage: CageConfig::default(),
+            polite: PoliteConfig::default(),
             care_every: care_every(),
+        }
+    }
+}
+
+/// How the tools that open images are locked in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CageConfig {
+    /// Whether the service refuses to start where the kernel can't lock them in (Landlock, and a
+    /// filter of system calls). With `false` they run with what it offers.
+    pub required: bool,
+    /// Files and folders that the tools also read and run, where they don't come from the
+    /// distribution: their programs and libraries. Absolute.
+    pub also_run: Vec<Utf8PathBuf>,
+}
+
+impl Default for CageConfig {
+    fn default() -> Self {
+        Self {
+            required: true,
+            also_run: Vec::new(),
+        }
+    }
+}
+
+/// How long tasks make way for others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoliteConfig {
+    /// How far back their tools stand in line for the processor: 0 (not at all) to 19.
+    pub nice: u8,
+    /// How far back they stand in line for the disk.
+    pub io: IoTurn,
+}
+
+impl Default for PoliteConfig {
+    fn default() -> Self {
+        Self {
+            nice: NICE,
+            io: IoTurn::Last,
+        }
+    }
+}
+
+/// Half way back: an eighth of the processor beside a program that stands at the front.
+const NICE: u8 = 10;
+/// The last place that `nice` knows.
+const NICE_MAX: u8 = 19;
+
+/// A place in line for the disk, where its scheduler knows such.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IoTurn {
+    /// As the service itself.
+    Normal,
+    /// The last of those that are served.
+    Last,
+    /// Only when nobody else wants the disk: may wait for ever.
+    Idle,
+}
+
+impl IoTurn {
+    /// The same for the runner.
+    #[must_use]
+    pub fn priority(self) -> Option<IoPriority> {
+        match self {
+            Self::Normal => None,
+            Self::Last => Some(IoPriority::BestEffort(7)),
+            Self::Idle => Some(IoPriority::Idle),
         }
     }
 }
@@ -65,6 +143,9 @@ pub struct PoolConfig {
     /// How copies go through the host's cache.
     #[serde(default)]
     pub cache: Cache,
+    /// The most that one copy of a long task moves in a second; none = as fast as it goes.
+    #[serde(default)]
+    pub bandwidth: Option<Size>,
 }
 
 /// How copies go through the host's cache.
@@ -98,6 +179,7 @@ impl PoolConfig {
             create: false,
             free_min: free_min(),
             cache: Cache::default(),
+            bandwidth: None,
         }
     }
 }
@@ -132,7 +214,16 @@ impl Settings for StorageConfig {
         demand(slots, "work.slots", "must be at most 256");
         let absolute = self.tools_dir.as_ref().is_none_or(|dir| dir.is_absolute());
         demand(absolute, "tools_dir", "must be absolute");
+        let absolute = self.cage.also_run.iter().all(|path| path.is_absolute());
+        demand(absolute, "cage.also_run", "must be absolute");
+        let nice = self.polite.nice <= NICE_MAX;
+        demand(nice, "polite.nice", "must be at most 19");
         for (name, pool) in &self.pools {
+            let bandwidth = pool
+                .bandwidth
+                .is_none_or(|most| most.bytes() >= BANDWIDTH_MIN);
+            let field = format!("pools.{name}.bandwidth");
+            demand(bandwidth, &field, "must be at least 1MiB");
             let field = format!("pools.{name}.root");
             demand(pool.root.is_absolute(), &field, "must be absolute");
             let others = || self.pools.iter().filter(|(other, _)| *other != name);
@@ -193,11 +284,14 @@ mod tests {
             "pools": { "a": { "root": "srv/a" }, "b": { "root": "/b", "archive": "/b/x" },
                        "c": { "root": "/b/c" } },
             "work": { "slots": 2, "reserved_high": 2 }, "tools_dir": "bin",
+            "cage": { "also_run": ["opt"] }, "polite": { "nice": 20 },
         }));
         assert_eq!(
             problems(&config),
             [
                 "tools_dir",
+                "cage.also_run",
+                "polite.nice",
                 "pools.a.root",
                 "pools.b.archive",
                 "pools.c.root",

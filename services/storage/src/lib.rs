@@ -5,6 +5,7 @@
 //! pool goes through [`pool`], beneath the pool's root, by names made of ids.
 
 mod blocking;
+pub mod cage;
 pub mod care;
 pub mod catalog;
 pub mod config;

@@ -1,17 +1,22 @@
 //! The service's life: look at the pools, clear up after dead claims, take jobs until told to stop.
 
 use crate::{
+    cage,
     care::{self, Counts},
     config::StorageConfig,
     pool::Pool,
     store::Store,
 };
+use prometheus_client::metrics::gauge::Gauge;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::{task::spawn_blocking, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{Bus, Jobs, jobs::KEEP};
 use virtbus_daemon::{Daemon, Fatal, Readiness, Service};
-use virtbus_worker::{Setup, process::Stop};
+use virtbus_worker::{
+    Setup,
+    process::{self, Offer, Stop},
+};
 
 /// Who this is.
 pub const SERVICE: Service = Service {
@@ -28,8 +33,10 @@ const LOOK: Duration = Duration::from_secs(5);
 /// # Errors
 /// When it can't start, or another process has its name.
 pub async fn serve(daemon: Daemon<StorageConfig>) -> Result<(), Fatal> {
-    let bus = daemon.connect().await?;
     let settings = &daemon.settings;
+    let offer = process::offer();
+    look_at_cage(&daemon, offer)?;
+    let bus = daemon.connect().await?;
     let store = Store::new(&bus, settings);
     store
         .prepare()
@@ -49,7 +56,7 @@ pub async fn serve(daemon: Daemon<StorageConfig>) -> Result<(), Fatal> {
         queues: settings.queues(),
         pools: settings.pools.keys().cloned().collect(),
         work: settings.work.clone(),
-        versions: versions(&store).await,
+        versions: versions(&store, offer).await,
         state_dir: daemon.common.state_dir.clone(),
         ready: daemon.ready.clone(),
         metrics: daemon.metrics.clone(),
@@ -59,9 +66,32 @@ pub async fn serve(daemon: Daemon<StorageConfig>) -> Result<(), Fatal> {
     served.map_err(Fatal::from)
 }
 
-/// Versions of this service and of its tool.
-async fn versions(store: &Store) -> BTreeMap<String, String> {
+/// Says what the kernel offers to lock tools in with, and whether that is enough.
+fn look_at_cage(daemon: &Daemon<StorageConfig>, offer: Offer) -> Result<(), Fatal> {
+    let landlock: Gauge = Gauge::default();
+    landlock.set(offer.landlock.map_or(0, i64::from));
+    daemon.metrics.register(|registry| {
+        registry.register(
+            "virtbus_cage_landlock_version",
+            "Version of Landlock that tools are locked in with; 0 = none",
+            landlock,
+        );
+    });
+    match cage::admit(offer, &daemon.settings.cage) {
+        Ok(()) if offer.holds() => tracing::info!(%offer, "tools are locked in"),
+        Ok(()) => tracing::warn!(%offer, "tools are not wholly locked in: this was configured"),
+        Err(error) => return Err(Fatal::config("cage.required", error)),
+    }
+    Ok(())
+}
+
+/// Versions of this service, of its tool, and of what locks it in.
+async fn versions(store: &Store, offer: Offer) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::from([(SERVICE.name.to_owned(), SERVICE.version.to_owned())]);
+    let landlock = offer
+        .landlock
+        .map_or("none".to_owned(), |is| is.to_string());
+    versions.insert("landlock".to_owned(), landlock);
     match store.tool.version(&Stop::new()).await {
         Ok(version) => {
             versions.insert("qemu-img".to_owned(), version);

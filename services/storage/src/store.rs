@@ -1,6 +1,7 @@
 //! What the tasks share: pools, catalogue, tools.
 
 use crate::{
+    cage::Rules,
     config::StorageConfig,
     disks::{CatalogError, Disks, Media},
     pool::{Folder, Pool, PoolError, Root},
@@ -36,14 +37,15 @@ impl Store {
             let pool = Pool::new(name.clone(), pool.clone());
             (name.clone(), pool)
         });
+        let rules = Rules::new(config.cage.clone(), config.polite.clone());
         Self {
             pools: pools.collect(),
             disks: Disks::new(bus),
             media: Media::new(bus),
             pool_records: Bucket::new(bus, POOLS),
             leases: Leases::new(bus),
-            tool: QemuImg::find(config.tools_dir.as_ref()),
-            sparsify: VirtSparsify::find(config.tools_dir.as_ref(), config.kvm),
+            tool: QemuImg::find(config.tools_dir.as_ref(), rules.clone()),
+            sparsify: VirtSparsify::find(config.tools_dir.as_ref(), config.kvm, rules),
             space: Space::default(),
         }
     }

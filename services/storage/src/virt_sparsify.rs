@@ -3,14 +3,28 @@
 //! It starts a small virtual machine that mounts what is in the image, and takes half a minute for
 //! that without hardware help. Its device file alone says nothing of whether that help works, and
 //! where it doesn't the tool hangs, so it's used only where the configuration says so.
+//!
+//! Its cage is wider than qemu-img's: it starts other programs, and makes its machine's root disk
+//! from the host's own packages when those have changed. It sees the host's programs, its kernel and
+//! the list of its packages, but no other settings, no home and no network; it writes the image,
+//! a temporary folder of this run, and where the root disk is kept.
 
-use crate::qemu_img::{
-    Image, ToolError,
-    command::{COPY, COPY_CPU_S, bytes_max},
-    follow_with,
+use crate::{
+    cage::{Reach, Rules},
+    qemu_img::{
+        Image, ToolError,
+        command::{COPY, COPY_CPU_S, bytes_max},
+        follow_with,
+    },
 };
 use camino::{Utf8Path, Utf8PathBuf};
-use virtbus_worker::process::{CommandLine, Limits, Stop, find_program};
+use rustix::{
+    fs::{Mode, mkdir},
+    io::Errno,
+    process::geteuid,
+};
+use std::path::{Path, PathBuf};
+use virtbus_worker::process::{Cage, Calls, CommandLine, Limits, RunError, Stop, find_program};
 
 /// The program's name.
 const NAME: &str = "virt-sparsify";
@@ -20,17 +34,44 @@ const OPEN_FILES: u64 = 1024;
 /// next time.
 const APPLIANCE_BYTES: u64 = 8 << 30;
 
+/// Programs, with what they read beside them.
+const PROGRAMS: [&str; 3] = ["/usr", "/bin", "/sbin"];
+/// The kernel that the machine runs, what packages there are, and what programs look at when they
+/// start.
+const READ: [&str; 14] = [
+    "/boot",
+    "/var/lib/dpkg",
+    "/var/lib/rpm",
+    "/etc/dpkg",
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/nsswitch.conf",
+    "/etc/localtime",
+    "/etc/os-release",
+    "/etc/mke2fs.conf",
+    "/sys/bus",
+    "/proc/filesystems",
+    "/proc/swaps",
+    "/proc/sys/kernel",
+];
+/// Where its machine's root disk is kept, by user.
+const KEPT_IN: &str = "/var/tmp";
+/// Where it makes its sockets when it runs as root; else it's told.
+const SOCKETS_OF_ROOT: &str = "/tmp";
+
 /// The tool.
 #[derive(Debug, Clone)]
 pub struct VirtSparsify {
     program: Utf8PathBuf,
     has_kvm: bool,
+    rules: Rules,
 }
 
 impl VirtSparsify {
-    /// The tool of this folder, or of `PATH`. That it's missing shows with the first job.
+    /// The tool of this folder, or of `PATH`, run by these rules. That it's missing shows with the
+    /// first job.
     #[must_use]
-    pub fn find(dir: Option<&Utf8PathBuf>, has_kvm: bool) -> Self {
+    pub fn find(dir: Option<&Utf8PathBuf>, has_kvm: bool, rules: Rules) -> Self {
         let in_path = || {
             let path = find_program(NAME).ok()?;
             Utf8PathBuf::from_path_buf(path).ok()
@@ -40,6 +81,7 @@ impl VirtSparsify {
         Self {
             program: program.unwrap_or_else(|| format!("/usr/bin/{NAME}").into()),
             has_kvm,
+            rules,
         }
     }
 
@@ -55,8 +97,50 @@ impl VirtSparsify {
         stop: &Stop,
         progress: impl FnMut(f64) + Send,
     ) -> Result<(), ToolError> {
-        let line = in_place(&self.program, image, self.has_kvm, file_bytes);
+        let failed = |source| ToolError::Run {
+            command: NAME.to_owned(),
+            source: Box::new(RunError::Cage {
+                program: NAME.to_owned(),
+                source,
+            }),
+        };
+        // Removed when the run is over.
+        let temporary = tempfile::Builder::new().prefix("virtbus-").tempdir();
+        let temporary = temporary.map_err(failed)?;
+        let kept = kept_for(geteuid().as_raw()).map_err(|errno| failed(errno.into()))?;
+        let line = in_place(&self.program, image, self.has_kvm, file_bytes)
+            .env("TMPDIR", temporary.path())
+            .env("XDG_RUNTIME_DIR", temporary.path())
+            .env("LIBGUESTFS_CACHEDIR", KEPT_IN)
+            .cage(self.cage(image, temporary.path(), kept));
+        let line = self.rules.behind(line);
         follow_with(line, share, Vec::new(), stop, progress).await
+    }
+
+    fn cage(&self, image: &Image, temporary: &Path, kept: PathBuf) -> Cage {
+        let reach = Reach::nothing().chain(&image.path).write(&image.path);
+        let mut cage = self.rules.cage(&reach);
+        cage.run.extend(PROGRAMS.map(PathBuf::from));
+        cage.read.extend(READ.map(PathBuf::from));
+        cage.own.extend([temporary.to_owned(), kept]);
+        if geteuid().is_root() {
+            cage.sockets_in.push(SOCKETS_OF_ROOT.into());
+        }
+        cage.devices.push("/dev/zero".into());
+        if self.has_kvm {
+            cage.devices.push("/dev/kvm".into());
+        }
+        cage.calls = Calls::Machine;
+        cage
+    }
+}
+
+/// The folder in which the tool keeps its machine's root disk, made if it's missing.
+fn kept_for(user: u32) -> Result<PathBuf, Errno> {
+    let folder = Path::new(KEPT_IN).join(format!(".guestfs-{user}"));
+    match mkdir(&folder, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(folder),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -67,6 +151,8 @@ fn in_place(tool: &Utf8Path, image: &Image, has_kvm: bool, file_bytes: u64) -> C
         .args(["--format", image.format.as_str()])
         .args(["--", image.path.as_str()])
         .env("LIBGUESTFS_BACKEND", "direct")
+        // When it unpacks its own files: nothing in the cage may give files away, root neither.
+        .env("TAR_OPTIONS", "--no-same-owner")
         .limits(Limits {
             open_files: OPEN_FILES,
             file_size_bytes: bytes_max(file_bytes).max(APPLIANCE_BYTES),
@@ -108,6 +194,28 @@ mod tests {
         assert!(has(line(false), "LIBGUESTFS_BACKEND_SETTINGS"));
         assert!(!has(line(true), "LIBGUESTFS_BACKEND_SETTINGS"));
         assert!(line(true).limits.file_size_bytes > 1 << 40);
+    }
+
+    #[test]
+    fn its_machine_reaches_no_settings_and_no_home() {
+        let image = Image {
+            path: "/p/disks/.j.1.d1.part".into(),
+            format: ImageFormat::Qcow2,
+        };
+        let cage = |has_kvm| {
+            let tool = VirtSparsify::find(None, has_kvm, Rules::default());
+            tool.cage(&image, Path::new("/tmp/t"), "/var/tmp/.guestfs-0".into())
+        };
+        let with = cage(false);
+        let seen = [&with.run, &with.read, &with.own, &with.write].into_iter();
+        for path in seen.flatten() {
+            for above in ["/", "/etc", "/root", "/home", "/var", "/var/lib", "/tmp"] {
+                assert_ne!(path, Path::new(above));
+            }
+        }
+        assert_eq!(with.write, [Path::new("/p/disks/.j.1.d1.part")]);
+        assert!(!with.devices.contains(&"/dev/kvm".into()));
+        assert!(cage(true).devices.contains(&"/dev/kvm".into()));
     }
 
     #[test]

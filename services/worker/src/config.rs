@@ -1,6 +1,9 @@
 //! The settings of a worker's loop.
 
-use crate::slots::{InvalidSlots, SlotsConfig};
+use crate::{
+    pressure::PressureConfig,
+    slots::{InvalidSlots, SlotsConfig},
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use virtbus_wire::task::{Silence, Task};
@@ -26,6 +29,8 @@ pub struct WorkConfig {
     pub stall_s: u64,
     /// The same for jobs that work through whole images.
     pub stall_long_s: u64,
+    /// When long jobs wait because the machine is short of disk or memory.
+    pub pressure: PressureConfig,
 }
 
 impl Default for WorkConfig {
@@ -45,6 +50,7 @@ impl Default for WorkConfig {
             keep_days: 30,
             stall_s: 600,
             stall_long_s: 3600,
+            pressure: PressureConfig::default(),
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     drain,
     metrics::Counts,
     perform::Perform,
+    pressure,
     slots::Slots,
     supervise::at,
     worker::{Claims, ServeError, Worker, millis},
@@ -86,6 +87,7 @@ pub async fn serve<P: Perform>(
         trust: Trust::Held,
     });
     let slots = Slots::new(setup.work.slots()?);
+    let _pressed = pressure::watch(&slots, &setup.work.pressure);
     let (told, draining) = watch::channel(None);
     let following = drain::follow(setup.bus.clone(), setup.identity.worker.clone(), told);
     let _following = AbortOnDropHandle::new(tokio::spawn(setup.bus.within(following)));

@@ -1,6 +1,9 @@
 //! How many jobs of which kind run at once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
 use virtbus_bus::Appetite;
 use virtbus_wire::Priority;
 
@@ -119,6 +122,8 @@ impl Busy {
 pub struct Slots {
     config: SlotsConfig,
     busy: Arc<Mutex<Busy>>,
+    /// Long jobs that may run at once just now.
+    long_now: Arc<AtomicU32>,
 }
 
 /// A job's slot, free again when dropped.
@@ -135,7 +140,20 @@ impl Slots {
         Self {
             config,
             busy: Arc::default(),
+            long_now: Arc::new(AtomicU32::new(config.long_max)),
         }
+    }
+
+    /// Long jobs that may ever run at once.
+    #[must_use]
+    pub fn long_max(&self) -> u32 {
+        self.config.long_max
+    }
+
+    /// From now on only so many long jobs are begun. Those that run go on.
+    pub fn allow_long(&self, count: u32) {
+        let most = self.config.long_max;
+        self.long_now.store(count.min(most), Ordering::Relaxed);
     }
 
     /// How many jobs of each priority may be pulled now.
@@ -160,7 +178,8 @@ impl Slots {
         } else {
             busy.open(self.config) > 0
         };
-        if !free || (kind.is_long && busy.long >= self.config.long_max) {
+        let long_now = self.long_now.load(Ordering::Relaxed);
+        if !free || (kind.is_long && busy.long >= long_now) {
             return None;
         }
         busy.add(kind, 1);
@@ -249,6 +268,18 @@ mod tests {
         assert!(slots.take(kind(Priority::Low, false)).is_some());
         drop(long);
         assert!(slots.take(kind(Priority::Low, true)).is_some());
+    }
+
+    #[test]
+    fn long_jobs_can_be_held_back_for_a_while() {
+        let slots = slots(4, 0, 2, 0);
+        let first = slots.take(kind(Priority::Low, true));
+        slots.allow_long(0);
+        assert!(first.is_some() && slots.take(kind(Priority::Low, true)).is_none());
+        assert!(slots.take(kind(Priority::Low, false)).is_some());
+        slots.allow_long(9);
+        let second = slots.take(kind(Priority::Low, true));
+        assert!(second.is_some() && slots.take(kind(Priority::Low, true)).is_none());
     }
 
     #[test]

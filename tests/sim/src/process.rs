@@ -17,7 +17,7 @@ use virtbus_bus::Bus;
 use virtbus_core::{control, leader, service};
 use virtbus_daemon::{Identity, Metrics, Readiness};
 use virtbus_wire::{BootId, Class, Queue, control::Operation, state::Owner};
-use virtbus_worker::{Setup, WorkConfig, serve};
+use virtbus_worker::{PressureConfig, Setup, WorkConfig, serve};
 
 /// How long final records stay: longer than any simulation.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -170,6 +170,8 @@ async fn run_worker(
             slots: plan.slots,
             reserved_high: plan.reserved_high,
             long_max: plan.slots,
+            // The real machine must not be felt in here.
+            pressure: PressureConfig::never(),
             ..WorkConfig::default()
         },
         versions: BTreeMap::new(),

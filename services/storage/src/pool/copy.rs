@@ -4,6 +4,7 @@
 use super::{
     error::PoolError,
     name::Name,
+    pace::{paced, slower},
     root::{Root, facts_of},
 };
 use rustix::{
@@ -48,7 +49,8 @@ impl Root {
         let copied = if ioctl_ficlone(&target, &source).is_ok() {
             Copied::Cloned
         } else {
-            copy_data(&source, &target, tell).map_err(failed)?;
+            let most = slower(self.bandwidth, to.0.bandwidth);
+            copy_data(&source, &target, &mut paced(most, tell)).map_err(failed)?;
             Copied::Copied
         };
         fsync(&target).map_err(|errno| refused("sync", to.1, errno))?;
@@ -71,7 +73,8 @@ impl Root {
         };
         // What was just written is read anew.
         fadvise(&other, 0, None, Advice::DontNeed).ok();
-        compare(&one, &other, tell).map_err(failed)
+        let most = slower(self.bandwidth, as_in.0.bandwidth);
+        compare(&one, &other, &mut paced(most, tell)).map_err(failed)
     }
 }
 

@@ -7,6 +7,7 @@ mod copy;
 pub mod error;
 pub mod name;
 mod note;
+mod pace;
 mod pack;
 mod room;
 pub(crate) mod root;
@@ -100,7 +101,8 @@ impl Pool {
             source,
         };
         let dir = open_folder(&self.config.root).map_err(away)?;
-        let root = Root::new(dir, self.config.root.clone());
+        let most = self.config.bandwidth.map(|most| most.bytes());
+        let root = Root::new(dir, self.config.root.clone(), most);
         let mark = root.mark(MARK, MARK_BYTES_MAX).map_err(away)?;
         if mark.trim() == self.name.as_str() {
             Ok(root)

@@ -7,6 +7,7 @@ use super::{
     copy::{Tell, next_data},
     error::PoolError,
     name::Name,
+    pace::{paced, slower},
     root::{Root, facts_of},
 };
 use rustix::{
@@ -73,7 +74,9 @@ impl Root {
             allocated: facts.allocated,
         };
         let mut target = File::from(target);
-        write_packed(&source, &label, &mut target, tell).map_err(|error| said(name, &error))?;
+        let mut tell = paced(slower(self.bandwidth, to.0.bandwidth), tell);
+        write_packed(&source, &label, &mut target, &mut tell)
+            .map_err(|error| said(name, &error))?;
         fsync(&target).map_err(failed)
     }
 
@@ -107,6 +110,7 @@ impl Root {
             .length;
         fadvise(&packed, 0, None, Advice::DontNeed).ok();
         let mut same = true;
+        let mut tell = paced(slower(self.bandwidth, what.0.bandwidth), tell);
         let mut expected = vec![0; CHUNK_BYTES];
         let ended = unpack_with(packed, &mut |chunk, at, label| {
             let expected = &mut expected[..chunk.len()];
@@ -138,6 +142,7 @@ impl Root {
         let failed = |errno| refused("unpack", name, errno);
         ftruncate(&target, 0).map_err(failed)?;
         let mut written = 0;
+        let mut tell = paced(slower(self.bandwidth, to.0.bandwidth), tell);
         let label = unpack_with(packed, &mut |chunk, at, label| {
             written += write_blocks(&target, chunk, at)?;
             let fits = written <= label.allocated.saturating_add(SLACK_BYTES);

@@ -25,6 +25,8 @@ const BLOCK_BYTES: u64 = 512;
 pub struct Root {
     pub(super) dir: Arc<OwnedFd>,
     path: Utf8PathBuf,
+    /// Bytes that a copy may pass in a second.
+    pub(super) bandwidth: Option<u64>,
 }
 
 /// What is known of a file without reading it.
@@ -39,10 +41,11 @@ pub struct Facts {
 }
 
 impl Root {
-    pub(super) fn new(dir: OwnedFd, path: Utf8PathBuf) -> Self {
+    pub(super) fn new(dir: OwnedFd, path: Utf8PathBuf, bandwidth: Option<u64>) -> Self {
         Self {
             dir: Arc::new(dir),
             path,
+            bandwidth,
         }
     }
 

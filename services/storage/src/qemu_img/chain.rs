@@ -36,6 +36,8 @@ pub struct Snapshot {
 pub struct Commit {
     /// The overlay.
     pub image: Image,
+    /// Its backing.
+    pub into: Image,
     /// Whether it's empty then.
     pub empties: bool,
     /// The most that a file may become, in bytes.
@@ -142,6 +144,7 @@ mod tests {
     fn a_commit_empties_what_stays() {
         let of = |empties| Commit {
             image: image(),
+            into: image(),
             empties,
             bytes_max: 1 << 20,
         };

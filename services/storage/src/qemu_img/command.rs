@@ -6,9 +6,12 @@
 use crate::config::Cache;
 use camino::{Utf8Path, Utf8PathBuf};
 use std::time::Duration;
-use virtbus_wire::task::{
-    image::{Compat, Compress, ImageFormat, Qcow2Options, Subformat},
-    storage::Preallocation,
+use virtbus_wire::{
+    Size,
+    task::{
+        image::{Compat, Compress, ImageFormat, Qcow2Options, Subformat},
+        storage::Preallocation,
+    },
 };
 use virtbus_worker::process::{CommandLine, Limits};
 
@@ -55,19 +58,6 @@ pub struct NewImage {
     pub qcow2: Qcow2Options,
 }
 
-/// Another virtual size for an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resize {
-    /// The image.
-    pub image: Image,
-    /// The virtual size in bytes, whatever it is now.
-    pub size: u64,
-    /// Whether it may become smaller.
-    pub shrink: bool,
-    /// Where the file ends now, in bytes.
-    pub file_bytes: u64,
-}
-
 /// A copy of an image in another format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copy {
@@ -83,6 +73,8 @@ pub struct Copy {
     pub qcow2: Qcow2Options,
     /// How it goes through the host's cache.
     pub cache: Cache,
+    /// The most that is written in a second; none = as fast as it goes.
+    pub bandwidth: Option<Size>,
     /// The most the file may become, in bytes.
     pub bytes_max: u64,
 }
@@ -155,18 +147,6 @@ pub fn create(tool: &Utf8Path, new: &NewImage) -> CommandLine {
         .arg(new.size.to_string())
 }
 
-/// `resize`, to this size whatever it is now.
-#[must_use]
-pub fn resize(tool: &Utf8Path, resize: &Resize) -> CommandLine {
-    let image = &resize.image;
-    let largest = resize.size.max(resize.file_bytes);
-    act(tool, bytes_max(largest), RESIZE)
-        .args(["resize", "-q", "-f", image.format.as_str()])
-        .args(resize.shrink.then_some("--shrink"))
-        .args(["--", image.path.as_str()])
-        .arg(resize.size.to_string())
-}
-
 /// `convert`.
 #[must_use]
 pub fn convert(tool: &Utf8Path, copy: &Copy) -> CommandLine {
@@ -182,6 +162,9 @@ pub fn convert(tool: &Utf8Path, copy: &Copy) -> CommandLine {
     }
     if copy.cache == Cache::None {
         line = line.args(["-t", "none", "-T", "none"]);
+    }
+    if let Some(most) = copy.bandwidth {
+        line = line.args(["-r".to_owned(), most.bytes().to_string()]);
     }
     line.args(["-f", copy.source.format.as_str(), "-O", target.as_str()])
         .args(option_list(&copy_options(copy)))
@@ -295,6 +278,7 @@ mod tests {
             subformat: None,
             qcow2: Qcow2Options::default(),
             cache: Cache::Writeback,
+            bandwidth: None,
             bytes_max: 1 << 20,
         }
     }
@@ -351,24 +335,6 @@ mod tests {
     }
 
     #[test]
-    fn a_resize_is_absolute_and_shrinks_only_on_request() {
-        let mut wanted = Resize {
-            image: image("/p/disks/d1.qcow2", ImageFormat::Qcow2),
-            size: 1 << 20,
-            shrink: false,
-            file_bytes: 4 << 20,
-        };
-        let line = resize(TOOL.into(), &wanted);
-        assert_eq!(
-            text(&line),
-            "qemu-img resize -q -f qcow2 -- /p/disks/d1.qcow2 1048576"
-        );
-        assert!(line.limits.file_size_bytes > wanted.file_bytes);
-        wanted.shrink = true;
-        assert!(text(&resize(TOOL.into(), &wanted)).contains(" --shrink -- "));
-    }
-
-    #[test]
     fn copies_have_the_best_flags_of_their_target() {
         let line = |copy| text(&convert(TOOL.into(), &copy));
         let ends = |target: &str| format!(" -- /p/disks/d1.qcow2 /p/disks/{target}");
@@ -387,6 +353,11 @@ mod tests {
             line(direct),
             format!("qemu-img convert -p -m 16 -W -t none -T none -f qcow2 -O raw{end}")
         );
+        let slow = Copy {
+            bandwidth: Some("50MiB".parse().unwrap()),
+            ..copy(ImageFormat::Raw, Compress::None)
+        };
+        assert!(line(slow).contains(" -W -r 52428800 -f "));
         assert_eq!(
             line(copy(ImageFormat::Vmdk, Compress::Zlib)),
             format!("qemu-img convert -p -c -f qcow2 -O vmdk -o subformat=streamOptimized{end}")

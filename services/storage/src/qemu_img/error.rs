@@ -46,7 +46,9 @@ impl ToolError {
                 RunError::NotFound { .. } => Some(Code::ToolMissing),
                 RunError::Deadline { .. } | RunError::Unkillable { .. } => Some(Code::ToolTimeout),
                 RunError::Cancelled { .. } => None,
-                RunError::Spawn { .. } | RunError::Follow { .. } => Some(Code::Internal),
+                RunError::Spawn { .. } | RunError::Cage { .. } | RunError::Follow { .. } => {
+                    Some(Code::Internal)
+                }
                 RunError::OutputTooLarge { .. } => Some(Code::ToolFailed),
             },
             Self::Failed { said, .. } => Some(code_of(said)),

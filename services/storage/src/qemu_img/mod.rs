@@ -5,13 +5,16 @@ pub mod chain;
 pub mod command;
 pub mod error;
 mod relink;
+mod resize;
 
 pub use answer::{Health, Info, Kept, Measure};
 pub use chain::{Act, Commit, Rebase, Snapshot};
-pub use command::{Copy, Image, NewImage, Resize};
+pub use command::{Copy, Image, NewImage};
 pub use error::ToolError;
 pub use relink::Relink;
+pub use resize::Resize;
 
+use crate::cage::{Reach, Rules};
 use camino::Utf8PathBuf;
 use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
@@ -30,12 +33,14 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct QemuImg {
     program: Utf8PathBuf,
+    rules: Rules,
 }
 
 impl QemuImg {
-    /// The tool of this folder, or of `PATH`. That it's missing shows with the first job.
+    /// The tool of this folder, or of `PATH`, run by these rules. That it's missing shows with the
+    /// first job.
     #[must_use]
-    pub fn find(dir: Option<&Utf8PathBuf>) -> Self {
+    pub fn find(dir: Option<&Utf8PathBuf>, rules: Rules) -> Self {
         let in_path = || {
             let path = find_program(NAME).ok()?;
             Utf8PathBuf::from_path_buf(path).ok()
@@ -43,6 +48,7 @@ impl QemuImg {
         let program = dir.map(|dir| dir.join(NAME)).or_else(in_path);
         Self {
             program: program.unwrap_or_else(|| format!("/usr/bin/{NAME}").into()),
+            rules,
         }
     }
 
@@ -51,7 +57,9 @@ impl QemuImg {
     /// # Errors
     /// See [`ToolError`].
     pub async fn version(&self, stop: &Stop) -> Result<String, ToolError> {
-        let text = answer(command::version(&self.program), stop).await?;
+        let line = command::version(&self.program);
+        let line = self.rules.quick(line, &Reach::nothing());
+        let text = answer(line, stop).await?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let word = text.split_ascii_whitespace().nth(2);
         Ok(word.unwrap_or("unknown").to_owned())
@@ -62,7 +70,11 @@ impl QemuImg {
     /// # Errors
     /// See [`ToolError`].
     pub async fn info(&self, image: &Image, stop: &Stop) -> Result<Info, ToolError> {
-        ask(command::info(&self.program, image), stop).await
+        let (line, reach) = (
+            command::info(&self.program, image),
+            Reach::nothing().read(&image.path),
+        );
+        ask(self.rules.quick(line, &reach), stop).await
     }
 
     /// The room that a copy of an image takes.
@@ -70,7 +82,11 @@ impl QemuImg {
     /// # Errors
     /// See [`ToolError`].
     pub async fn measure(&self, image: &Image, stop: &Stop) -> Result<Measure, ToolError> {
-        ask(command::measure(&self.program, image), stop).await
+        let (line, reach) = (
+            command::measure(&self.program, image),
+            Reach::nothing().chain(&image.path),
+        );
+        ask(self.rules.quick(line, &reach), stop).await
     }
 
     /// The room that an empty image takes.
@@ -78,7 +94,8 @@ impl QemuImg {
     /// # Errors
     /// See [`ToolError`].
     pub async fn measure_empty(&self, size: u64, stop: &Stop) -> Result<Measure, ToolError> {
-        ask(command::measure_empty(&self.program, size), stop).await
+        let line = command::measure_empty(&self.program, size);
+        ask(self.rules.quick(line, &Reach::nothing()), stop).await
     }
 
     /// Makes an image.
@@ -90,7 +107,11 @@ impl QemuImg {
             stop: stop.clone(),
             ..RunOptions::default()
         };
-        act(command::create(&self.program, new), options).await
+        let (line, path) = (command::create(&self.program, new), &new.image.path);
+        let is_read = new.backing.is_some() && !new.is_early;
+        let reach = Reach::nothing().write(path);
+        let reach = if is_read { reach.chain(path) } else { reach };
+        act(self.rules.quick(line, &reach), options).await
     }
 
     /// That no other program writes the image: what its header says, asked for with qemu's own
@@ -99,7 +120,11 @@ impl QemuImg {
     /// # Errors
     /// See [`ToolError`]; its code is `disk.busy` if another program does.
     pub async fn probe(&self, image: &Image, stop: &Stop) -> Result<Info, ToolError> {
-        ask(command::probe(&self.program, image), stop).await
+        let (line, reach) = (
+            command::probe(&self.program, image),
+            Reach::nothing().read(&image.path),
+        );
+        ask(self.rules.quick(line, &reach), stop).await
     }
 
     /// Renames an image's backing in its header. The tool keeps `lock` open as long as it lives.
@@ -112,7 +137,9 @@ impl QemuImg {
         lock: OwnedFd,
         stop: &Stop,
     ) -> Result<(), ToolError> {
+        let reach = Reach::nothing().write(&relink.image.path);
         let line = relink::relink(&self.program, relink);
+        let line = self.rules.quick(line, &reach);
         follow(line, vec![lock], stop, |_| {}).await
     }
 
@@ -126,7 +153,8 @@ impl QemuImg {
         lock: OwnedFd,
         stop: &Stop,
     ) -> Result<(), ToolError> {
-        let line = command::resize(&self.program, resize);
+        let line = resize::resize(&self.program, resize);
+        let line = self.rules.quick(line, &in_place(&resize.image));
         follow(line, vec![lock], stop, |_| {}).await
     }
 
@@ -141,6 +169,7 @@ impl QemuImg {
         stop: &Stop,
     ) -> Result<(), ToolError> {
         let line = chain::snapshot(&self.program, snapshot);
+        let line = self.rules.quick(line, &in_place(&snapshot.image));
         follow(line, vec![lock], stop, |_| {}).await
     }
 
@@ -161,7 +190,12 @@ impl QemuImg {
         /// can't be checked.
         const ENDS: [i32; 2] = [2, 3];
         const UNCHECKED: i32 = 63;
+        let reach = match repair {
+            Repair::None => Reach::nothing().chain(&image.path),
+            Repair::Leaks | Repair::All => in_place(image),
+        };
         let line = chain::check(&self.program, image, repair, file_bytes);
+        let line = self.rules.long(line, &reach);
         tracing::debug!(%line, "a tool starts");
         let options = RunOptions {
             stop: stop.clone(),
@@ -192,7 +226,9 @@ impl QemuImg {
         stop: &Stop,
         progress: impl FnMut(f64) + Send,
     ) -> Result<(), ToolError> {
-        follow(chain::commit(&self.program, commit), locks, stop, progress).await
+        let reach = in_place(&commit.image).write(&commit.into.path);
+        let line = chain::commit(&self.program, commit);
+        follow(self.rules.long(line, &reach), locks, stop, progress).await
     }
 
     /// Puts an image onto another backing, telling the percentage as it rises.
@@ -206,6 +242,7 @@ impl QemuImg {
         progress: impl FnMut(f64) + Send,
     ) -> Result<(), ToolError> {
         let line = chain::rebase(&self.program, rebase);
+        let line = self.rules.long(line, &in_place(&rebase.image));
         follow(line, Vec::new(), stop, progress).await
     }
 
@@ -219,9 +256,18 @@ impl QemuImg {
         stop: &Stop,
         progress: impl FnMut(f64) + Send,
     ) -> Result<(), ToolError> {
+        let reach = Reach::nothing()
+            .chain(&copy.source.path)
+            .write(&copy.target.path);
         let line = command::convert(&self.program, copy);
+        let line = self.rules.long(line, &reach);
         follow(line, Vec::new(), stop, progress).await
     }
+}
+
+/// An image that is changed where it is, on top of others.
+fn in_place(image: &Image) -> Reach {
+    Reach::nothing().chain(&image.path).write(&image.path)
 }
 
 /// Runs a tool that holds `locks`, and tells the percentages that it prints.

@@ -120,6 +120,7 @@ impl Commit<'_> {
         top.fence.begin(Mark::default()).await?;
         let command = Command {
             image: context::image_of(&top.root, &top.disk),
+            into: context::image_of(&base.root, &base.disk),
             empties: !self.params.delete,
             bytes_max: bytes_max(below.length.max(above.length).saturating_add(size)),
         };

@@ -51,6 +51,7 @@ impl Convert<'_> {
             subformat: self.params.subformat,
             qcow2: plan.qcow2.clone(),
             cache: self.at.pool.config.cache,
+            bandwidth: self.at.pool.config.bandwidth,
             bytes_max: file_bytes_max,
         }
     }

@@ -90,6 +90,7 @@ impl Rebase<'_> {
             subformat: None,
             qcow2: info.qcow2_options(),
             cache: self.at.pool.config.cache,
+            bandwidth: self.at.pool.config.bandwidth,
             bytes_max: bytes_max(measure.fully_allocated),
         };
         let rise = |percent| tell(pace, "flatten", percent, info.virtual_size);

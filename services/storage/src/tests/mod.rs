@@ -3,6 +3,7 @@
 mod adopt;
 mod archive;
 mod attacks;
+mod cage;
 mod care;
 mod chains;
 mod check_disk;

@@ -65,6 +65,15 @@ impl Site {
 
     /// With changes to the settings of pool `default`.
     pub(super) async fn with(change: impl FnOnce(&mut PoolConfig)) -> Self {
+        Self::configured(|config| {
+            let pool = config.pools.get_mut(&"default".parse().unwrap());
+            change(pool.unwrap());
+        })
+        .await
+    }
+
+    /// With changes to the settings.
+    pub(super) async fn configured(change: impl FnOnce(&mut StorageConfig)) -> Self {
         let alone = STARTS.write().await;
         let server = Server::dev().await;
         drop(alone);
@@ -90,12 +99,12 @@ impl Site {
         };
         let (mut pool, other) = (at("pool"), at("other"));
         pool.archive = Some(at("archive").root);
-        change(&mut pool);
         let named = |name: &str, pool| (name.parse().unwrap(), pool);
-        let config = StorageConfig {
+        let mut config = StorageConfig {
             pools: BTreeMap::from([named("default", pool), named("other", other)]),
             ..StorageConfig::default()
         };
+        change(&mut config);
         let store = Store::new(&bus, &config);
         store.prepare().unwrap();
         let owner = Owner {

@@ -11,9 +11,8 @@ use std::{
 
 use rustix::process::{Resource, getrlimit};
 
-use super::error::RunError;
+use super::{cage::Cage, error::RunError};
 
-const NICE: &str = "/usr/bin/nice";
 const IONICE: &str = "/usr/bin/ionice";
 const PRLIMIT: &str = "/usr/bin/prlimit";
 
@@ -73,8 +72,10 @@ pub struct CommandLine {
     pub limits: Limits,
     /// 0 (as the worker) to 19 (last in line for the processor).
     pub nice: u8,
-    /// Its place in line for the disk; none = as the worker.
+    /// Its place in line for the disk; none = what its place in line for the processor gives.
     pub io: Option<IoPriority>,
+    /// What it may reach of the host; none = what the worker may.
+    pub cage: Option<Cage>,
 }
 
 impl CommandLine {
@@ -88,6 +89,7 @@ impl CommandLine {
             limits: Limits::default(),
             nice: 0,
             io: None,
+            cage: None,
         }
     }
 
@@ -134,6 +136,28 @@ impl CommandLine {
         self
     }
 
+    /// Locks it in.
+    #[must_use]
+    pub fn cage(mut self, cage: Cage) -> Self {
+        self.cage = Some(cage);
+        self
+    }
+
+    /// The cage, in which every program of the whole line can be run.
+    pub(super) fn whole_cage(&self) -> Option<Cage> {
+        let mut cage = self.cage.clone()?;
+        cage.run.extend(self.programs().map(Path::to_path_buf));
+        Some(cage)
+    }
+
+    /// Every program of the whole line.
+    fn programs(&self) -> impl Iterator<Item = &Path> {
+        let io = self.io.map(|_| Path::new(IONICE));
+        [Some(self.program.as_path()), Some(Path::new(PRLIMIT)), io]
+            .into_iter()
+            .flatten()
+    }
+
     /// The program's file name, fit for people.
     pub fn name(&self) -> String {
         file_name(&self.program)
@@ -141,10 +165,7 @@ impl CommandLine {
 
     /// The first program of the whole line that isn't there.
     pub(super) fn missing(&self) -> Option<RunError> {
-        let mut programs = vec![self.program.as_path(), Path::new(PRLIMIT)];
-        programs.extend((self.nice > 0).then_some(Path::new(NICE)));
-        programs.extend(self.io.map(|_| Path::new(IONICE)));
-        let missing = programs.into_iter().find(|program| !is_program(program))?;
+        let missing = self.programs().find(|program| !is_program(program))?;
         Some(RunError::NotFound {
             program: file_name(missing),
         })
@@ -153,10 +174,6 @@ impl CommandLine {
     /// The line that is really run: the prefix (see the module above), the program, its arguments.
     pub(super) fn argv(&self) -> Vec<OsString> {
         let mut argv: Vec<OsString> = Vec::with_capacity(self.args.len() + 16);
-        if self.nice > 0 {
-            argv.extend([NICE, "-n"].map(OsString::from));
-            argv.push(self.nice.min(19).to_string().into());
-        }
         if let Some(io) = self.io {
             argv.extend([IONICE, "-t", "-c"].map(OsString::from));
             argv.extend(match io {
@@ -295,11 +312,26 @@ mod tests {
     }
 
     #[test]
-    fn priorities_stand_before_the_limits() {
+    fn the_place_in_line_for_the_disk_stands_before_the_limits() {
         let idle = line(&resize().priority(10, Some(IoPriority::Idle)));
-        assert!(idle.starts_with("/usr/bin/nice -n 10 /usr/bin/ionice -t -c 3 /usr/bin/prlimit "));
+        assert!(idle.starts_with("/usr/bin/ionice -t -c 3 /usr/bin/prlimit "));
         let last = line(&resize().priority(0, Some(IoPriority::BestEffort(9))));
         assert!(last.starts_with("/usr/bin/ionice -t -c 2 -n 7 /usr/bin/prlimit "));
+    }
+
+    #[test]
+    fn a_cage_lets_the_whole_line_run() {
+        let line = resize()
+            .priority(5, Some(IoPriority::Idle))
+            .cage(Cage::new());
+        let run = line.whole_cage().unwrap().run;
+        for program in [IONICE, PRLIMIT, "/usr/bin/qemu-img"] {
+            assert!(
+                run.iter().any(|path| path == Path::new(program)),
+                "{program}"
+            );
+        }
+        assert_eq!(resize().whole_cage(), None);
     }
 
     #[test]

@@ -26,6 +26,16 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// The tool's cage couldn't be closed: what it's to work with can't be opened, or the kernel
+    /// doesn't offer what is required. It wasn't started.
+    #[error("close the cage of {program}")]
+    Cage {
+        /// The program's file name.
+        program: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The running process couldn't be followed; it has been killed.
     #[error("follow {program}")]
     Follow {

@@ -14,12 +14,13 @@
 //!
 //! ```text
 //! worker ─┬─ guard: leads the group, waits for the end of a pipe from the worker, then kills it
-//!         └─ [nice …] [ionice …] prlimit … -- tool … ── what the tool starts
+//!         └─ [ionice …] prlimit … -- tool … ── what the tool starts
 //! ```
 //!
 //! - **Limits** are set by a small program in front of the tool: setting them between `fork` and
 //!   `exec` would need unsafe code, and from outside they would come too late for the tool's
 //!   first steps.
+//! - **The cage** is closed by the thread that starts the tool, around itself: see [`Cage`].
 //! - **The worker's death** ends the pipe, and the guard kills the whole group. A parent-death
 //!   signal wouldn't do: it's tied to the thread that forked, reaches the tool but not what the
 //!   tool started, and is lost if the worker dies before it's set. A pipe's end can't be missed.
@@ -29,6 +30,7 @@
 //! What this can't hold: a process that leaves its group (`setsid`). A worker that is frozen
 //! keeps its tool; that is what handing down a lock is for ([`RunOptions::inherit`]).
 
+mod cage;
 mod command;
 mod error;
 mod output;
@@ -38,6 +40,7 @@ mod run;
 mod spawn;
 mod stop;
 
+pub use cage::{Cage, Calls, Hold, Offer, offer};
 pub use command::{CommandLine, IoPriority, Limits, find_program};
 pub use error::RunError;
 pub use output::Excerpt;

@@ -19,7 +19,7 @@ use super::{
     error::RunError,
     output::{Excerpt, Records},
     phase::{Event, KILL_WAIT, Phase, Send, Why, later},
-    spawn::{self, Exited, Group, Spawned},
+    spawn::{self, Exited, Group, Room, Spawned},
     stop::Stop,
 };
 
@@ -128,11 +128,18 @@ pub async fn run(command: &CommandLine, options: RunOptions<'_>) -> Result<Exit,
         stdout,
         inherit,
     } = options;
-    let spawned = spawn::spawn(prepared(command), inherit)
+    let room = room(command, &name).await?;
+    let spawned = spawn::spawn(prepared(command), room, inherit)
         .await
-        .map_err(|source| RunError::Spawn {
-            program: name.clone(),
-            source,
+        .map_err(|failed| match failed {
+            spawn::Failed::Cage(source) => RunError::Cage {
+                program: name.clone(),
+                source,
+            },
+            spawn::Failed::Start(source) => RunError::Spawn {
+                program: name.clone(),
+                source,
+            },
         })?;
     let follow = |source| RunError::Follow {
         program: name.clone(),
@@ -178,6 +185,26 @@ pub async fn run(command: &CommandLine, options: RunOptions<'_>) -> Result<Exit,
             stderr: run.stderr,
         }),
     }
+}
+
+/// Makes the tool's cage ready: files are opened for it, which may take long.
+async fn room(command: &CommandLine, name: &str) -> Result<Room, RunError> {
+    let refused = |source| RunError::Cage {
+        program: name.to_owned(),
+        source,
+    };
+    let cage = match command.whole_cage() {
+        None => None,
+        Some(cage) => {
+            let made = spawn_blocking(move || cage.ready()).await;
+            let made = made.map_err(|error| refused(io::Error::other(error)))?;
+            Some(made.map_err(refused)?)
+        }
+    };
+    Ok(Room {
+        nice: command.nice,
+        cage,
+    })
 }
 
 fn prepared(command: &CommandLine) -> Command {

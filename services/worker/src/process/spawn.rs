@@ -1,8 +1,9 @@
 //! The one thread that starts tools, and the hold on a started one.
 //!
 //! One thread, because of the files handed down: close-on-exec is off for such a file only while
-//! this thread forks its tool, and nobody else forks. (So nothing else in a worker may start
-//! programs.)
+//! this thread has its tool forked, and nobody else forks. (So nothing else in a worker may start
+//! programs.) The fork itself is done by a thread that is made for it, and waited for: it steps
+//! back in line and locks itself in before, and can do neither in reverse.
 
 use std::{
     io,
@@ -25,6 +26,8 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
+use super::cage::{self, Ready};
+
 /// The guard of a group: waits for the end of its standard input, which comes when the worker
 /// has died, whatever it died of, and then kills its group. A constant: nothing of a job is in
 /// it. It ignores what the tool is asked to end with, as it has to outlast the grace.
@@ -35,6 +38,8 @@ const GUARD: [&str; 4] = [
     "tool-guard",
 ];
 
+/// Bytes of stack of the thread that starts a tool: it builds a list of arguments and little else.
+const STARTER_STACK_BYTES: usize = 256 << 10;
 /// Starts that may wait for the thread; more wait in their own futures.
 const REQUESTS_MAX: usize = 64;
 
@@ -46,21 +51,51 @@ pub(super) struct Spawned {
     pub(super) stderr: ChildStderr,
 }
 
+/// What a tool is started in.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Its place in line for the processor.
+    pub(super) nice: u8,
+    /// Its cage; none if it has none.
+    pub(super) cage: Option<Ready>,
+}
+
+/// Why a tool didn't start.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// Its cage can't be closed.
+    Cage(io::Error),
+    /// The system refused something else.
+    Start(io::Error),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Start(error)
+    }
+}
+
 struct Request {
     command: Command,
+    room: Room,
     inherit: Vec<OwnedFd>,
-    answer: oneshot::Sender<io::Result<Spawned>>,
+    answer: oneshot::Sender<Result<Spawned, Failed>>,
 }
 
 static REQUESTS: Mutex<Option<mpsc::Sender<Request>>> = Mutex::new(None);
 
 /// Starts `command` in a new process group, with `inherit` open in it under the
 /// same numbers (and closed here). Dropping this future while it waits leaves no process.
-pub(super) async fn spawn(command: Command, inherit: Vec<OwnedFd>) -> io::Result<Spawned> {
+pub(super) async fn spawn(
+    command: Command,
+    room: Room,
+    inherit: Vec<OwnedFd>,
+) -> Result<Spawned, Failed> {
     let (answer, answered) = oneshot::channel();
     let gone = || io::Error::other("the thread that starts programs is gone");
     let request = Request {
         command,
+        room,
         inherit,
         answer,
     };
@@ -82,7 +117,7 @@ fn requests() -> io::Result<mpsc::Sender<Request>> {
                 if request.answer.is_closed() {
                     continue;
                 }
-                let spawned = start(request.command, &request.inherit);
+                let spawned = start(request.command, request.room, &request.inherit);
                 // Nobody left to take it: dropping the tool's group kills the group.
                 drop(request.answer.send(spawned));
             }
@@ -91,7 +126,7 @@ fn requests() -> io::Result<mpsc::Sender<Request>> {
     Ok(sender)
 }
 
-fn start(mut command: Command, inherit: &[OwnedFd]) -> io::Result<Spawned> {
+fn start(mut command: Command, room: Room, inherit: &[OwnedFd]) -> Result<Spawned, Failed> {
     // The guard is first, and without the files: no tool is ever without it, and it keeps no lock.
     let mut group = Group::guarded()?;
     command
@@ -103,14 +138,14 @@ fn start(mut command: Command, inherit: &[OwnedFd]) -> io::Result<Spawned> {
         .iter()
         .try_for_each(|fd| fcntl_setfd(fd, FdFlags::empty()));
     let tool = opened
-        .map_err(io::Error::from)
-        .and_then(|()| command.spawn());
+        .map_err(|errno| Failed::Start(errno.into()))
+        .and_then(|()| fork(command, room));
     for fd in inherit {
         // They are closed in a moment anyway; this only keeps the rule exact for this thread.
         fcntl_setfd(fd, FdFlags::CLOEXEC).ok();
     }
     let tool = group.tool.insert(tool?);
-    let pidfd = pidfd_open(number(tool)?, PidfdFlags::NONBLOCK)?;
+    let pidfd = pidfd_open(number(tool)?, PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
     match (tool.stdout.take(), tool.stderr.take()) {
         (Some(stdout), Some(stderr)) => Ok(Spawned {
             group,
@@ -118,8 +153,25 @@ fn start(mut command: Command, inherit: &[OwnedFd]) -> io::Result<Spawned> {
             stdout,
             stderr,
         }),
-        (_, _) => Err(io::Error::other("a pipe of the new process is missing")),
+        (_, _) => Err(io::Error::other("a pipe of the new process is missing").into()),
     }
+}
+
+/// Starts the tool from a thread that has gone into its room.
+fn fork(mut command: Command, room: Room) -> Result<Child, Failed> {
+    let inside = move || {
+        cage::step_back(room.nice).map_err(io::Error::from)?;
+        room.cage
+            .map_or(Ok(()), Ready::enter)
+            .map_err(Failed::Cage)?;
+        command.spawn().map_err(Failed::Start)
+    };
+    let thread = thread::Builder::new()
+        .name("tool-starter".to_owned())
+        .stack_size(STARTER_STACK_BYTES)
+        .spawn(inside)?;
+    let panicked = |_| io::Error::other("the thread that starts a program panicked");
+    thread.join().map_err(panicked)?
 }
 
 fn number(child: &Child) -> io::Result<Pid> {

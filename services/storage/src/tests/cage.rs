@@ -1,0 +1,203 @@
+//! What tools can do under real jobs: what their jobs need, and nothing else; and nobody waits for
+//! the long ones.
+
+use super::site::{MIB, Site, program};
+use serde_json::json;
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    time::{Duration, Instant},
+};
+use virtbus_testbed::until;
+
+/// The first of so many processes that run this subcommand of qemu-img on something in this
+/// folder, once they do.
+async fn tools(count: usize, subcommand: &str, folder: &str) -> u32 {
+    until("the tools run", || async {
+        let pids = tools_now(subcommand, folder);
+        if pids.len() >= count {
+            Ok(pids[0])
+        } else {
+            Err(pids)
+        }
+    })
+    .await
+}
+
+fn tools_now(subcommand: &str, folder: &str) -> Vec<u32> {
+    let is_it = |pid: &u32| {
+        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&read("cmdline")).into_owned();
+        let mut words = line.split('\0');
+        read("comm").starts_with(b"qemu-img")
+            && words.nth(1) == Some(subcommand)
+            && line.contains(folder)
+    };
+    let entries = fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(is_it).collect()
+}
+
+#[tokio::test]
+async fn a_live_tool_of_a_job_is_locked_in_within_its_limits() {
+    let site = Site::with(|pool| pool.bandwidth = Some("1MiB".parse().unwrap())).await;
+    site.filled_disk("d1").await;
+    site.write("d1.qcow2", "qcow2", "write -P 9 0 4M");
+    let params = json!({ "disk": "d1", "to": "d2", "format": "raw" });
+    let job = site.job("j", "convert", params);
+    let folder = site.path("disks").to_str().unwrap().to_owned();
+    let began = Instant::now();
+    let look = async {
+        let pid = tools(1, "convert", &folder).await;
+        ["status", "limits", "stat"]
+            .map(|name| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap())
+    };
+    let (done, [status, limits, stat]) = tokio::join!(site.run(&job), look);
+    done.unwrap();
+    // 4 MiB at 1 MiB a second, less the 2 MiB that go at once in the beginning.
+    assert!(began.elapsed() > Duration::from_secs(1));
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.unwrap_or_else(|| panic!("{name} in {text}"));
+        line.split_whitespace().next().unwrap().to_owned()
+    };
+    assert_eq!(field(&status, "NoNewPrivs:"), "1");
+    assert_eq!(field(&status, "Seccomp:"), "2");
+    assert_eq!(field(&limits, "Max core file size"), "0");
+    assert_eq!(field(&limits, "Max open files"), "256");
+    let size: u64 = field(&limits, "Max file size").parse().unwrap();
+    assert!((4 * MIB..128 * MIB).contains(&size), "{size}");
+    assert!(field(&limits, "Max cpu time").parse::<u64>().is_ok());
+    let nice = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(16);
+    assert_eq!(nice, Some("10"), "{stat}");
+}
+
+/// A qemu-img that an image has taken over: it tries what it shouldn't, and only if nothing of
+/// that works it does what it's asked to.
+fn taken_over(folder: &std::path::Path, tries: &[String]) {
+    let tool = folder.join("qemu-img");
+    let tries = tries.join("\n");
+    let script = format!(
+        "#!/bin/sh\n\
+         if [ \"$1\" = create ]; then\n\
+         for word; do target=$last; last=$word; done\n\
+         (\n{tries}\n) 2>/dev/null && exit 9\n\
+         fi\n\
+         exec /usr/bin/qemu-img \"$@\"\n"
+    );
+    fs::write(&tool, script).unwrap();
+    fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn a_tool_that_was_taken_over_reaches_nothing_but_its_jobs_files() {
+    let (tools, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let site = Site::configured(|config| {
+        config.tools_dir = camino::Utf8PathBuf::from_path_buf(tools.path().to_owned()).ok();
+        config.cage.also_run = vec!["/bin".into(), "/usr/bin".into()];
+    })
+    .await;
+    taken_over(tools.path(), &["false".to_owned()]);
+    site.filled_disk("d1").await;
+    let before = fs::read(site.path("disks/d1.qcow2")).unwrap();
+    let planted = host.path().join("planted");
+    fs::write(&planted, "a secret").unwrap();
+    let listens = UnixListener::bind(host.path().join("socket")).unwrap();
+    listens.set_nonblocking(true).unwrap();
+    let (host, pool) = (host.path().display(), site.path("disks"));
+    let pool = pool.display();
+    let connects = format!(
+        "perl -e 'use Socket; socket(S, AF_UNIX, SOCK_STREAM, 0) && \
+         connect(S, sockaddr_un(\"{host}/socket\")) or exit 1'"
+    );
+    let tries = [
+        format!("cat {host}/planted >> \"$target\""),
+        format!("cat {pool}/d1.qcow2 >> \"$target\""),
+        format!("cat {pool}/../.virtbus-pool >> \"$target\""),
+        format!("echo changed >> {host}/planted"),
+        format!("echo changed >> {pool}/d1.qcow2"),
+        format!("echo new > {pool}/new"),
+        format!("rm {pool}/d1.qcow2"),
+        format!("mv \"$target\" {pool}/moved"),
+        format!("chmod 777 {host}/planted"),
+        "truncate -s 10G \"$target\"".to_owned(),
+        connects,
+        "unshare -U true".to_owned(),
+        format!("kill -0 {}", std::process::id()),
+    ];
+    for (at, what) in tries.iter().enumerate() {
+        taken_over(tools.path(), std::slice::from_ref(what));
+        let job = site.job(
+            &format!("j{at}"),
+            "create_disk",
+            json!({ "disk": format!("n{at}"), "size": "4MiB" }),
+        );
+        let done = site.run(&job).await;
+        assert!(done.is_ok(), "{what}: {done:?}");
+    }
+    assert_eq!(fs::read(site.path("disks/d1.qcow2")).unwrap(), before);
+    assert_eq!(fs::read_to_string(&planted).unwrap(), "a secret");
+    assert!(listens.accept().is_err());
+    // What it may do it's able to: then the job ends as one whose tool failed.
+    taken_over(tools.path(), &["echo mine >> \"$target\"".to_owned()]);
+    let params = json!({ "disk": "last", "size": "4MiB" });
+    let error = site.refused("last", "create_disk", params).await;
+    assert_eq!(error.code, virtbus_wire::Code::ToolFailed);
+}
+
+/// How long new disks take, in the middle.
+async fn time_of_new_disks(site: &Site, name: &str) -> Duration {
+    let mut times = Vec::new();
+    for at in 0..9 {
+        let disk = format!("{name}{at}");
+        let began = Instant::now();
+        let params = json!({ "disk": &disk, "size": "1GiB" });
+        site.done(&disk, "create_disk", params).await;
+        times.push(began.elapsed());
+    }
+    times.sort();
+    times[times.len() / 2]
+}
+
+#[tokio::test]
+async fn two_conversions_do_not_slow_a_new_disk() {
+    let site = Site::start().await;
+    let params = json!({ "disk": "d1", "size": "1GiB", "format": "raw" });
+    site.done("d1", "create_disk", params).await;
+    let disk = site.path("disks/d1.raw");
+    let (of, bytes) = (format!("of={}", disk.display()), "count=384");
+    program(
+        "dd",
+        &[
+            "if=/dev/urandom",
+            &of,
+            "bs=1M",
+            bytes,
+            "conv=notrunc",
+            "status=none",
+        ],
+    );
+    let alone = time_of_new_disks(&site, "alone").await;
+    let convert = |to: &str| {
+        let params = json!({ "disk": "d1", "to": to, "format": "qcow2", "compress": "zlib" });
+        site.job(to, "convert", params)
+    };
+    let (one, other) = (convert("c1"), convert("c2"));
+    let beside = tokio::select! {
+        (one, other) = async { tokio::join!(site.run(&one), site.run(&other)) } => {
+            panic!("the conversions were over too soon: {one:?} {other:?}")
+        }
+        beside = async {
+            let folder = site.path("disks").to_str().unwrap().to_owned();
+            tools(2, "convert", &folder).await;
+            time_of_new_disks(&site, "beside").await
+        } => beside,
+    };
+    println!("a new disk takes {alone:?} alone, {beside:?} beside two conversions");
+    // Both processors are wanted by others now; without its place in line it would be many times
+    // as long.
+    assert!(
+        beside < alone * 4 + Duration::from_millis(250),
+        "{alone:?} {beside:?}"
+    );
+}
