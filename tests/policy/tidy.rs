@@ -162,3 +162,14 @@ fn no_test_waits_for_time_to_pass() {
         .collect();
     assert_none("fixed sleeps in tests", &found);
 }
+
+#[test]
+fn decisions_are_numbered_once_and_in_order() {
+    let text = fs::read_to_string(super::root().join("ARCHITECTURE.md")).expect("it's there");
+    let (_, decisions) = text.split_once("## Decisions").expect("a list");
+    let numbered = |line: &str| line.split_once(". ")?.0.parse::<usize>().ok();
+    let numbers: Vec<usize> = decisions.lines().filter_map(numbered).collect();
+    let expected: Vec<usize> = (1..=numbers.len()).collect();
+    assert!(!numbers.is_empty());
+    assert_eq!(numbers, expected);
+}

@@ -7,7 +7,7 @@ use crate::topology::set_up;
 use async_nats::jetstream::kv;
 use futures_util::StreamExt;
 use std::time::Duration;
-use virtbus_bus::topology::BUCKETS;
+use virtbus_bus::{lease::LEASE, topology::BUCKETS};
 use virtbus_testbed::watch::{sequence_of, soon};
 
 #[tokio::test]
@@ -84,6 +84,13 @@ async fn a_full_queue_refuses_its_publisher_and_no_other() {
 #[tokio::test]
 async fn a_lease_that_is_not_renewed_ends_and_is_told() {
     let (_server, js) = set_up(&[]).await;
+    let mut stream = js.get_stream("KV_workers").await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    assert_eq!(config.max_age, LEASE);
+    // The same as with the real one, sooner.
+    config.max_age = Duration::from_secs(2);
+    config.duplicate_window = config.max_age;
+    js.update_stream(config).await.unwrap();
     let workers = js.get_key_value("workers").await.unwrap();
     let mut changes = workers.watch_all().await.unwrap();
     workers.put("storage-hv1", "{}".into()).await.unwrap();

@@ -179,13 +179,11 @@ async fn a_pair_and_a_host_get_their_consumers_when_they_show_up() {
         "pools": ["other", "default"], "queues": [], "slots": 1, "busy": 0,
         "started_at": now, "at": now});
     let host = json!({"pool": "default", "worker": "hv-w", "host": "h", "updated_at": now});
-    for (subject, record) in [("$KV.workers.st-1", worker), ("$KV.hypervisors.hv-1", host)] {
-        stack
-            .client()
-            .publish(subject, record.to_string().into())
-            .await
-            .unwrap();
-    }
+    let lease = worker.to_string();
+    stack.publish("$KV.workers.st-1", lease).await;
+    stack
+        .publish("$KV.hypervisors.hv-1", host.to_string())
+        .await;
     for (stream, name) in [
         ("STORAGE", "storage_default_other_low"),
         ("HYPERVISOR", "hypervisor_hv-1_high"),
@@ -199,6 +197,7 @@ async fn a_pair_and_a_host_get_their_consumers_when_they_show_up() {
     let workers: Value = stack.ask("virtbus.workers.list", &json!({})).await.unwrap();
     assert_eq!(workers["workers"][0]["worker"], "st-1");
     // Its lease isn't renewed: it's lost, and stays visible.
+    stack.last_beat("st-1", &worker).await;
     until("the lost worker", async || {
         let list: Value = stack.ask("virtbus.workers.list", &json!({})).await?;
         match list["workers"][0]["lost"] == true {

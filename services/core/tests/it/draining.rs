@@ -48,6 +48,7 @@ async fn a_drain_says_who_and_why_and_stays_while_the_worker_is_away() {
     assert!(!queues.to_string().contains("_worker"), "{queues}");
 
     // Its lease isn't renewed: it's away.
+    stack.last_beat("st-1", &beat("st-1")).await;
     until("the lost worker", async || {
         let list = workers(&stack).await;
         match list["workers"][0]["lost"] == true {

@@ -135,9 +135,7 @@ impl Stack {
 
     /// One more core, configured by these variables.
     pub(crate) fn core_with(&self, name: &str, variables: &[(&str, &str)]) -> Process {
-        let mut command = Command::new(
-            std::env::var("COREBIN").unwrap_or(env!("CARGO_BIN_EXE_virtbus-core").to_owned()),
-        );
+        let mut command = Command::new(env!("CARGO_BIN_EXE_virtbus-core"));
         command
             .env("VIRTBUS__NATS__URL", &self.server.url)
             .env("VIRTBUS__WORKER__ID", name)
@@ -227,6 +225,16 @@ impl Stack {
             (item.subject.clone(), generation, item.seq)
         });
         items.collect()
+    }
+
+    /// Writes a worker's lease that ends by itself in a few seconds, which core looks at several
+    /// times meanwhile.
+    pub(crate) async fn last_beat(&self, worker: &str, beat: &Value) {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-TTL", "4s");
+        let beat = beat.to_string().into_bytes();
+        let key = format!("$KV.workers.{worker}");
+        self.publish_with(&key, headers, beat).await;
     }
 
     /// Waits until nothing lies in a stream.
