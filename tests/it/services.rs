@@ -105,12 +105,23 @@ async fn without_the_hypervisor_service_its_jobs_wait_and_others_go_on() {
 async fn a_stack_that_was_stopped_starts_where_it_stopped() {
     let stack = Stack::start().await;
     let params = json!({"disk": "kept", "size": "1MiB"});
-    stack.bus().await.succeed(HIGH, "create_disk", params).await;
+    let bus = stack.bus().await;
+    bus.succeed(HIGH, "create_disk", params).await;
+    let pool = json!({"pool": "default", "default": true, "weight": 7, "trash_keep": "1d"});
+    let changed = bus.ask("virtbus.pools.register", &pool).await;
+    assert_eq!(changed.unwrap()["weight"], 7);
     let before = stack.ready.clone();
     let again = stack.restart().await;
     assert_ne!(before.pids, again.ready.pids, "all of it is new");
     assert_eq!(before.pool_root, again.ready.pool_root);
     let bus = again.bus().await;
+    let named = json!({"pool": "default"});
+    let pool = bus.ask("virtbus.pools.get", &named).await.unwrap();
+    assert_eq!(
+        (&pool["weight"], &pool["trash_keep"]),
+        (&json!(7), &json!("1d"))
+    );
+    assert_eq!(pool["transfer_url"], again.ready.transfer);
     assert_eq!(
         bus.disk("kept").await.map(|disk| disk["state"].clone()),
         Some(json!("ready"))

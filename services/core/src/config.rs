@@ -27,7 +27,8 @@ pub struct LimitSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JobSettings {
-    /// How long the record of a final job stays.
+    /// How long the record of a final job stays that core ended; of the others, each worker's own
+    /// `work.keep_days` says it.
     pub keep: Span,
 }
 

@@ -1,17 +1,28 @@
 //! The tasks as the loop sees them.
 
 use crate::{
+    pool::Pool,
     store::Store,
     task::{AnySteps, Known, Pace, known},
 };
 use std::future::pending;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{Class, Code, JobError, state::Progress};
-use virtbus_worker::{Assignment, Done, Perform, Run, Stop, process};
+use virtbus_worker::{Assignment, Done, Free, Perform, Run, Stop, process};
 
 impl Perform for Store {
     fn class(&self) -> Class {
         Class::Storage
+    }
+
+    fn free(&self) -> Free {
+        let pools: Vec<Pool> = self.pools().values().cloned().collect();
+        Box::new(move || {
+            let free = pools
+                .iter()
+                .map(|pool| Some((pool.name.clone(), pool.free()?)));
+            free.flatten().collect()
+        })
     }
 
     async fn locks(&self, job: &Assignment) -> Result<LockSet, JobError> {

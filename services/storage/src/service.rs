@@ -132,7 +132,7 @@ async fn watch(pool: Pool, ready: Readiness, stop: CancellationToken) {
             _ = looks.tick() => {}
         }
         let at = pool.clone();
-        let look = tokio::time::timeout(LOOK, spawn_blocking(move || at.reach().map(|_| ())));
+        let look = tokio::time::timeout(LOOK, spawn_blocking(move || at.look()));
         match look.await {
             Ok(Ok(reached)) => ready.set(check.clone(), reached),
             Ok(Err(_)) | Err(_) => ready.set(check.clone(), Err("it doesn't answer")),

@@ -3,6 +3,7 @@
 use crate::{keeper::Keeper, stop::StopSignal};
 use serde_json::{Map, Value};
 use std::{
+    collections::BTreeMap,
     fmt,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
@@ -11,13 +12,16 @@ use std::{
 use tokio::sync::watch;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
-    Class, JobError, JobId, Queue, Record,
+    Class, JobError, JobId, Label, Queue, Record,
     state::{Owner, Phase, Progress, WaitReason},
     task::Task,
 };
 
 /// What a job that succeeded says.
 pub type Done = Map<String, Value>;
+
+/// Tells how many bytes are free in each pool. It waits for nothing: a beat must not.
+pub type Free = Box<dyn Fn() -> BTreeMap<Label, u64> + Send + Sync>;
 
 /// A service's work. The loop calls, for each claim, in this order: [`clean`](Self::clean) if there
 /// were older claims, [`locks`](Self::locks), then, with the locks held,
@@ -27,6 +31,11 @@ pub type Done = Map<String, Value>;
 pub trait Perform: Send + Sync + 'static {
     /// Whose queues these tasks come from.
     fn class(&self) -> Class;
+
+    /// What tells, with each beat, how many bytes are free in each pool.
+    fn free(&self) -> Free {
+        Box::new(BTreeMap::new)
+    }
 
     /// Whether this very worker should claim a queued job, asked right before it would. The job may
     /// have been delivered `deliveries` times. Decides nothing that a later claim relies on.

@@ -6,7 +6,7 @@ use crate::{
     config::WorkConfig,
     drain,
     metrics::Counts,
-    perform::Perform,
+    perform::{Free, Perform},
     pressure,
     slots::Slots,
     supervise::at,
@@ -91,7 +91,8 @@ pub async fn serve<P: Perform>(
     let (told, draining) = watch::channel(None);
     let following = drain::follow(setup.bus.clone(), setup.identity.worker.clone(), told);
     let _following = AbortOnDropHandle::new(tokio::spawn(setup.bus.within(following)));
-    let describe = describe(&setup, perform.class(), slots.clone(), draining.clone());
+    let kind = (perform.class(), perform.free());
+    let describe = describe(&setup, kind, slots.clone(), draining.clone());
     let leases = Leases::new(&setup.bus);
     let replace = lock_file.is_some();
     let Some(revision) = take_lease(&leases, &describe, replace, &setup, &stop).await? else {
@@ -144,7 +145,7 @@ pub async fn serve<P: Perform>(
 /// What the worker says of itself with each beat.
 fn describe(
     setup: &Setup,
-    class: virtbus_wire::Class,
+    (class, free): (virtbus_wire::Class, Free),
     slots: Slots,
     is_draining: watch::Receiver<Option<bool>>,
 ) -> impl Fn(BootId) -> WorkerRecord + Send + 'static {
@@ -158,6 +159,7 @@ fn describe(
         class,
         host: identity.host_name.clone(),
         pools: pools.clone(),
+        free: free(),
         queues: queues.clone(),
         slots: slots.count(),
         busy: slots.busy_count(),

@@ -7,7 +7,12 @@ use super::{
     process::{Ended, Processes},
     token::{self, Key},
 };
-use crate::{context::Ready, exit::Failure, output::Output};
+use crate::{
+    command::control::ask,
+    context::Ready,
+    exit::{Exit, Failure},
+    output::Output,
+};
 use serde_json::json;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use tokio::{
@@ -183,10 +188,17 @@ async fn readyz(port: u16) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
+/// Registers the pool, or tells a registered one where its storage service is now: what else
+/// somebody changed about it stays.
 async fn register(bus: &Bus, layout: &Layout) -> Result<(), Failure> {
-    let transfer_url = layout.http_url(Name::Storage);
-    let pool = json!({"pool": POOL, "default": true, "transfer_url": transfer_url});
-    crate::command::control::ask(bus, Operation::PoolsRegister, &pool).await?;
+    let known = ask(bus, Operation::PoolsGet, &json!({"pool": POOL})).await;
+    let mut pool = match known {
+        Ok(pool) => pool,
+        Err(failure) if failure.exit == Exit::NotFound => json!({"pool": POOL, "default": true}),
+        Err(failure) => return Err(failure),
+    };
+    pool["transfer_url"] = layout.http_url(Name::Storage).into();
+    ask(bus, Operation::PoolsRegister, &pool).await?;
     Ok(())
 }
 

@@ -2,8 +2,8 @@
 //! what is registered and alive.
 //!
 //! What exists decides first: a disk's pool, a domain's host. What is new goes to a pool of its
-//! flavour, or to the default one, among those that can take it; of several each gets its share
-//! by weight, by the job's id alone: the same submission always goes to the same pool.
+//! flavour, or to the default one, among those that can take it, those with room for it first; of
+//! several each gets its share by weight, by the job's id alone: the same submission always goes to the same pool.
 
 use std::{
     collections::BTreeMap,
@@ -255,6 +255,24 @@ impl Site {
         takers.any(|worker| serves(&worker))
     }
 
+    /// How many bytes are free in a pool, by those who have it; none when nobody knows.
+    fn free(&self, pool: &Label) -> Option<u64> {
+        let takers = self.workers.iter().filter(|worker| !worker.draining);
+        takers
+            .filter_map(|worker| worker.free.get(pool))
+            .max()
+            .copied()
+    }
+
+    /// Leaves out the pools with less room than all of a new disk takes, unless there are no
+    /// others: a disk may never be written whole. That it fits is looked at again when it's made.
+    fn prefer_roomy(&self, pools: &mut Vec<&PoolRecord>, size: u64) {
+        let is_roomy = |pool: &PoolRecord| self.free(&pool.pool).is_none_or(|free| size <= free);
+        if pools.iter().any(|pool| is_roomy(pool)) {
+            pools.retain(|pool| is_roomy(pool));
+        }
+    }
+
     /// A pool for what isn't anywhere yet.
     fn choose(
         &self,
@@ -292,6 +310,7 @@ impl Site {
                 "no such pool takes a disk of this size",
             );
         }
+        self.prefer_roomy(&mut left, size);
         let Some(unserved) = left.first().map(|pool| queue(&pool.pool)) else {
             return refused(Code::PoolNotFound, "no pool takes what is new");
         };

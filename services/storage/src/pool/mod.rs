@@ -24,7 +24,14 @@ use rustix::{
     fs::{Mode, OFlags, openat},
     io::Errno,
 };
-use std::{fs, io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 use virtbus_wire::Label;
 
 /// The mark of a pool's folder.
@@ -41,18 +48,43 @@ pub struct Pool {
     pub config: PoolConfig,
     /// Looks at whether it works.
     pub(crate) looks: Arc<SharedLook>,
+    /// Bytes that were free at the last look; [`NEVER_SEEN`] before.
+    free: Arc<AtomicU64>,
 }
+
+/// In place of a number of bytes that nobody knows.
+const NEVER_SEEN: u64 = u64::MAX;
 
 impl Pool {
     /// A pool that was configured. Nothing is looked at yet.
     #[must_use]
     pub fn new(name: Label, config: PoolConfig) -> Self {
         let looks = Arc::default();
+        let free = Arc::new(AtomicU64::new(NEVER_SEEN));
         Self {
             name,
             config,
             looks,
+            free,
         }
+    }
+
+    /// Bytes that were free when the pool was last looked at; none while it's away.
+    #[must_use]
+    pub fn free(&self) -> Option<u64> {
+        let free = self.free.load(Ordering::Relaxed);
+        (free != NEVER_SEEN).then_some(free)
+    }
+
+    /// Looks whether the pool can be reached, and how many bytes are free in it.
+    ///
+    /// # Errors
+    /// As [`Pool::reach`].
+    pub fn look(&self) -> Result<(), PoolError> {
+        let free = self.reach().and_then(|root| root.free_bytes());
+        let known = free.as_ref().copied().unwrap_or(NEVER_SEEN);
+        self.free.store(known, Ordering::Relaxed);
+        free.map(|_| ())
     }
 
     /// The pool's archive, if it has one: a folder like the pool's own.

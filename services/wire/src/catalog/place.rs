@@ -122,6 +122,9 @@ pub struct WorkerRecord {
     /// The pools it has.
     #[serde(default)]
     pub pools: Vec<Label>,
+    /// Bytes free in them, as far as it could look.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub free: BTreeMap<Label, u64>,
     /// The queues it takes jobs from.
     #[serde(default)]
     pub queues: Vec<Queue>,
