@@ -204,6 +204,7 @@ async fn room(command: &CommandLine, name: &str) -> Result<Room, RunError> {
     Ok(Room {
         nice: command.nice,
         cage,
+        groups: command.groups.clone(),
     })
 }
 
@@ -357,6 +358,7 @@ async fn is_gone(group: &mut Group) -> bool {
         }
         let number = group.number();
         if look >= LOOKS_BEFORE_ZOMBIES
+            && group.is_own_empty()
             && spawn_blocking(move || spawn::only_zombies(number))
                 .await
                 .unwrap_or(false)
