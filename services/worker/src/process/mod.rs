@@ -38,6 +38,7 @@ mod error;
 mod output;
 mod phase;
 mod progress;
+mod room;
 mod run;
 mod spawn;
 mod stop;

@@ -29,6 +29,7 @@ use tokio::{
 use super::{
     cage::{self, Ready},
     cgroup::{Groups, Own},
+    room::Room,
 };
 
 /// The guard of a group: waits for the end of its standard input, which comes when the worker
@@ -52,17 +53,6 @@ pub(super) struct Spawned {
     pub(super) pidfd: OwnedFd,
     pub(super) stdout: ChildStdout,
     pub(super) stderr: ChildStderr,
-}
-
-/// What a tool is started in.
-#[derive(Debug)]
-pub(super) struct Room {
-    /// Its place in line for the processor.
-    pub(super) nice: u8,
-    /// Its cage; none if it has none.
-    pub(super) cage: Option<Ready>,
-    /// Where it gets a group of the kernel; none if it gets none.
-    pub(super) groups: Option<Groups>,
 }
 
 /// Why a tool didn't start.
