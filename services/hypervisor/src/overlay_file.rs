@@ -9,7 +9,7 @@ use rustix::{
 use std::time::Duration;
 use tokio::task::spawn_blocking;
 use virtbus_wire::{Code, JobError};
-use virtbus_worker::process::{CommandLine, Limits, RunOptions, find_program, run};
+use virtbus_worker::process::{Cage, CommandLine, Hold, Limits, RunOptions, find_program, run};
 
 /// The largest file that an empty overlay may be, in bytes: its tables grow with its size.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -39,12 +39,19 @@ impl OverlayFile {
             wall: LIMIT,
             ..Limits::default()
         };
+        // It opens no image but the one it makes.
+        let cage = Cage {
+            write: vec![part.into()],
+            hold: Hold::Offered,
+            ..Cage::new()
+        };
         CommandLine::new(program)
             .args(["create", "-q", "-f", "qcow2", "-u"])
             .args(["-b", &self.below, "-F", self.below_format, "--"])
             .arg(part.as_str())
             .arg(self.virtual_size.to_string())
             .limits(limits)
+            .cage(cage)
     }
 
     /// Makes it, unless it's there; with `replace` in place of what is there.

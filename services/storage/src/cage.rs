@@ -7,7 +7,8 @@
 
 use crate::config::{CageConfig, PoliteConfig};
 use camino::{Utf8Path, Utf8PathBuf};
-use virtbus_worker::process::{Cage, CommandLine, Hold, Offer};
+use std::io;
+use virtbus_worker::process::{Cage, CommandLine, Groups, Hold, Offer};
 
 /// The kernel can't lock tools in, and it's required.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,8 @@ pub fn admit(offer: Offer, cage: &CageConfig) -> Result<(), Unheld> {
 pub struct Rules {
     cage: CageConfig,
     polite: PoliteConfig,
+    /// Where long runs have groups of the kernel; none if the host leaves us none.
+    groups: Option<Groups>,
 }
 
 /// The files that one run reaches.
@@ -72,10 +75,15 @@ impl Reach {
 }
 
 impl Rules {
-    /// As configured.
+    /// As configured. A cgroup that can't be used is done without.
     #[must_use]
     pub fn new(cage: CageConfig, polite: PoliteConfig) -> Self {
-        Self { cage, polite }
+        let groups = groups(&polite).ok().flatten();
+        Self {
+            cage,
+            polite,
+            groups,
+        }
     }
 
     /// A cage around these files.
@@ -109,6 +117,19 @@ impl Rules {
     #[must_use]
     pub fn behind(&self, line: CommandLine) -> CommandLine {
         line.priority(self.polite.nice, self.polite.io.priority())
+            .group(self.groups.clone())
+    }
+}
+
+/// Where long runs have groups of the kernel; none if none is configured, and the host leaves us
+/// none.
+///
+/// # Errors
+/// When the configured folder can't be used.
+pub fn groups(polite: &PoliteConfig) -> io::Result<Option<Groups>> {
+    match &polite.cgroup {
+        Some(folder) => Groups::open(folder.as_std_path()).map(Some),
+        None => Ok(Groups::find()),
     }
 }
 

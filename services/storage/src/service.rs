@@ -77,6 +77,10 @@ fn look_at_cage(daemon: &Daemon<StorageConfig>, offer: Offer) -> Result<(), Fata
             landlock,
         );
     });
+    let groups = cage::groups(&daemon.settings.polite);
+    let groups = groups.map_err(|error| Fatal::config("polite.cgroup", error))?;
+    let groups = groups.map_or("none is left to us", |_| "each long tool has its own");
+    tracing::info!("cgroups: {groups}");
     match cage::admit(offer, &daemon.settings.cage) {
         Ok(()) if offer.holds() => tracing::info!(%offer, "tools are locked in"),
         Ok(()) => tracing::warn!(%offer, "tools are not wholly locked in: this was configured"),

@@ -1,6 +1,8 @@
 //! The program itself: jobs published to a real server, done by real qemu-img.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cage;
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::{
@@ -23,6 +25,7 @@ struct Site {
     server: Server,
     jobs: Jobs,
     disks: Bucket<Value>,
+    workers: Bucket<Value>,
     dir: TempDir,
 }
 
@@ -50,6 +53,7 @@ impl Site {
         Self {
             jobs: Jobs::new(&bus, KEEP),
             disks: Bucket::new(&bus, "disks"),
+            workers: Bucket::new(&bus, "workers"),
             server,
             dir: tempfile::tempdir().unwrap(),
         }
@@ -68,15 +72,26 @@ impl Site {
     }
 
     fn service(&self, worker: &str) -> Service {
+        Service(self.command(worker).spawn().unwrap())
+    }
+
+    /// How the service is started.
+    fn command(&self, worker: &str) -> Command {
         let log = self.dir.path().join(format!("{worker}.log"));
         let log = std::fs::File::create(log).unwrap();
         let mut command = Command::new(PROGRAM);
         command.arg("--config").arg(self.config(worker));
-        let child = command
+        command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        Service(child.spawn().unwrap())
+        command
+    }
+
+    /// What a service said until now.
+    fn log(&self, worker: &str) -> String {
+        let path = self.dir.path().join(format!("{worker}.log"));
+        std::fs::read_to_string(path).unwrap()
     }
 
     /// A plain publish, as any language would.

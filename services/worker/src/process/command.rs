@@ -11,10 +11,18 @@ use std::{
 
 use rustix::process::{Resource, getrlimit};
 
-use super::{cage::Cage, error::RunError};
+use super::{cage::Cage, cgroup::Groups, error::RunError};
 
 const IONICE: &str = "/usr/bin/ionice";
 const PRLIMIT: &str = "/usr/bin/prlimit";
+/// In front of a tool that gets a group of the kernel: waits until it's in there, which is told by the
+/// end of its standard input. A constant; what it starts are whole arguments, never read as text.
+const WAIT: [&str; 4] = [
+    "/bin/sh",
+    "-c",
+    "read _; exec \"$@\" </dev/null",
+    "tool-start",
+];
 
 /// What a tool sees of the worker's environment. The rest may hold secrets.
 const ENV_KEPT: [&str; 3] = ["PATH", "HOME", "TMPDIR"];
@@ -76,6 +84,8 @@ pub struct CommandLine {
     pub io: Option<IoPriority>,
     /// What it may reach of the host; none = what the worker may.
     pub cage: Option<Cage>,
+    /// Where it has a group of the kernel of its own; none = it stays in the worker's.
+    pub groups: Option<Groups>,
 }
 
 impl CommandLine {
@@ -90,6 +100,7 @@ impl CommandLine {
             nice: 0,
             io: None,
             cage: None,
+            groups: None,
         }
     }
 
@@ -143,6 +154,13 @@ impl CommandLine {
         self
     }
 
+    /// Gives it a group of the kernel of its own, if there are such.
+    #[must_use]
+    pub fn group(mut self, groups: Option<Groups>) -> Self {
+        self.groups = groups;
+        self
+    }
+
     /// The cage, in which every program of the whole line can be run.
     pub(super) fn whole_cage(&self) -> Option<Cage> {
         let mut cage = self.cage.clone()?;
@@ -153,7 +171,9 @@ impl CommandLine {
     /// Every program of the whole line.
     fn programs(&self) -> impl Iterator<Item = &Path> {
         let io = self.io.map(|_| Path::new(IONICE));
-        [Some(self.program.as_path()), Some(Path::new(PRLIMIT)), io]
+        let wait = self.groups.as_ref().map(|_| Path::new(WAIT[0]));
+        let prlimit = Some(Path::new(PRLIMIT));
+        [Some(self.program.as_path()), prlimit, io, wait]
             .into_iter()
             .flatten()
     }
@@ -174,6 +194,9 @@ impl CommandLine {
     /// The line that is really run: the prefix (see the module above), the program, its arguments.
     pub(super) fn argv(&self) -> Vec<OsString> {
         let mut argv: Vec<OsString> = Vec::with_capacity(self.args.len() + 16);
+        if self.groups.is_some() {
+            argv.extend(WAIT.map(OsString::from));
+        }
         if let Some(io) = self.io {
             argv.extend([IONICE, "-t", "-c"].map(OsString::from));
             argv.extend(match io {

@@ -14,7 +14,7 @@
 //!
 //! ```text
 //! worker ─┬─ guard: leads the group, waits for the end of a pipe from the worker, then kills it
-//!         └─ [ionice …] prlimit … -- tool … ── what the tool starts
+//!         └─ [wait …] [ionice …] prlimit … -- tool … ── what the tool starts
 //! ```
 //!
 //! - **Limits** are set by a small program in front of the tool: setting them between `fork` and
@@ -27,20 +27,24 @@
 //! - **The guard leads**, so the group and its number outlive the tool: what the tool leaves
 //!   behind can be killed without ever hitting a stranger.
 //!
-//! What this can't hold: a process that leaves its group (`setsid`). A worker that is frozen
+//! What this can't hold, but where the host leaves us groups of the kernel ([`Groups`]): a process
+//! that leaves its group (`setsid`). A worker that is frozen
 //! keeps its tool; that is what handing down a lock is for ([`RunOptions::inherit`]).
 
 mod cage;
+mod cgroup;
 mod command;
 mod error;
 mod output;
 mod phase;
 mod progress;
+mod room;
 mod run;
 mod spawn;
 mod stop;
 
 pub use cage::{Cage, Calls, Hold, Offer, offer};
+pub use cgroup::Groups;
 pub use command::{CommandLine, IoPriority, Limits, find_program};
 pub use error::RunError;
 pub use output::Excerpt;

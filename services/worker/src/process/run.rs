@@ -19,7 +19,8 @@ use super::{
     error::RunError,
     output::{Excerpt, Records},
     phase::{Event, KILL_WAIT, Phase, Send, Why, later},
-    spawn::{self, Exited, Group, Room, Spawned},
+    room::Room,
+    spawn::{self, Exited, Group, Spawned},
     stop::Stop,
 };
 
@@ -128,7 +129,7 @@ pub async fn run(command: &CommandLine, options: RunOptions<'_>) -> Result<Exit,
         stdout,
         inherit,
     } = options;
-    let room = room(command, &name).await?;
+    let room = Room::of(command).await?;
     let spawned = spawn::spawn(prepared(command), room, inherit)
         .await
         .map_err(|failed| match failed {
@@ -185,26 +186,6 @@ pub async fn run(command: &CommandLine, options: RunOptions<'_>) -> Result<Exit,
             stderr: run.stderr,
         }),
     }
-}
-
-/// Makes the tool's cage ready: files are opened for it, which may take long.
-async fn room(command: &CommandLine, name: &str) -> Result<Room, RunError> {
-    let refused = |source| RunError::Cage {
-        program: name.to_owned(),
-        source,
-    };
-    let cage = match command.whole_cage() {
-        None => None,
-        Some(cage) => {
-            let made = spawn_blocking(move || cage.ready()).await;
-            let made = made.map_err(|error| refused(io::Error::other(error)))?;
-            Some(made.map_err(refused)?)
-        }
-    };
-    Ok(Room {
-        nice: command.nice,
-        cage,
-    })
 }
 
 fn prepared(command: &CommandLine) -> Command {
@@ -357,6 +338,7 @@ async fn is_gone(group: &mut Group) -> bool {
         }
         let number = group.number();
         if look >= LOOKS_BEFORE_ZOMBIES
+            && group.is_own_empty()
             && spawn_blocking(move || spawn::only_zombies(number))
                 .await
                 .unwrap_or(false)

@@ -26,7 +26,11 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::cage::{self, Ready};
+use super::{
+    cage::{self, Ready},
+    cgroup::{Groups, Own},
+    room::Room,
+};
 
 /// The guard of a group: waits for the end of its standard input, which comes when the worker
 /// has died, whatever it died of, and then kills its group. A constant: nothing of a job is in
@@ -49,15 +53,6 @@ pub(super) struct Spawned {
     pub(super) pidfd: OwnedFd,
     pub(super) stdout: ChildStdout,
     pub(super) stderr: ChildStderr,
-}
-
-/// What a tool is started in.
-#[derive(Debug)]
-pub(super) struct Room {
-    /// Its place in line for the processor.
-    pub(super) nice: u8,
-    /// Its cage; none if it has none.
-    pub(super) cage: Option<Ready>,
 }
 
 /// Why a tool didn't start.
@@ -129,11 +124,15 @@ fn requests() -> io::Result<mpsc::Sender<Request>> {
 fn start(mut command: Command, room: Room, inherit: &[OwnedFd]) -> Result<Spawned, Failed> {
     // The guard is first, and without the files: no tool is ever without it, and it keeps no lock.
     let mut group = Group::guarded()?;
+    // One that gets a group of the kernel waits at the end of this pipe until it's in there.
+    let waits = room.groups.is_some();
+    let stdin = if waits { Stdio::piped() } else { Stdio::null() };
     command
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.process_group(group.number.as_raw_nonzero().get());
+    group.own = room.groups.as_ref().and_then(own);
     let opened = inherit
         .iter()
         .try_for_each(|fd| fcntl_setfd(fd, FdFlags::empty()));
@@ -145,6 +144,11 @@ fn start(mut command: Command, room: Room, inherit: &[OwnedFd]) -> Result<Spawne
         fcntl_setfd(fd, FdFlags::CLOEXEC).ok();
     }
     let tool = group.tool.insert(tool?);
+    if let Some(own) = &group.own {
+        own.enter(number(tool)?)
+            .unwrap_or_else(|error| stays(&error));
+    }
+    drop(tool.stdin.take());
     let pidfd = pidfd_open(number(tool)?, PidfdFlags::NONBLOCK).map_err(io::Error::from)?;
     match (tool.stdout.take(), tool.stderr.take()) {
         (Some(stdout), Some(stderr)) => Ok(Spawned {
@@ -155,6 +159,15 @@ fn start(mut command: Command, room: Room, inherit: &[OwnedFd]) -> Result<Spawne
         }),
         (_, _) => Err(io::Error::other("a pipe of the new process is missing").into()),
     }
+}
+
+/// A group of the kernel for one tool. It does without if there's none to be had.
+fn own(groups: &Groups) -> Option<Own> {
+    groups.make().map_err(|error| stays(&error)).ok()
+}
+
+fn stays(error: &io::Error) {
+    tracing::debug!(%error, "a tool stays in the worker's cgroup");
 }
 
 /// Starts the tool from a thread that has gone into its room.
@@ -188,6 +201,8 @@ pub(super) struct Group {
     /// None before its start and once reaped.
     tool: Option<Child>,
     number: Pid,
+    /// The tool's group of the kernel, if it has one.
+    own: Option<Own>,
 }
 
 impl Group {
@@ -209,6 +224,7 @@ impl Group {
             guard: Some(guard),
             tool: None,
             number,
+            own: None,
         })
     }
 
@@ -228,6 +244,9 @@ impl Group {
         if let Some(tool) = self.tool.as_mut() {
             // It may have left the group. That it's dead already is fine.
             tool.kill().ok();
+        }
+        if let Some(own) = &self.own {
+            own.kill();
         }
     }
 
@@ -260,7 +279,12 @@ impl Group {
         }
         // Orphans of the group come to us where we are process 1 or a subreaper.
         while let Ok(Some(_)) = waitpgid(self.number, WaitOptions::NOHANG) {}
-        test_kill_process_group(self.number) == Err(Errno::SRCH)
+        test_kill_process_group(self.number) == Err(Errno::SRCH) && self.is_own_empty()
+    }
+
+    /// True when nothing runs in the tool's group of the kernel, if it has one.
+    pub(super) fn is_own_empty(&self) -> bool {
+        self.own.as_ref().is_none_or(Own::is_empty)
     }
 }
 
@@ -271,6 +295,7 @@ impl Drop for Group {
         }
         self.kill();
         let (guard, tool, number) = (self.guard.take(), self.tool.take(), self.number);
+        let own = self.own.take();
         // Waiting may take long where the tool hangs in the kernel, and this may be a thread of
         // the runtime. Without a thread to be had, zombies stay until the worker ends.
         let reaper = move || {
@@ -278,6 +303,7 @@ impl Drop for Group {
                 child.wait().ok();
             }
             while waitpgid(number, WaitOptions::empty()).is_ok() {}
+            drop(own);
         };
         thread::Builder::new()
             .name("tool-reaper".to_owned())

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "the whole crate is a test")]
 
 mod cage;
+mod cgroup;
 mod death;
 mod ends;
 mod files;
