@@ -143,10 +143,8 @@ impl Steps for ArchiveDisk<'_> {
             context::file_of(&plan.disk),
             packed_of(&plan.disk),
         );
-        let expected = context::expected(disk, plan.below.first());
-        self.at.gate_file(&plan.root, &file, expected).await?;
-        let image = context::image_of(&plan.root, disk);
-        let probed = self.at.store.tool.probe(&image, pace.stop).await;
+        let image = self.at.pass_disk(&plan.root, disk, plan.below.first());
+        let probed = self.at.store.tool.probe(image.await?, pace.stop).await;
         probed.map_err(context::tool)?;
         if self.at.facts_of(&plan.archive, &packed).await?.is_some() {
             let packed = (&plan.archive, &packed);

@@ -7,7 +7,6 @@ use crate::{
     draft::Draft,
     fence::Fence,
     pool::{PoolError, Root},
-    qemu_img::Image,
     task::{
         Checked, Context, Pace, Steps, archive_disk::packed_of, context, done, homes::taken,
         is_own, now, relay::relayed,
@@ -83,15 +82,8 @@ impl UnarchiveDisk<'_> {
         })
         .await?;
         let expected = context::expected(disk, plan.below.first());
-        let part = draft.part();
-        self.at.gate_file(&plan.root, part, expected).await?;
-        let image = Image {
-            path: plan.root.path(part),
-            format: disk.record.format,
-        };
-        let info = self.at.store.tool.info(&image, pace.stop).await;
-        let info = info.map_err(context::tool)?;
-        if Some(info.virtual_size) == disk.record.virtual_size {
+        let passed = self.at.pass_file(&plan.root, draft.part(), expected);
+        if Some(passed.await?.measured().virtual_size) == disk.record.virtual_size {
             return Ok(draft);
         }
         Err(JobError::new(Code::ImageCorrupt, "the archived disk has another size").into())
