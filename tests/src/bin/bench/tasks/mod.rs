@@ -4,6 +4,8 @@
 //! By hand means: the tool, and the fsync of what it made, which a job has too. What a task does
 //! beside that (looking at the files, locks, records) is what the ratio shows.
 
+mod row;
+
 use crate::{
     convert::{path_of, settle, stripes},
     error::Failure,
@@ -11,9 +13,9 @@ use crate::{
     report::{Report, Table},
     scale::Size,
     site::Site,
-    stats::Samples,
     tools::{Line, timed},
 };
+use row::{Row, Scale};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
@@ -29,70 +31,6 @@ const PAIR: &str = "storage.default_other.default";
 const OTHER: &str = "other";
 /// The disk that a file system is trimmed in: the tool's own machine takes most of the time.
 const USED_DISK_BYTES: u64 = 64 * MIB;
-
-/// How large, and how often.
-#[derive(Debug, Clone, Copy)]
-struct Scale {
-    /// The disks' virtual size, of which every second stripe is data, in bytes.
-    size: u64,
-    repeats: u32,
-    /// The same for the tool that starts a machine each time.
-    machines: u32,
-}
-
-impl From<Size> for Scale {
-    fn from(size: Size) -> Self {
-        match size {
-            Size::Full => Self {
-                size: 1024 * MIB,
-                repeats: 5,
-                machines: 2,
-            },
-            Size::Quick => Self {
-                size: 256 * MIB,
-                repeats: 1,
-                machines: 1,
-            },
-        }
-    }
-}
-
-/// One task, measured.
-struct Row {
-    name: &'static str,
-    bare: Samples,
-    plain: Samples,
-    bus: Samples,
-}
-
-impl Row {
-    fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            bare: Samples::default(),
-            plain: Samples::default(),
-            bus: Samples::default(),
-        }
-    }
-
-    fn cells(&self) -> Vec<String> {
-        let plain = if self.plain.len() == 0 {
-            ["–".to_owned(), "–".to_owned()]
-        } else {
-            let ratio = self.plain.over(&self.bus);
-            [self.plain.spread(0), ratio.spread(2)]
-        };
-        let [plain, plain_ratio] = plain;
-        vec![
-            self.name.to_owned(),
-            self.bare.spread(0),
-            self.bus.spread(0),
-            self.bus.over(&self.bare).spread(2),
-            plain,
-            plain_ratio,
-        ]
-    }
-}
 
 pub(crate) async fn run(site: &mut Site, size: Size) -> Result<Report, Failure> {
     let scale = Scale::from(size);
