@@ -6,6 +6,7 @@ mod bad_params;
 mod cli;
 mod crash;
 mod feedback;
+mod life;
 mod main_job;
 mod order;
 mod readiness;
@@ -14,6 +15,7 @@ mod secure;
 mod services;
 mod tasks;
 mod thousand;
+mod tools;
 
 use tokio::sync::OnceCell;
 use virtbus_tests::stack::{Options, Shared, Stack};

@@ -11,6 +11,8 @@
 
 pub use held::{Head, Held};
 
+use crate::gate::Measured;
+
 use virtbus_wire::{
     Code, DiskId, JobError, JobId, Label, Timestamp,
     catalog::{DiskRecord, DiskState, InUseBy, MediaRecord, UseMode},
@@ -98,13 +100,13 @@ pub fn in_state<R: Held>(record: &R, state: DiskState, now: Timestamp) -> R {
     record.with_head(head, now)
 }
 
-/// The result of making or changing a disk; sizes in bytes, as measured.
+/// The result of making or changing a disk, as it was measured.
 #[must_use]
-pub fn made(record: &DiskRecord, virtual_size: u64, actual: u64, now: Timestamp) -> DiskRecord {
+pub fn made(record: &DiskRecord, measured: Measured, now: Timestamp) -> DiskRecord {
     DiskRecord {
         state: DiskState::Ready,
-        virtual_size: Some(virtual_size),
-        actual_size: Some(actual),
+        virtual_size: Some(measured.virtual_size),
+        actual_size: Some(measured.actual_size),
         updated_at: now,
         ..record.clone()
     }

@@ -12,6 +12,7 @@ pub mod config;
 pub mod disks;
 mod draft;
 pub mod fence;
+pub mod gate;
 mod perform;
 pub mod pool;
 pub mod qemu_img;
@@ -27,4 +28,3 @@ pub mod virt_sparsify;
 
 pub use config::StorageConfig;
 pub use store::Store;
-use virtbus_inspector::gate;

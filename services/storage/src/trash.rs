@@ -51,6 +51,12 @@ impl Home {
         Ok(names.iter().any(|name| is_by(name, job)))
     }
 
+    /// Whether there's nothing of it, in its place or in the trash.
+    pub(crate) fn is_gone(&self, of: &Target) -> Result<bool, PoolError> {
+        let is_here = self.root.facts(&self.file)?.is_some();
+        Ok(!is_here && in_trash(&self.root, of)?.is_empty())
+    }
+
     /// Brings the file back that this job had moved to the trash.
     pub(crate) fn put_back(&self, of: &Target, job: &JobId) -> Result<Found, PoolError> {
         if self.root.facts(&self.file)?.is_some() {

@@ -11,8 +11,9 @@
 
 use crate::{
     cage::{Reach, Rules},
+    gate::{Passed, PassedChain},
     qemu_img::{
-        Image, ToolError,
+        ToolError,
         command::{COPY, COPY_CPU_S, bytes_max},
         follow_with,
     },
@@ -92,7 +93,7 @@ impl VirtSparsify {
     /// See [`ToolError`].
     pub async fn in_place(
         &self,
-        image: &Image,
+        image: PassedChain,
         file_bytes: u64,
         stop: &Stop,
         progress: impl FnMut(f64) + Send,
@@ -108,17 +109,17 @@ impl VirtSparsify {
         let temporary = tempfile::Builder::new().prefix("virtbus-").tempdir();
         let temporary = temporary.map_err(failed)?;
         let kept = kept_for(geteuid().as_raw()).map_err(|errno| failed(errno.into()))?;
-        let line = in_place(&self.program, image, self.has_kvm, file_bytes)
+        let line = in_place(&self.program, image.first(), self.has_kvm, file_bytes)
             .env("TMPDIR", temporary.path())
             .env("XDG_RUNTIME_DIR", temporary.path())
             .env("LIBGUESTFS_CACHEDIR", KEPT_IN)
-            .cage(self.cage(image, temporary.path(), kept));
+            .cage(self.cage(image.first(), temporary.path(), kept));
         let line = self.rules.behind(line);
         follow_with(line, share, Vec::new(), stop, progress).await
     }
 
-    fn cage(&self, image: &Image, temporary: &Path, kept: PathBuf) -> Cage {
-        let reach = Reach::nothing().chain(&image.path).write(&image.path);
+    fn cage(&self, image: &Passed, temporary: &Path, kept: PathBuf) -> Cage {
+        let reach = Reach::nothing().chain(image.path()).write(image.path());
         let mut cage = self.rules.cage(&reach);
         cage.run.extend(PROGRAMS.map(PathBuf::from));
         cage.read.extend(READ.map(PathBuf::from));
@@ -145,11 +146,11 @@ fn kept_for(user: u32) -> Result<PathBuf, Errno> {
 }
 
 /// `--in-place`.
-fn in_place(tool: &Utf8Path, image: &Image, has_kvm: bool, file_bytes: u64) -> CommandLine {
+fn in_place(tool: &Utf8Path, image: &Passed, has_kvm: bool, file_bytes: u64) -> CommandLine {
     let line = CommandLine::new(tool.as_std_path())
         .args(["--machine-readable", "--in-place"])
-        .args(["--format", image.format.as_str()])
-        .args(["--", image.path.as_str()])
+        .args(["--format", image.format().as_str()])
+        .args(["--", image.path().as_str()])
         .env("LIBGUESTFS_BACKEND", "direct")
         // When it unpacks its own files: nothing in the cage may give files away, root neither.
         .env("TAR_OPTIONS", "--no-same-owner")
@@ -180,10 +181,7 @@ mod tests {
 
     #[test]
     fn the_machine_has_hardware_help_only_where_it_is_said_to_work() {
-        let image = Image {
-            path: "/p/disks/.j.1.d1.part".into(),
-            format: ImageFormat::Qcow2,
-        };
+        let image = Passed::unseen("/p/disks/.j.1.d1.part", ImageFormat::Qcow2);
         let line = |has_kvm| in_place("/usr/bin/virt-sparsify".into(), &image, has_kvm, 1 << 40);
         assert_eq!(
             line(false).to_string(),
@@ -198,10 +196,7 @@ mod tests {
 
     #[test]
     fn its_machine_reaches_no_settings_and_no_home() {
-        let image = Image {
-            path: "/p/disks/.j.1.d1.part".into(),
-            format: ImageFormat::Qcow2,
-        };
+        let image = Passed::unseen("/p/disks/.j.1.d1.part", ImageFormat::Qcow2);
         let cage = |has_kvm| {
             let tool = VirtSparsify::find(None, has_kvm, Rules::default());
             tool.cage(&image, Path::new("/tmp/t"), "/var/tmp/.guestfs-0".into())

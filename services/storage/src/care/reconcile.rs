@@ -8,7 +8,7 @@ use super::{
 use crate::{
     blocking,
     disks::{CatalogError, Disk},
-    gate::{self, Known},
+    gate::{self, Expected, Known},
     pool::{Folder, Name, Pool, PoolError, Root},
     store::Store,
     task::context,
@@ -195,12 +195,16 @@ impl Store {
         .await;
         let object = Target::from(&disk.id).to_string();
         let expected = context::expected(disk, below.as_ref());
+        let of_any_size = Expected {
+            known: Known::default(),
+            ..expected.clone()
+        };
         let found = match looked {
             // It's told as missing.
             Ok(None) => None,
-            Ok(Some(found)) => match gate::check(found.clone(), &expected, Known::default()) {
+            Ok(Some(found)) => match gate::check(found.clone(), &of_any_size) {
                 Err(error) => Some((Kind::Header, error.code.to_string())),
-                Ok(()) => gate::check(found, &expected, Known::of(&disk.record))
+                Ok(_) => gate::check(found, &expected)
                     .err()
                     .map(|error| (Kind::Size, error.code.to_string())),
             },

@@ -55,6 +55,8 @@ pub struct Fence {
     root: Root,
     name: Name,
     holder: Holder,
+    /// Whether the mark stays when the lock goes.
+    leaves_mark: bool,
 }
 
 /// Why a lock wasn't had.
@@ -172,6 +174,11 @@ impl Fence {
         }
     }
 
+    /// Leaves the note to whoever of the job takes the lock next: the effect ended halfway.
+    pub fn leave_mark(&mut self) {
+        self.leaves_mark = true;
+    }
+
     async fn write(&self) -> Result<(), PoolError> {
         let (file, text, name) = (self.share()?, self.holder.to_text(), self.name.clone());
         let write = move || {
@@ -192,6 +199,9 @@ impl Fence {
 
 impl Drop for Fence {
     fn drop(&mut self) {
+        if self.leaves_mark {
+            return;
+        }
         // Given back in order: whatever comes next must not be taken for this holder.
         ftruncate(&self.file, 0).ok();
     }
@@ -235,6 +245,7 @@ fn attempt(root: &Root, name: &Name, mut own: Holder) -> Result<Attempt, PoolErr
             root: root.clone(),
             name: name.clone(),
             holder: own,
+            leaves_mark: false,
         }));
     }
     Ok(Attempt::Busy(None))

@@ -1,5 +1,6 @@
 //! What qemu-img answers, as far as we look at it.
 
+use crate::gate::Measured;
 use serde::Deserialize;
 use virtbus_wire::{
     Size,
@@ -60,6 +61,15 @@ pub struct Made {
 }
 
 impl Info {
+    /// How large the image is.
+    #[must_use]
+    pub fn measured(&self) -> Measured {
+        Measured {
+            virtual_size: self.virtual_size,
+            actual_size: self.actual_size,
+        }
+    }
+
     /// The options for another qcow2 like this one.
     #[must_use]
     pub fn qcow2_options(&self) -> Qcow2Options {

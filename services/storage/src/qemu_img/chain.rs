@@ -1,9 +1,10 @@
 //! The command lines of qemu-img for what lies within an image and below it: snapshots, commits,
 //! rebases, checks.
 
-use super::command::{COPY, Image, RESIZE, act, bytes_max};
+use super::command::{COPY, RESIZE, act, bytes_max};
+use crate::gate::{Passed, PassedChain};
 use camino::Utf8Path;
-use virtbus_wire::task::{image::ImageFormat, storage::Repair};
+use virtbus_wire::task::storage::Repair;
 use virtbus_worker::process::CommandLine;
 
 /// What is done to a snapshot inside a file.
@@ -18,26 +19,24 @@ pub enum Act {
 }
 
 /// A change of the snapshots inside a qcow2.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Snapshot {
     /// The image.
-    pub image: Image,
+    pub image: PassedChain,
     /// What is done.
     pub act: Act,
     /// The snapshot's name; to revert to it, the format's own number: a name that looks like the
     /// number of another one would be taken for that.
     pub name: String,
-    /// Where the file ends now, in bytes.
-    pub file_bytes: u64,
 }
 
 /// The content of an overlay, into its backing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Commit {
     /// The overlay.
-    pub image: Image,
-    /// Its backing.
-    pub into: Image,
+    pub image: PassedChain,
+    /// Its backing, which is written.
+    pub into: Passed,
     /// Whether it's empty then.
     pub empties: bool,
     /// The most that a file may become, in bytes.
@@ -45,12 +44,12 @@ pub struct Commit {
 }
 
 /// Another backing for an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Rebase {
     /// The image.
-    pub image: Image,
-    /// The bare name and format of its new backing, which lies in the same folder.
-    pub backing: (String, ImageFormat),
+    pub image: PassedChain,
+    /// Its new backing, in the same folder.
+    pub backing: PassedChain,
     /// The most that the file may become, in bytes.
     pub bytes_max: u64,
 }
@@ -63,61 +62,64 @@ pub fn snapshot(tool: &Utf8Path, snapshot: &Snapshot) -> CommandLine {
         Act::Revert => "-a",
         Act::Delete => "-d",
     };
-    act(tool, bytes_max(snapshot.file_bytes), RESIZE)
+    let image = snapshot.image.first();
+    act(tool, bytes_max(image.length()), RESIZE)
         .args(["snapshot", "--image-opts", "-q", act_is, &snapshot.name])
-        .args(["--".to_owned(), image_options(&snapshot.image)])
+        .args(["--".to_owned(), image_options(image)])
 }
 
 /// `commit`, into the immediate backing.
 #[must_use]
 pub fn commit(tool: &Utf8Path, commit: &Commit) -> CommandLine {
-    let image = &commit.image;
+    let image = commit.image.first();
     act(tool, commit.bytes_max, COPY)
-        .args(["commit", "-p", "-f", image.format.as_str()])
+        .args(["commit", "-p", "-f", image.format().as_str()])
         .args((!commit.empties).then_some("-d"))
-        .args(["--", image.path.as_str()])
+        .args(["--", image.path().as_str()])
 }
 
 /// `rebase`, by comparing what the old and the new backing hold.
 #[must_use]
 pub fn rebase(tool: &Utf8Path, rebase: &Rebase) -> CommandLine {
-    let (name, format) = &rebase.backing;
+    let (image, backing) = (rebase.image.first(), rebase.backing.first());
+    let name = backing.path().file_name().unwrap_or_default();
     act(tool, rebase.bytes_max, COPY)
-        .args(["rebase", "-p", "-f", rebase.image.format.as_str()])
-        .args(["-F", format.as_str(), "-b", name])
-        .args(["--", rebase.image.path.as_str()])
+        .args(["rebase", "-p", "-f", image.format().as_str()])
+        .args(["-F", backing.format().as_str(), "-b", name])
+        .args(["--", image.path().as_str()])
 }
 
 /// `check`, and what is to be put right.
 #[must_use]
-pub fn check(tool: &Utf8Path, image: &Image, repair: Repair, file_bytes: u64) -> CommandLine {
+pub fn check(tool: &Utf8Path, image: &PassedChain, repair: Repair) -> CommandLine {
+    let image = image.first();
+    let file_bytes = image.length();
     let (limit, fixes) = match repair {
         Repair::None => (0, None),
         Repair::Leaks => (bytes_max(file_bytes), Some(["-r", "leaks"])),
         Repair::All => (bytes_max(file_bytes), Some(["-r", "all"])),
     };
     act(tool, limit, COPY)
-        .args(["check", "--output=json", "-f", image.format.as_str()])
+        .args(["check", "--output=json", "-f", image.format().as_str()])
         .args(fixes.into_iter().flatten())
-        .args(["--", image.path.as_str()])
+        .args(["--", image.path().as_str()])
 }
 
 /// An image as options: a comma in a path stands twice.
-fn image_options(image: &Image) -> String {
-    let (format, path) = (image.format, image.path.as_str().replace(',', ",,"));
+fn image_options(image: &Passed) -> String {
+    let (format, path) = (image.format(), image.path().as_str().replace(',', ",,"));
     format!("driver={format},file.driver=file,file.filename={path}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use virtbus_wire::task::image::ImageFormat;
 
     const TOOL: &str = "/usr/bin/qemu-img";
 
-    fn image() -> Image {
-        let path = "/p,q/disks/d1.qcow2".into();
-        let format = ImageFormat::Qcow2;
-        Image { path, format }
+    fn image() -> PassedChain {
+        PassedChain::unseen("/p,q/disks/d1.qcow2", ImageFormat::Qcow2)
     }
 
     fn text(line: &CommandLine) -> String {
@@ -130,7 +132,6 @@ mod tests {
             image: image(),
             act: act_is,
             name: name.to_owned(),
-            file_bytes: 1 << 20,
         };
         let end = "-- driver=qcow2,file.driver=file,file.filename=/p,,q/disks/d1.qcow2";
         for (act_is, letter) in [(Act::Create, "c"), (Act::Revert, "a"), (Act::Delete, "d")] {
@@ -144,7 +145,7 @@ mod tests {
     fn a_commit_empties_what_stays() {
         let of = |empties| Commit {
             image: image(),
-            into: image(),
+            into: image().alone(),
             empties,
             bytes_max: 1 << 20,
         };
@@ -159,7 +160,7 @@ mod tests {
     fn a_rebase_compares_and_names_the_backing_relative() {
         let wanted = Rebase {
             image: image(),
-            backing: ("d0.raw".to_owned(), ImageFormat::Raw),
+            backing: PassedChain::unseen("/p,q/disks/d0.raw", ImageFormat::Raw),
             bytes_max: 1 << 20,
         };
         assert_eq!(
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_check_writes_only_on_request() {
-        let of = |repair| check(TOOL.into(), &image(), repair, 1 << 20);
+        let of = |repair| check(TOOL.into(), &image(), repair);
         let line = of(Repair::None);
         let end = "-- /p,q/disks/d1.qcow2";
         let start = "qemu-img check --output=json -f qcow2";

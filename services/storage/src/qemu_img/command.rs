@@ -3,7 +3,10 @@
 //! Formats are always given, files by absolute path or behind `--`, sizes as decimal integers of
 //! our own; nothing that a message holds gets into an option but through an enum.
 
-use crate::config::Cache;
+use crate::{
+    config::Cache,
+    gate::{Passed, PassedChain},
+};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::time::Duration;
 use virtbus_wire::{
@@ -32,7 +35,8 @@ pub(crate) const COPY_CPU_S: u64 = 64 * 7 * 24 * 3600;
 /// Room for headers and tables beside what was measured, in bytes.
 const FILE_SLACK_BYTES: u64 = 64 << 20;
 
-/// An image that's there: its file and the format it has by the catalogue.
+/// An image by its file and format. One that's there is opened by tools only as what the gate let
+/// through, a [`Passed`] or a [`PassedChain`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// The absolute path.
@@ -41,17 +45,40 @@ pub struct Image {
     pub format: ImageFormat,
 }
 
+/// What a new image lies on.
+#[derive(Debug)]
+pub enum Beneath {
+    /// Nothing.
+    Nothing,
+    /// An image that's there, which the tool looks at.
+    There(PassedChain),
+    /// One of this bare name and format in the same folder, still to come: it isn't looked at.
+    ToCome(String, ImageFormat),
+}
+
+impl Beneath {
+    /// The bare name and format that the new image calls it by.
+    fn called(&self) -> Option<(&str, ImageFormat)> {
+        match self {
+            Self::Nothing => None,
+            Self::There(chain) => {
+                let first = chain.first();
+                Some((first.path().file_name()?, first.format()))
+            }
+            Self::ToCome(name, format) => Some((name, *format)),
+        }
+    }
+}
+
 /// A new image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct NewImage {
     /// Where it's made.
     pub image: Image,
     /// Its virtual size in bytes.
     pub size: u64,
-    /// The bare name and format of its backing, which lies in the same folder.
-    pub backing: Option<(String, ImageFormat)>,
-    /// Whether the backing is still to come under this name; then it isn't looked at.
-    pub is_early: bool,
+    /// What it lies on, in the same folder.
+    pub backing: Beneath,
     /// How much room is taken at once.
     pub preallocation: Preallocation,
     /// Options, if it's a qcow2.
@@ -59,10 +86,10 @@ pub struct NewImage {
 }
 
 /// A copy of an image in another format.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Copy {
     /// What is read, with all below it.
-    pub source: Image,
+    pub source: PassedChain,
     /// What is made.
     pub target: Image,
     /// How clusters are compressed.
@@ -81,20 +108,18 @@ pub struct Copy {
 
 /// `info`: what an image's header says. Takes no lock: a running domain may have it.
 #[must_use]
-pub fn info(tool: &Utf8Path, image: &Image) -> CommandLine {
+pub fn info(tool: &Utf8Path, image: &Passed) -> CommandLine {
     ask(tool)
-        .args(["info", "-U", "-f", image.format.as_str()])
-        .args(["--output=json", "--", image.path.as_str()])
+        .args(["info", "-U", "-f", image.format().as_str()])
+        .args(["--output=json", "--", image.path().as_str()])
 }
 
 /// `info` with qemu's lock: it fails while another program writes the image.
 #[must_use]
-pub fn probe(tool: &Utf8Path, image: &Image) -> CommandLine {
-    ask(tool).args(["info", "-f", image.format.as_str()]).args([
-        "--output=json",
-        "--",
-        image.path.as_str(),
-    ])
+pub fn probe(tool: &Utf8Path, image: &Passed) -> CommandLine {
+    ask(tool)
+        .args(["info", "-f", image.format().as_str()])
+        .args(["--output=json", "--", image.path().as_str()])
 }
 
 /// `--version`.
@@ -106,10 +131,11 @@ pub fn version(tool: &Utf8Path) -> CommandLine {
 /// `measure`: the room a copy of an image takes as a qcow2, which is about what a copy in any
 /// format writes. (Asked about raw, qemu-img counts holes as if they were written.)
 #[must_use]
-pub fn measure(tool: &Utf8Path, image: &Image) -> CommandLine {
+pub fn measure(tool: &Utf8Path, image: &PassedChain) -> CommandLine {
+    let image = image.first();
     ask(tool)
         .args(["measure", "-U", "--output=json", "-O", "qcow2"])
-        .args(["-f", image.format.as_str(), "--", image.path.as_str()])
+        .args(["-f", image.format().as_str(), "--", image.path().as_str()])
 }
 
 /// `measure`: the room an empty qcow2 of this virtual size takes.
@@ -137,10 +163,10 @@ pub fn create(tool: &Utf8Path, new: &NewImage) -> CommandLine {
     }
     let mut line = act(tool, bytes_max(new.size), COPY)
         .args(["create", "-q"])
-        .args(new.is_early.then_some("-u"))
+        .args(matches!(new.backing, Beneath::ToCome(..)).then_some("-u"))
         .args(["-f", new.image.format.as_str()])
         .args(option_list(&options));
-    if let Some((backing, format)) = &new.backing {
+    if let Some((backing, format)) = new.backing.called() {
         line = line.args(["-F", format.as_str(), "-b", backing]);
     }
     line.args(["--", new.image.path.as_str()])
@@ -166,9 +192,10 @@ pub fn convert(tool: &Utf8Path, copy: &Copy) -> CommandLine {
     if let Some(most) = copy.bandwidth {
         line = line.args(["-r".to_owned(), most.bytes().to_string()]);
     }
-    line.args(["-f", copy.source.format.as_str(), "-O", target.as_str()])
+    let source = copy.source.first();
+    line.args(["-f", source.format().as_str(), "-O", target.as_str()])
         .args(option_list(&copy_options(copy)))
-        .args(["--", copy.source.path.as_str(), copy.target.path.as_str()])
+        .args(["--", source.path().as_str(), copy.target.path.as_str()])
 }
 
 /// The most a file that holds this many bytes may become, its tables included.
@@ -272,7 +299,7 @@ mod tests {
 
     fn copy(format: ImageFormat, compress: Compress) -> Copy {
         Copy {
-            source: image("/p/disks/d1.qcow2", ImageFormat::Qcow2),
+            source: PassedChain::unseen("/p/disks/d1.qcow2", ImageFormat::Qcow2),
             target: image("/p/disks/.j.1.d2.part", format),
             compress,
             subformat: None,
@@ -285,13 +312,19 @@ mod tests {
 
     #[test]
     fn questions_name_the_format_and_write_nothing() {
-        let line = info(TOOL.into(), &image("/p/disks/d1.raw", ImageFormat::Raw));
+        let line = info(
+            TOOL.into(),
+            &Passed::unseen("/p/disks/d1.raw", ImageFormat::Raw),
+        );
         assert_eq!(
             text(&line),
             "qemu-img info -U -f raw --output=json -- /p/disks/d1.raw"
         );
         assert_eq!(line.limits.file_size_bytes, 0);
-        let line = measure(TOOL.into(), &image("/p/disks/d1.raw", ImageFormat::Raw));
+        let line = measure(
+            TOOL.into(),
+            &PassedChain::unseen("/p/disks/d1.raw", ImageFormat::Raw),
+        );
         assert_eq!(
             text(&line),
             "qemu-img measure -U --output=json -O qcow2 -f raw -- /p/disks/d1.raw"
@@ -303,8 +336,7 @@ mod tests {
         let new = NewImage {
             image: image("/p/disks/.j.1.d2.part", ImageFormat::Qcow2),
             size: 1 << 30,
-            backing: Some(("d1.qcow2".to_owned(), ImageFormat::Qcow2)),
-            is_early: false,
+            backing: Beneath::There(PassedChain::unseen("/p/disks/d1.qcow2", ImageFormat::Qcow2)),
             preallocation: Preallocation::Off,
             qcow2: serde_json::from_str(
                 r#"{"cluster_size": "64KiB", "extended_l2": true, "compat": "1.1"}"#,
@@ -323,8 +355,7 @@ mod tests {
         let new = NewImage {
             image: image("/p/x", ImageFormat::Raw),
             size: 512,
-            backing: None,
-            is_early: false,
+            backing: Beneath::Nothing,
             preallocation: Preallocation::Falloc,
             qcow2: serde_json::from_str(r#"{"lazy_refcounts": true}"#).unwrap(),
         };

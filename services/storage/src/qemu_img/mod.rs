@@ -1,4 +1,7 @@
 //! qemu-img: its command lines, its answers, its complaints.
+//!
+//! Whatever opens an image that's there takes what the gate let through, and uses it up: a file is
+//! inspected for each run.
 
 mod answer;
 pub mod chain;
@@ -9,12 +12,15 @@ mod resize;
 
 pub use answer::{Health, Info, Kept, Measure};
 pub use chain::{Act, Commit, Rebase, Snapshot};
-pub use command::{Copy, Image, NewImage};
+pub use command::{Beneath, Copy, Image, NewImage};
 pub use error::ToolError;
 pub use relink::Relink;
 pub use resize::Resize;
 
-use crate::cage::{Reach, Rules};
+use crate::{
+    cage::{Reach, Rules},
+    gate::{Passed, PassedChain},
+};
 use camino::Utf8PathBuf;
 use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
@@ -69,10 +75,10 @@ impl QemuImg {
     ///
     /// # Errors
     /// See [`ToolError`].
-    pub async fn info(&self, image: &Image, stop: &Stop) -> Result<Info, ToolError> {
+    pub async fn info(&self, image: Passed, stop: &Stop) -> Result<Info, ToolError> {
         let (line, reach) = (
-            command::info(&self.program, image),
-            Reach::nothing().read(&image.path),
+            command::info(&self.program, &image),
+            Reach::nothing().read(image.path()),
         );
         ask(self.rules.quick(line, &reach), stop).await
     }
@@ -81,10 +87,10 @@ impl QemuImg {
     ///
     /// # Errors
     /// See [`ToolError`].
-    pub async fn measure(&self, image: &Image, stop: &Stop) -> Result<Measure, ToolError> {
+    pub async fn measure(&self, image: PassedChain, stop: &Stop) -> Result<Measure, ToolError> {
         let (line, reach) = (
-            command::measure(&self.program, image),
-            Reach::nothing().chain(&image.path),
+            command::measure(&self.program, &image),
+            Reach::nothing().chain(image.first().path()),
         );
         ask(self.rules.quick(line, &reach), stop).await
     }
@@ -102,13 +108,13 @@ impl QemuImg {
     ///
     /// # Errors
     /// See [`ToolError`].
-    pub async fn create(&self, new: &NewImage, stop: &Stop) -> Result<(), ToolError> {
+    pub async fn create(&self, new: NewImage, stop: &Stop) -> Result<(), ToolError> {
         let options = RunOptions {
             stop: stop.clone(),
             ..RunOptions::default()
         };
-        let (line, path) = (command::create(&self.program, new), &new.image.path);
-        let is_read = new.backing.is_some() && !new.is_early;
+        let (line, path) = (command::create(&self.program, &new), &new.image.path);
+        let is_read = matches!(new.backing, Beneath::There(_));
         let reach = Reach::nothing().write(path);
         let reach = if is_read { reach.chain(path) } else { reach };
         act(self.rules.quick(line, &reach), options).await
@@ -119,10 +125,10 @@ impl QemuImg {
     ///
     /// # Errors
     /// See [`ToolError`]; its code is `disk.busy` if another program does.
-    pub async fn probe(&self, image: &Image, stop: &Stop) -> Result<Info, ToolError> {
+    pub async fn probe(&self, image: Passed, stop: &Stop) -> Result<Info, ToolError> {
         let (line, reach) = (
-            command::probe(&self.program, image),
-            Reach::nothing().read(&image.path),
+            command::probe(&self.program, &image),
+            Reach::nothing().read(image.path()),
         );
         ask(self.rules.quick(line, &reach), stop).await
     }
@@ -133,12 +139,12 @@ impl QemuImg {
     /// See [`ToolError`].
     pub async fn relink(
         &self,
-        relink: &Relink,
+        relink: Relink,
         lock: OwnedFd,
         stop: &Stop,
     ) -> Result<(), ToolError> {
-        let reach = Reach::nothing().write(&relink.image.path);
-        let line = relink::relink(&self.program, relink);
+        let reach = Reach::nothing().write(relink.image.path());
+        let line = relink::relink(&self.program, &relink);
         let line = self.rules.quick(line, &reach);
         follow(line, vec![lock], stop, |_| {}).await
     }
@@ -149,11 +155,11 @@ impl QemuImg {
     /// See [`ToolError`].
     pub async fn resize(
         &self,
-        resize: &Resize,
+        resize: Resize,
         lock: OwnedFd,
         stop: &Stop,
     ) -> Result<(), ToolError> {
-        let line = resize::resize(&self.program, resize);
+        let line = resize::resize(&self.program, &resize);
         let line = self.rules.quick(line, &in_place(&resize.image));
         follow(line, vec![lock], stop, |_| {}).await
     }
@@ -164,25 +170,24 @@ impl QemuImg {
     /// See [`ToolError`].
     pub async fn snapshot(
         &self,
-        snapshot: &Snapshot,
+        snapshot: Snapshot,
         lock: OwnedFd,
         stop: &Stop,
     ) -> Result<(), ToolError> {
-        let line = chain::snapshot(&self.program, snapshot);
+        let line = chain::snapshot(&self.program, &snapshot);
         let line = self.rules.quick(line, &in_place(&snapshot.image));
         follow(line, vec![lock], stop, |_| {}).await
     }
 
-    /// Looks for damage in an image and puts right what it's asked to, its file ending where it's
-    /// said to. The tool keeps `lock` open as long as it lives. Formats that know no damage have
-    /// none.
+    /// Looks for damage in an image and puts right what it's asked to. The tool keeps `lock` open
+    /// as long as it lives. Formats that know no damage have none.
     ///
     /// # Errors
     /// See [`ToolError`].
     pub async fn check(
         &self,
-        image: &Image,
-        (repair, file_bytes): (Repair, u64),
+        image: PassedChain,
+        repair: Repair,
         lock: Option<OwnedFd>,
         stop: &Stop,
     ) -> Result<Health, ToolError> {
@@ -191,10 +196,10 @@ impl QemuImg {
         const ENDS: [i32; 2] = [2, 3];
         const UNCHECKED: i32 = 63;
         let reach = match repair {
-            Repair::None => Reach::nothing().chain(&image.path),
-            Repair::Leaks | Repair::All => in_place(image),
+            Repair::None => Reach::nothing().chain(image.first().path()),
+            Repair::Leaks | Repair::All => in_place(&image),
         };
-        let line = chain::check(&self.program, image, repair, file_bytes);
+        let line = chain::check(&self.program, &image, repair);
         let line = self.rules.long(line, &reach);
         tracing::debug!(%line, "a tool starts");
         let options = RunOptions {
@@ -221,13 +226,13 @@ impl QemuImg {
     /// See [`ToolError`].
     pub async fn commit(
         &self,
-        commit: &Commit,
+        commit: Commit,
         locks: Vec<OwnedFd>,
         stop: &Stop,
         progress: impl FnMut(f64) + Send,
     ) -> Result<(), ToolError> {
-        let reach = in_place(&commit.image).write(&commit.into.path);
-        let line = chain::commit(&self.program, commit);
+        let reach = in_place(&commit.image).write(commit.into.path());
+        let line = chain::commit(&self.program, &commit);
         follow(self.rules.long(line, &reach), locks, stop, progress).await
     }
 
@@ -237,11 +242,11 @@ impl QemuImg {
     /// See [`ToolError`].
     pub async fn rebase(
         &self,
-        rebase: &Rebase,
+        rebase: Rebase,
         stop: &Stop,
         progress: impl FnMut(f64) + Send,
     ) -> Result<(), ToolError> {
-        let line = chain::rebase(&self.program, rebase);
+        let line = chain::rebase(&self.program, &rebase);
         let line = self.rules.long(line, &in_place(&rebase.image));
         follow(line, Vec::new(), stop, progress).await
     }
@@ -252,22 +257,23 @@ impl QemuImg {
     /// See [`ToolError`].
     pub async fn convert(
         &self,
-        copy: &Copy,
+        copy: Copy,
         stop: &Stop,
         progress: impl FnMut(f64) + Send,
     ) -> Result<(), ToolError> {
         let reach = Reach::nothing()
-            .chain(&copy.source.path)
+            .chain(copy.source.first().path())
             .write(&copy.target.path);
-        let line = command::convert(&self.program, copy);
+        let line = command::convert(&self.program, &copy);
         let line = self.rules.long(line, &reach);
         follow(line, Vec::new(), stop, progress).await
     }
 }
 
 /// An image that is changed where it is, on top of others.
-fn in_place(image: &Image) -> Reach {
-    Reach::nothing().chain(&image.path).write(&image.path)
+fn in_place(image: &PassedChain) -> Reach {
+    let path = image.first().path();
+    Reach::nothing().chain(path).write(path)
 }
 
 /// Runs a tool that holds `locks`, and tells the percentages that it prints.

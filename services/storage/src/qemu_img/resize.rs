@@ -1,31 +1,30 @@
 //! Another virtual size.
 
-use super::command::{Image, RESIZE, act, bytes_max};
+use super::command::{RESIZE, act, bytes_max};
+use crate::gate::PassedChain;
 use camino::Utf8Path;
 use virtbus_worker::process::CommandLine;
 
 /// Another virtual size for an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Resize {
     /// The image.
-    pub image: Image,
+    pub image: PassedChain,
     /// The virtual size in bytes, whatever it is now.
     pub size: u64,
     /// Whether it may become smaller.
     pub shrink: bool,
-    /// Where the file ends now, in bytes.
-    pub file_bytes: u64,
 }
 
 /// `resize`, to this size whatever it is now.
 #[must_use]
 pub(super) fn resize(tool: &Utf8Path, resize: &Resize) -> CommandLine {
-    let image = &resize.image;
-    let largest = resize.size.max(resize.file_bytes);
+    let image = resize.image.first();
+    let largest = resize.size.max(image.length());
     act(tool, bytes_max(largest), RESIZE)
-        .args(["resize", "-q", "-f", image.format.as_str()])
+        .args(["resize", "-q", "-f", image.format().as_str()])
         .args(resize.shrink.then_some("--shrink"))
-        .args(["--", image.path.as_str()])
+        .args(["--", image.path().as_str()])
         .arg(resize.size.to_string())
 }
 
@@ -37,20 +36,16 @@ mod tests {
     #[test]
     fn a_resize_is_absolute_and_shrinks_only_on_request() {
         let mut wanted = Resize {
-            image: Image {
-                path: "/p/disks/d1.qcow2".into(),
-                format: ImageFormat::Qcow2,
-            },
+            image: PassedChain::unseen("/p/disks/d1.qcow2", ImageFormat::Qcow2),
             size: 1 << 20,
             shrink: false,
-            file_bytes: 4 << 20,
         };
         let line = resize("/usr/bin/qemu-img".into(), &wanted);
         assert_eq!(
             line.to_string(),
             "/usr/bin/qemu-img resize -q -f qcow2 -- /p/disks/d1.qcow2 1048576"
         );
-        assert!(line.limits.file_size_bytes > wanted.file_bytes);
+        assert!(line.limits.file_size_bytes > wanted.image.first().length());
         wanted.shrink = true;
         let line = resize("/usr/bin/qemu-img".into(), &wanted);
         assert!(line.to_string().contains(" --shrink -- "));

@@ -9,9 +9,9 @@ use crate::{
     catalog::{self, NewDisk},
     disks::Disk,
     fence::Fence,
-    gate::Expected,
+    gate::{Expected, Known, Passed},
     pool::{Name, PoolError, Root},
-    qemu_img::{Image, Info, Relink},
+    qemu_img::{Info, Relink},
     task::{Checked, Context, Pace, Steps, context, done, is_own, now},
 };
 use virtbus_bus::locks::LockSet;
@@ -52,13 +52,6 @@ impl AdoptDisk<'_> {
         file.map_or_else(|| self.target(), Name::adopted)
     }
 
-    fn image(&self, root: &Root, name: &Name) -> Image {
-        Image {
-            path: root.path(name),
-            format: self.params.format,
-        }
-    }
-
     fn result(&self, record: &DiskRecord) -> Result<Done, Stop> {
         done(&params::Adopted {
             virtual_size: record.virtual_size.unwrap_or_default(),
@@ -74,18 +67,22 @@ impl AdoptDisk<'_> {
         Ok(Expected {
             format: self.params.format,
             backing: chain.first().map(context::backing_of),
+            known: Known::default(),
         })
     }
 
     /// That the file is what the job says, whatever its header calls its backing.
-    async fn inspect(&self, plan: &Plan) -> Result<(), Stop> {
+    async fn inspect(
+        &self,
+        (root, name): (&Root, &Name),
+        expected: &Expected,
+        size_max: u64,
+    ) -> Result<Passed, Stop> {
         let gone = || JobError::invalid_params("file", "isn't in the pool");
-        let (format, size_max) = (self.params.format.into(), context::size_max(&plan.pool));
-        let found = self
-            .at
-            .foreign(&plan.root, &self.source(), format, size_max)
-            .await?;
-        let fits = match (found.ok_or_else(gone)?.backing, &plan.expected.backing) {
+        let format = self.params.format;
+        let found = self.at.pass_foreign(root, name, format, size_max).await?;
+        let (report, passed) = found.ok_or_else(gone)?;
+        let fits = match (report.backing, &expected.backing) {
             (None, None) => true,
             (Some(backing), Some((_, format))) => {
                 let said = backing.format;
@@ -94,7 +91,7 @@ impl AdoptDisk<'_> {
             (Some(_), None) | (None, Some(_)) => false,
         };
         if fits {
-            return Ok(());
+            return Ok(passed);
         }
         let text = "what the file says of its backing isn't what the job says";
         Err(JobError::new(Code::ImageBackingFile, text).into())
@@ -109,30 +106,31 @@ impl AdoptDisk<'_> {
         lost: &process::Stop,
     ) -> Result<(), Stop> {
         let target = self.target();
-        let as_it_is = self.at.gate_file(root, &target, expected.clone()).await;
-        let (Err(_), Some(backing)) = (as_it_is, &expected.backing) else {
-            return self.at.gate_file(root, &target, expected.clone()).await;
+        let as_it_is = self.at.pass_file(root, &target, expected.clone()).await;
+        let (Err(_), Some(backing)) = (&as_it_is, &expected.backing) else {
+            return as_it_is.map(|_| ());
         };
-        let facts = self.at.facts_of(root, &target).await?;
+        // It's still what it was when it came: what lies at its place now is looked at, too.
+        let image = self.inspect((root, &target), expected, context::DISK_BYTES_MAX);
         let relink = Relink {
-            image: self.image(root, &target),
+            image: image.await?,
             backing: backing.clone(),
-            file_bytes: facts.map_or(0, |facts| facts.length),
         };
         let tool = &self.at.store.tool;
-        let relinked = tool.relink(&relink, fence.share()?, lost).await;
+        let relinked = tool.relink(relink, fence.share()?, lost).await;
         relinked.map_err(context::tool)?;
         let (at, file) = (root.clone(), target.clone());
         let synced: Result<(), PoolError> = blocking::act(move || at.sync(&file)).await;
         synced?;
-        self.at.gate_file(root, &target, expected.clone()).await
+        let passed = self.at.pass_file(root, &target, expected.clone()).await;
+        passed.map(|_| ())
     }
 
     /// Writes the result on top of the intent.
     async fn write(&self, intent: &Disk, info: &Info) -> Result<Done, Stop> {
         let names = || info.snapshots.iter().map(|snapshot| snapshot.name.as_str());
         let made = |record: &DiskRecord| {
-            let made = catalog::made(record, info.virtual_size, info.actual_size, now());
+            let made = catalog::made(record, info.measured(), now());
             catalog::with_snapshots(made, names())
         };
         let finished = self.at.store.disks.finish(intent, made).await?;
@@ -196,9 +194,9 @@ impl Steps for AdoptDisk<'_> {
     }
 
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
-        self.inspect(plan).await?;
-        let image = self.image(&plan.root, &self.source());
-        let info = self.at.store.tool.probe(&image, pace.stop).await;
+        let (source, size_max) = (self.source(), context::size_max(&plan.pool));
+        let image = self.inspect((&plan.root, &source), &plan.expected, size_max);
+        let info = self.at.store.tool.probe(image.await?, pace.stop).await;
         let info = info.map_err(context::tool)?;
         context::admit_size(info.virtual_size, &plan.pool)?;
         for snapshot in &info.snapshots {
@@ -269,12 +267,14 @@ impl Steps for AdoptDisk<'_> {
         let never = process::Stop::new();
         if self.params.file.is_some() {
             self.relink(&root, &expected, &fence, &never).await?;
-        } else if let Err(_untouched) = self.at.gate_file(&root, &target, expected).await {
-            // At its place from the start, and not touched yet.
-            return Ok(None);
         }
-        let image = self.image(&root, &target);
-        let info = self.at.store.tool.info(&image, &never).await;
+        let image = match self.at.pass_file(&root, &target, expected).await {
+            Ok(image) => image,
+            // At its place from the start, and not touched yet.
+            Err(_) if self.params.file.is_none() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let info = self.at.store.tool.info(image, &never).await;
         if let Some(backing) = &intent.record.backing {
             self.at.store.disks.add_child(backing, &intent.id).await?;
         }

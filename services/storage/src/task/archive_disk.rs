@@ -4,11 +4,13 @@ use crate::{
     blocking, catalog,
     catalog::Purpose,
     disks::Disk,
-    draft::Draft,
-    fence::Fence,
-    pool::{Name, PoolError, Root},
+    pool::{PoolError, Root},
     task::{
-        Checked, Context, Pace, Steps, context, done, homes::taken, is_own, now, relay::relayed,
+        Checked, Context, Pace, Steps, context, done,
+        homes::taken,
+        now,
+        packed::{Plan, packed_of},
+        relay::relayed,
     },
     trash::{Found, Home},
 };
@@ -29,36 +31,11 @@ pub(crate) struct ArchiveDisk<'a> {
     pub(crate) params: &'a params::ArchiveDisk,
 }
 
-pub(crate) struct Plan {
-    /// With its intent once that is written.
-    disk: Disk,
-    below: Vec<Disk>,
-    root: Root,
-    archive: Root,
-    /// The packed file, until it has its name. None if an earlier claim gave it its name.
-    draft: Option<Draft>,
-    fence: Option<Fence>,
-}
-
 impl ArchiveDisk<'_> {
     fn result(&self, record: &DiskRecord) -> Result<Done, Stop> {
         done(&params::Archived {
             archived_size: record.actual_size.unwrap_or_default(),
         })
-    }
-
-    async fn is_packed(
-        &self,
-        (archive, packed): (&Root, &Name),
-        (root, disk): (&Root, &Disk),
-        pace: &Pace<'_>,
-    ) -> Result<bool, Stop> {
-        let (archive, packed) = (archive.clone(), packed.clone());
-        let (root, file) = (root.clone(), context::file_of(disk));
-        relayed(pace, ("verify", 0, 0), move |tell| {
-            archive.is_packed(&packed, (&root, &file), tell)
-        })
-        .await
     }
 
     /// Removes the file from the pool, and says that it's in the archive.
@@ -79,17 +56,6 @@ impl ArchiveDisk<'_> {
         };
         let finished = self.at.store.disks.finish(intent, archived).await?;
         self.result(&finished.ok_or(Stop::Lost)?.record)
-    }
-
-    /// What an earlier claim of this job began with.
-    async fn begun(&self) -> Result<Option<Disk>, Stop> {
-        let disk = self.at.store.disks.get(&self.params.disk).await?;
-        Ok(disk.filter(|disk| is_own(disk.record.owner_job.as_ref(), self.at.job)))
-    }
-
-    async fn roots(&self) -> Result<(Root, Root), Stop> {
-        let archive = self.at.reach(&self.at.archive()?).await?;
-        Ok((self.at.root().await?, archive))
     }
 }
 
@@ -121,20 +87,13 @@ impl Steps for ArchiveDisk<'_> {
         catalog::admit_change(&disk.id, &disk.record)?;
         self.at.admit_use(&disk, UseMode::Exclusive)?;
         let below = self.at.readable_below(&disk).await?;
-        let (root, archive) = self.roots().await?;
+        let places = self.at.both_places().await?;
         let is_ours = disk.record.state == DiskState::Archiving;
-        let there = self.at.facts_of(&archive, &packed_of(&disk)).await?;
+        let there = self.at.facts_of(&places.1, &packed_of(&disk)).await?;
         if there.is_some() && !is_ours {
             return Err(taken(&disk.id, "the archive").into());
         }
-        Ok(Checked::Plan(Plan {
-            disk,
-            below,
-            root,
-            archive,
-            draft: None,
-            fence: None,
-        }))
+        Ok(Checked::Plan(Plan::new(disk, below, places)))
     }
 
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
@@ -143,14 +102,12 @@ impl Steps for ArchiveDisk<'_> {
             context::file_of(&plan.disk),
             packed_of(&plan.disk),
         );
-        let expected = context::expected(disk, plan.below.first());
-        self.at.gate_file(&plan.root, &file, expected).await?;
-        let image = context::image_of(&plan.root, disk);
-        let probed = self.at.store.tool.probe(&image, pace.stop).await;
+        let image = self.at.pass_disk(&plan.root, disk, plan.below.first());
+        let probed = self.at.store.tool.probe(image.await?, pace.stop).await;
         probed.map_err(context::tool)?;
         if self.at.facts_of(&plan.archive, &packed).await?.is_some() {
             let packed = (&plan.archive, &packed);
-            let is_whole = self.is_packed(packed, (&plan.root, disk), pace).await?;
+            let is_whole = self.at.is_packed(packed, (&plan.root, disk), pace).await?;
             return if is_whole {
                 Ok(())
             } else {
@@ -175,7 +132,7 @@ impl Steps for ArchiveDisk<'_> {
         })
         .await?;
         let packed = (&plan.archive, draft.part());
-        if !self.is_packed(packed, (&plan.root, disk), pace).await? {
+        if !self.at.is_packed(packed, (&plan.root, disk), pace).await? {
             let text = "the disk changed while it was archived";
             let busy = JobError::new(Code::DiskBusy, text);
             return Err(busy.with("disk", disk.id.as_str()).into());
@@ -204,7 +161,7 @@ impl Steps for ArchiveDisk<'_> {
     }
 
     async fn recover(&self) -> Result<Option<Done>, Stop> {
-        let Some(disk) = self.begun().await? else {
+        let Some(disk) = self.at.own_disk(&self.params.disk).await? else {
             return Ok(None);
         };
         if disk.record.state == DiskState::Archived {
@@ -213,7 +170,7 @@ impl Steps for ArchiveDisk<'_> {
         if disk.record.state != DiskState::Archiving {
             return Ok(None);
         }
-        let (root, archive) = self.roots().await?;
+        let (root, archive) = self.at.both_places().await?;
         let is_packed = self
             .at
             .facts_of(&archive, &packed_of(&disk))
@@ -234,10 +191,10 @@ impl Steps for ArchiveDisk<'_> {
 
     async fn abandon(&self) -> Result<(), Stop> {
         let is_begun = |disk: &Disk| disk.record.state == DiskState::Archiving;
-        let Some(disk) = self.begun().await?.filter(is_begun) else {
+        let Some(disk) = self.at.own_disk(&self.params.disk).await?.filter(is_begun) else {
             return Ok(());
         };
-        let (root, archive) = self.roots().await?;
+        let (root, archive) = self.at.both_places().await?;
         let _fence = self.at.fence(&root, &disk.id).await?;
         let (home, of, job) = (
             Home {
@@ -257,7 +214,7 @@ impl Steps for ArchiveDisk<'_> {
             let pace = Pace::endless(&never);
             // What isn't the same isn't this job's.
             let (there, here) = ((&archive, &packed), (&root, &disk));
-            if self.is_packed(there, here, &pace).await? {
+            if self.at.is_packed(there, here, &pace).await? {
                 let removed: Result<bool, PoolError> =
                     blocking::act(move || archive.unlink(&packed)).await;
                 removed?;
@@ -267,9 +224,4 @@ impl Steps for ArchiveDisk<'_> {
         let finished = self.at.store.disks.finish(&disk, back).await?;
         finished.map(|_| ()).ok_or(Stop::Lost)
     }
-}
-
-/// A disk's file in the archive.
-pub(super) fn packed_of(disk: &Disk) -> Name {
-    Name::archived(&disk.id, disk.record.format)
 }

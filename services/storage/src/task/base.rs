@@ -22,9 +22,9 @@ use crate::{
     catalog::{NewDisk, Purpose},
     disks::Disk,
     draft::Draft,
-    gate::Expected,
+    gate::{Expected, Known, Measured},
     pool::{Name, PoolError, Root},
-    qemu_img::{Image, Info, NewImage},
+    qemu_img::{Beneath, Image, NewImage},
     task::{Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, now},
 };
 use virtbus_bus::locks::LockSet;
@@ -85,6 +85,7 @@ impl Base<'_> {
         Expected {
             format: ImageFormat::Qcow2,
             backing: Some((self.base_file(format).file().to_owned(), format)),
+            known: Known::default(),
         }
     }
 
@@ -100,28 +101,29 @@ impl Base<'_> {
         let measured = tool.measure_empty(size, stop).await;
         let room = measured.map_err(context::tool)?.required;
         let draft = self.at.draft(root, self.disk, room).await?;
-        let expected = self.expected(disk);
+        let base = self.base_file(disk.record.format);
         let new = NewImage {
             image: Image {
                 path: root.path(draft.part()),
                 format: ImageFormat::Qcow2,
             },
             size,
-            backing: expected.backing.clone(),
-            is_early: true,
+            backing: Beneath::ToCome(base.file().to_owned(), disk.record.format),
             preallocation: Preallocation::Off,
             qcow2: qcow2.clone(),
         };
-        tool.create(&new, stop).await.map_err(context::tool)?;
+        tool.create(new, stop).await.map_err(context::tool)?;
         draft.sync().await?;
-        let verified = self.at.verify(root, draft.part(), expected, size, stop);
+        let verified = self
+            .at
+            .verify(root, draft.part(), self.expected(disk), size);
         verified.await?;
         Ok(draft)
     }
 
     async fn renamed(&self, root: &Root, disk: &Disk) -> Result<Renamed, Stop> {
         let overlay = self.overlay_file();
-        let is_overlay = self.at.gate_file(root, &overlay, self.expected(disk)).await;
+        let is_overlay = self.at.pass_file(root, &overlay, self.expected(disk)).await;
         if is_overlay.is_ok() {
             return Ok(Renamed::Both);
         }
@@ -151,23 +153,19 @@ impl Base<'_> {
     /// Writes what is there now, the disk's own record last.
     async fn write(&self, root: &Root, disk: &Disk, base: &Disk) -> Result<Done, Stop> {
         let disks = &self.at.store.disks;
-        let below = self.at.info(root, base).await?;
         if base.record.state == DiskState::Creating {
-            let step = |record: &DiskRecord| of_base(record, &below, self.disk);
+            let measured = self.at.measured(root, base).await?;
+            let step = |record: &DiskRecord| of_base(record, measured, disk);
             self.at.settle(base, step).await?;
         }
         if let Some(former) = &base.record.backing {
             disks.drop_child(former, self.disk).await?;
         }
-        let image = Image {
-            path: root.path(&self.overlay_file()),
-            format: ImageFormat::Qcow2,
-        };
-        let never = process::Stop::new();
-        let info = self.at.store.tool.info(&image, &never).await;
-        let info = info.map_err(context::tool)?;
+        let (overlay, expected) = (self.overlay_file(), self.expected(disk));
+        let passed = self.at.pass_file(root, &overlay, expected).await?;
+        let measured = passed.measured();
         let step = |record: &DiskRecord| {
-            let record = catalog::made(record, info.virtual_size, info.actual_size, now());
+            let record = catalog::made(record, measured, now());
             let record = catalog::with_snapshots(record, std::iter::empty());
             catalog::on_top_of(record, Some(self.base), ImageFormat::Qcow2)
         };
@@ -190,11 +188,12 @@ impl Base<'_> {
 }
 
 /// The base: what the disk was, with the disk on top.
-fn of_base(record: &DiskRecord, info: &Info, child: &DiskId) -> DiskRecord {
-    let record = catalog::made(record, info.virtual_size, info.actual_size, now());
-    let names = info.snapshots.iter().map(|kept| kept.name.as_str());
-    let record = catalog::with_snapshots(record, names);
-    catalog::with_child(&record, child, now()).unwrap_or(record)
+fn of_base(record: &DiskRecord, measured: Measured, disk: &Disk) -> DiskRecord {
+    let record = DiskRecord {
+        snapshots: disk.record.snapshots.clone(),
+        ..catalog::made(record, measured, now())
+    };
+    catalog::with_child(&record, &disk.id, now()).unwrap_or(record)
 }
 
 impl Steps for Base<'_> {
@@ -323,7 +322,6 @@ impl Steps for Base<'_> {
             }
             self.at.withdraw(&base).await?;
         }
-        let info = self.at.info(root, disk).await?;
-        self.at.settle_measured(disk, &info).await
+        self.at.settle_measured(root, disk).await
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     catalog::{self, Purpose},
     disks::Disk,
     fence::{Fence, Mark},
-    gate,
+    gate::{Measured, PassedChain},
     pool::Root,
     qemu_img::Health,
     task::{Checked, Context, Pace, Steps, context, done, is_own, new_disk::tell, now},
@@ -50,12 +50,8 @@ enum Found {
     Nothing,
     /// A file that a tool has marked as damaged, so that none opens it but to repair it.
     Marked,
-    /// A file, of this size, taking this room, both in bytes.
-    File {
-        virtual_size: u64,
-        actual_size: u64,
-        health: Health,
-    },
+    /// A file.
+    File { measured: Measured, health: Health },
 }
 
 impl CheckDisk<'_> {
@@ -76,52 +72,54 @@ impl CheckDisk<'_> {
         self.at.admit_use(disk, wants)
     }
 
-    /// That the files are what the catalogue says. A mark of damage on the first is what a repair
-    /// takes away, so it's looked beyond, and nothing else is.
-    async fn gate(&self, root: &Root, chain: &[Disk]) -> Result<(), Stop> {
-        let Some((disk, below)) = chain.split_first() else {
-            return Err(context::out_of_order());
-        };
-        self.at.gate(root, below).await?;
+    /// The files, if they are what the catalogue says; none if the disk has no file. A mark of
+    /// damage on the first is what a repair takes away, so it's looked beyond, and nothing else is.
+    async fn pass(&self, root: &Root, chain: &[Disk]) -> Result<Option<PassedChain>, Stop> {
+        let (disk, below) = chain.split_first().ok_or_else(context::out_of_order)?;
         if self.at.facts(root, disk).await?.is_none() {
-            return Ok(());
+            if !below.is_empty() {
+                self.at.pass(root, below).await?;
+            }
+            return Ok(None);
         }
-        let look = match self.params.repair {
-            Repair::None | Repair::Leaks => gate::look,
-            Repair::All => gate::look_beyond_mark,
+        let passed = match self.params.repair {
+            Repair::None | Repair::Leaks => self.at.pass(root, chain).await,
+            Repair::All => self.at.pass_marked(root, chain).await,
         };
-        self.at.gate_as(root, disk, below.first(), look).await
+        passed.map(Some)
     }
 
     /// Looks, and repairs with the lock that is given.
     async fn look(
         &self,
-        root: &Root,
-        disk: &Disk,
+        (root, chain): (&Root, &[Disk]),
         lock: Option<&Fence>,
         stop: &process::Stop,
     ) -> Result<Found, Stop> {
-        let Some(facts) = self.at.facts(root, disk).await? else {
+        let disk = chain.first().ok_or_else(context::out_of_order)?;
+        let Some(image) = self.pass(root, chain).await? else {
             return Ok(Found::Nothing);
         };
-        let (image, tool) = (context::image_of(root, disk), &self.at.store.tool);
+        let before = image.first().measured();
+        let tool = &self.at.store.tool;
         let repair = if lock.is_some() {
             self.params.repair
         } else {
             Repair::None
         };
         let lock = lock.map(Fence::share).transpose()?;
-        let checked = tool.check(&image, (repair, facts.length), lock, stop).await;
+        let checked = tool.check(image, repair, lock, stop).await;
         let health = checked.map_err(context::tool)?;
-        if repair != Repair::None {
-            self.at.sync(root, disk).await?;
+        if repair == Repair::None {
+            let measured = before;
+            return Ok(Found::File { measured, health });
         }
-        let info = tool.info(&image, stop).await.map_err(context::tool)?;
-        Ok(Found::File {
-            virtual_size: info.virtual_size,
-            actual_size: info.actual_size,
-            health,
-        })
+        self.at.sync(root, disk).await?;
+        let measured = match self.pass(root, chain).await? {
+            Some(image) => image.first().measured(),
+            None => before,
+        };
+        Ok(Found::File { measured, health })
     }
 
     /// The disk with the intent of an earlier claim whose repair had begun, and its lock.
@@ -172,13 +170,9 @@ impl CheckDisk<'_> {
                 let text = "the disk's file is marked as damaged";
                 Err(JobError::new(Code::ImageCorrupt, text).into())
             }
-            Found::File {
-                virtual_size,
-                actual_size,
-                health,
-            } => done(&params::Checked {
-                virtual_size,
-                actual_size,
+            Found::File { measured, health } => done(&params::Checked {
+                virtual_size: measured.virtual_size,
+                actual_size: measured.actual_size,
                 leaks: health.leaks,
                 corruptions: health.corruptions,
             }),
@@ -191,12 +185,8 @@ fn told(record: &DiskRecord, found: Found) -> DiskRecord {
     match found {
         Found::Nothing => catalog::missing(record, now()),
         Found::Marked => catalog::broken(record, now()),
-        Found::File {
-            virtual_size,
-            actual_size,
-            health,
-        } => {
-            let record = catalog::made(record, virtual_size, actual_size, now());
+        Found::File { measured, health } => {
+            let record = catalog::made(record, measured, now());
             match health.corruptions {
                 0 => record,
                 _ => catalog::broken(&record, now()),
@@ -237,16 +227,13 @@ impl Steps for CheckDisk<'_> {
         let (root, disk) = (&plan.root, &plan.chain[0]);
         let size = disk.record.virtual_size.unwrap_or_default();
         tell(pace, "check", 0.0, size);
-        let gated = self.gate(root, &plan.chain).await;
         if self.repairs() {
-            return gated;
+            return self.pass(root, &plan.chain).await.map(|_| ());
         }
-        plan.found = Some(match gated {
+        let looked = self.look((root, &plan.chain), None, pace.stop).await;
+        plan.found = Some(match looked {
             Err(Stop::Failed(error)) if error.code == Code::ImageCorrupt => Found::Marked,
-            gated => {
-                gated?;
-                self.look(root, disk, None, pace.stop).await?
-            }
+            looked => looked?,
         });
         tell(pace, "check", 100.0, size);
         Ok(())
@@ -264,10 +251,12 @@ impl Steps for CheckDisk<'_> {
     async fn effect(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
         if let Some(fence) = &mut plan.fence {
             fence.begin(Mark::default()).await?;
-            let disk = &plan.chain[0];
-            let found = self.look(&plan.root, disk, Some(fence), pace.lost).await?;
-            plan.found = Some(found);
-            let size = disk.record.virtual_size.unwrap_or_default();
+            // As the intent is written: nothing is known any more of what is being changed.
+            let intent = plan.intent.as_ref().ok_or_else(context::out_of_order)?;
+            plan.chain[0] = intent.clone();
+            let files = (&plan.root, &plan.chain[..]);
+            plan.found = Some(self.look(files, Some(fence), pace.lost).await?);
+            let size = plan.chain[0].record.virtual_size.unwrap_or_default();
             tell(pace, "repair", 100.0, size);
         }
         Ok(())
@@ -286,11 +275,9 @@ impl Steps for CheckDisk<'_> {
         if fence.mark().is_none() {
             return Ok(None);
         }
-        let mut chain = vec![disk];
-        chain.extend(self.at.store.disks.below(&chain[0]).await?);
-        self.gate(&root, &chain).await?;
+        let chain = self.at.chain_of(&disk).await?;
         let never = process::Stop::new();
-        let found = self.look(&root, &chain[0], Some(&fence), &never).await?;
+        let found = self.look((&root, &chain), Some(&fence), &never).await?;
         self.write(&chain[0], found).await.map(Some)
     }
 

@@ -5,6 +5,10 @@
 //! fence is the locks on both files; before the tool starts the overlay's is marked, and whoever
 //! comes next goes forward from the mark.
 //!
+//! A tool that fails halfway leaves the backing half written, which only the overlay hides. Then the
+//! disk is `ready`, as it was, and the backing `broken`, so that nobody reads it or loses the
+//! overlay that makes it whole. The job's next attempt, or its retry, goes on from there.
+//!
 //! With `delete` the tool leaves the overlay as it is, and its file goes by way of the trash:
 //!
 //! | the overlay's file | what happened | what the next claim does |
@@ -89,6 +93,29 @@ impl Commit<'_> {
         record.backing.as_ref().ok_or_else(alone)
     }
 
+    /// The backing, also when an earlier attempt of this job left it half written.
+    async fn backing(&self, id: &DiskId) -> Result<Disk, Stop> {
+        let disk = self.at.store.disks.get(id).await?;
+        let is_half = |disk: &Disk| {
+            disk.record.state == DiskState::Broken
+                && is_own(disk.record.owner_job.as_ref(), self.at.job)
+        };
+        match disk {
+            Some(disk) if is_half(&disk) => Ok(disk),
+            other => Ok(self.at.had(id, other, Purpose::Use)?),
+        }
+    }
+
+    /// What the job is told of a tool that failed with the backing half written.
+    fn halfway(&self, stop: Stop, backing: &DiskId) -> Stop {
+        let Stop::Failed(mut error) = stop else {
+            return stop;
+        };
+        error.message += "; the disk is whole, its backing is not until the commit is run again";
+        let error = error.with("disk", self.params.disk.as_str());
+        Stop::Failed(error.with("backing", backing.as_str()))
+    }
+
     fn home(&self, top: &Alone) -> Home {
         Home {
             root: top.root.clone(),
@@ -111,24 +138,28 @@ impl Commit<'_> {
     /// Writes the backing and, if it stays, empties the overlay.
     async fn run(&self, pair: &mut Pair, pace: &Pace<'_>) -> Result<(), Stop> {
         let (top, base) = (&mut pair.top, &pair.base);
-        let mut chain = vec![top.disk.clone()];
-        chain.extend(self.at.store.disks.below(&top.disk).await?);
-        self.at.gate(&top.root, &chain).await?;
         let above = self.at.facts_there(&top.root, &top.disk).await?;
         let below = self.at.facts_there(&base.root, &base.disk).await?;
         let size = context::virtual_size(&top.disk.record)?;
+        let chain = self.at.chain_of(&top.disk).await?;
+        let into = self.at.pass_disk(&base.root, &base.disk, chain.get(2));
+        let into = into.await?;
+        let image = self.at.pass(&top.root, &chain).await?;
         top.fence.begin(Mark::default()).await?;
         let command = Command {
-            image: context::image_of(&top.root, &top.disk),
-            into: context::image_of(&base.root, &base.disk),
+            image,
+            into,
             empties: !self.params.delete,
             bytes_max: bytes_max(below.length.max(above.length).saturating_add(size)),
         };
         let locks = vec![top.fence.share()?, base.fence.share()?];
         let rise = |percent| tell(pace, "commit", percent, above.length);
         let tool = &self.at.store.tool;
-        let ran = tool.commit(&command, locks, pace.lost, rise).await;
-        ran.map_err(context::tool)?;
+        let ran = tool.commit(command, locks, pace.lost, rise).await;
+        if let Err(error) = ran {
+            top.fence.leave_mark();
+            return Err(self.halfway(context::tool(error), &base.disk.id));
+        }
         self.at.sync(&base.root, &base.disk).await?;
         self.at.sync(&top.root, &top.disk).await
     }
@@ -144,9 +175,9 @@ impl Commit<'_> {
     /// Writes what is there now, the overlay's own record last.
     async fn write(&self, pair: &Pair, freed: u64) -> Result<Done, Stop> {
         let Pair { top, base } = pair;
-        let info = self.at.info(&base.root, &base.disk).await?;
+        let measured = self.at.measured(&base.root, &base.disk).await?;
         let step = |record: &DiskRecord| {
-            let record = catalog::made(record, info.virtual_size, info.actual_size, now());
+            let record = catalog::made(record, measured, now());
             let without = catalog::without_child(&record, &top.disk.id, now());
             without.filter(|_| self.params.delete).unwrap_or(record)
         };
@@ -156,8 +187,7 @@ impl Commit<'_> {
             let gone = |record: &DiskRecord| merged(record, freed);
             self.at.settle(&top.disk, gone).await?;
         } else {
-            let info = self.at.info(&top.root, &top.disk).await?;
-            self.at.settle_measured(&top.disk, &info).await?;
+            self.at.settle_measured(&top.root, &top.disk).await?;
         }
         result(backing)
     }
@@ -172,11 +202,23 @@ impl Commit<'_> {
             Some(base) => base,
             // It wasn't held yet, or its result is written already: either can be done again.
             None => {
-                let backing = self.at.admitted(backing, Purpose::Use).await?;
+                let backing = self.backing(backing).await?;
                 self.at.hold(&top.root, &backing).await?
             }
         };
         Ok(Some(Pair { top, base }))
+    }
+
+    /// Gives back a backing that an earlier claim held: as it was, or half written.
+    async fn give_back(&self, backing: &DiskId, is_half: bool) -> Result<(), Stop> {
+        let Some(base) = self.at.held_before(backing).await? else {
+            return Ok(());
+        };
+        if is_half {
+            let half = |record: &DiskRecord| catalog::broken(record, now());
+            return self.at.settle(&base.disk, half).await;
+        }
+        self.at.settle_measured(&base.root, &base.disk).await
     }
 
     /// Goes on from where an earlier claim was; none if it hadn't begun.
@@ -237,7 +279,7 @@ impl Steps for Commit<'_> {
         self.at.admit_pool(false).await?;
         let disk = self.at.admitted(&self.params.disk, Purpose::Use).await?;
         let backing = self.backing_id(&disk.record)?;
-        let backing = self.at.admitted(backing, Purpose::Use).await?;
+        let backing = self.backing(backing).await?;
         self.admit(&disk, &backing)?;
         let below = self.at.readable_below(&backing).await?;
         Ok(Checked::Plan(Plan {
@@ -317,24 +359,24 @@ impl Steps for Commit<'_> {
         let Some(disk) = self.at.store.disks.get(&self.params.disk).await? else {
             return Ok(());
         };
-        if let Some(backing) = &disk.record.backing
-            && let Some(top) = self.at.held_before(&disk.id).await?
-            && self.at.facts(&top.root, &top.disk).await?.is_none()
-        {
+        let Some(backing) = &disk.record.backing else {
+            return Ok(());
+        };
+        let Some(mut top) = self.at.held_before(&disk.id).await? else {
+            return self.give_back(backing, false).await;
+        };
+        if self.at.facts(&top.root, &top.disk).await?.is_none() {
             // It can't be undone any more, so it's done.
             tracing::debug!(%backing, "a commit that ended badly was done");
             drop(top);
-            if let Some(pair) = self.pair_before().await? {
-                return self.go_on(pair).await.map(|_| ());
-            }
+            return match self.pair_before().await? {
+                Some(pair) => self.go_on(pair).await.map(|_| ()),
+                None => Ok(()),
+            };
         }
-        for id in disk.record.backing.iter().chain([&disk.id]) {
-            if let Some(mut held) = self.at.held_before(id).await? {
-                held.fence.forget().await?;
-                let info = self.at.info(&held.root, &held.disk).await?;
-                self.at.settle_measured(&held.disk, &info).await?;
-            }
-        }
-        Ok(())
+        let is_half = top.fence.mark().is_some();
+        self.give_back(backing, is_half).await?;
+        top.fence.forget().await?;
+        self.at.settle_measured(&top.root, &top.disk).await
     }
 }

@@ -6,14 +6,11 @@ use crate::{
     catalog::{self, Held, Purpose},
     disks::{Disk, Kept},
     fence::Fence,
-    gate::{self, Expected, Known},
+    gate::{Expected, Known},
     pool::{Facts, Name, Pool, PoolError, Root},
-    qemu_img::Image,
     store::Store,
 };
-use std::os::fd::OwnedFd;
 use virtbus_bus::locks::LockSet;
-use virtbus_inspector::{Format, Report};
 use virtbus_wire::{
     Code, DiskId, JobError, Label, Place, Queue, Task,
     catalog::{DiskRecord, PoolRecord, PoolState, UseMode},
@@ -26,10 +23,7 @@ use virtbus_wire::{
 use virtbus_worker::perform::{Assignment, Stop};
 
 /// The largest disk where a pool's record sets no limit: 64 TiB, which all formats can hold.
-const DISK_BYTES_MAX: u64 = 64 << 40;
-
-/// A way to look at a file.
-pub(crate) type Look = fn(&OwnedFd, ImageFormat) -> gate::Found;
+pub(crate) const DISK_BYTES_MAX: u64 = 64 << 40;
 
 /// A job in its pool.
 #[derive(Clone, Copy)]
@@ -160,91 +154,6 @@ impl<'a> Context<'a> {
         Ok(chain)
     }
 
-    /// That each file of a chain is what the catalogue says. No tool opens it before.
-    pub(crate) async fn gate(&self, root: &Root, chain: &[Disk]) -> Result<(), Stop> {
-        for (at, disk) in chain.iter().enumerate() {
-            self.gate_as(root, disk, chain.get(at + 1), gate::look)
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// That a disk's file is what the catalogue says, on top of the one below, looked at like
-    /// this.
-    pub(crate) async fn gate_as(
-        &self,
-        root: &Root,
-        disk: &Disk,
-        below: Option<&Disk>,
-        look: Look,
-    ) -> Result<(), Stop> {
-        let (expected, known) = (expected(disk, below), Known::of(&disk.record));
-        self.gate_known(root, &file_of(disk), (expected, known), look)
-            .await
-    }
-
-    /// That a file is what it should be, of whatever size.
-    pub(crate) async fn gate_file(
-        &self,
-        root: &Root,
-        name: &Name,
-        expected: Expected,
-    ) -> Result<(), Stop> {
-        let known = Known::default();
-        self.gate_known(root, name, (expected, known), gate::look)
-            .await
-    }
-
-    async fn gate_known(
-        &self,
-        root: &Root,
-        name: &Name,
-        (expected, known): (Expected, Known),
-        look: Look,
-    ) -> Result<(), Stop> {
-        let (root, name, format) = (root.clone(), name.clone(), expected.format);
-        let found = blocking::look(move || {
-            let Some(file) = root.open(&name)? else {
-                return Ok(None);
-            };
-            let refused = |source| PoolError::Refused {
-                act: "read",
-                name: name.to_string(),
-                source,
-            };
-            look(&file, format).map_err(refused).map(Some)
-        });
-        let found: Result<_, PoolError> = found.await;
-        let gone = || JobError::new(Code::DiskWrongState, "the disk's file isn't in the pool");
-        Ok(gate::check(found?.ok_or_else(gone)?, &expected, known)?)
-    }
-
-    /// What a file from outside is, if it's of this format and not too large; none if there is no
-    /// such file.
-    pub(crate) async fn foreign(
-        &self,
-        root: &Root,
-        name: &Name,
-        format: Format,
-        size_max: u64,
-    ) -> Result<Option<Report>, Stop> {
-        let (root, name) = (root.clone(), name.clone());
-        let found: Result<_, PoolError> = blocking::look(move || {
-            let Some(file) = root.open(&name)? else {
-                return Ok(None);
-            };
-            let refused = |source| PoolError::Refused {
-                act: "read",
-                name: name.to_string(),
-                source,
-            };
-            gate::look_at_foreign(&file).map_err(refused).map(Some)
-        })
-        .await;
-        let check = |found| gate::check_foreign(found, format, size_max);
-        Ok(found?.map(check).transpose()?)
-    }
-
     /// What is known of a file; none if there is no such file.
     pub(crate) async fn facts_of(&self, root: &Root, name: &Name) -> Result<Option<Facts>, Stop> {
         let (root, name) = (root.clone(), name.clone());
@@ -313,20 +222,13 @@ pub(crate) fn expected(disk: &Disk, below: Option<&Disk>) -> Expected {
     Expected {
         format: disk.record.format,
         backing: below.map(backing_of),
+        known: Known::of(&disk.record),
     }
 }
 
 /// What an overlay calls its backing.
 pub(crate) fn backing_of(disk: &Disk) -> (String, ImageFormat) {
     (file_of(disk).file().to_owned(), disk.record.format)
-}
-
-/// A disk's file, for a tool.
-pub(crate) fn image_of(root: &Root, disk: &Disk) -> Image {
-    Image {
-        path: root.path(&file_of(disk)),
-        format: disk.record.format,
-    }
 }
 
 /// What the catalogue says of a disk's virtual size.

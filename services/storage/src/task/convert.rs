@@ -4,9 +4,9 @@ use crate::{
     catalog::NewDisk,
     disks::Disk,
     draft::Draft,
-    gate::Expected,
+    gate::{Expected, Known, Measured, PassedChain},
     pool::{Name, Root},
-    qemu_img::{Copy, Image, Info, command::bytes_max},
+    qemu_img::{Copy, Image, command::bytes_max},
     task::{Checked, Context, Pace, Steps, context, done, new_disk::tell},
 };
 use virtbus_bus::locks::LockSet;
@@ -34,13 +34,13 @@ pub(crate) struct Plan {
     /// The source's virtual size, in bytes.
     size: u64,
     draft: Option<Draft>,
-    info: Option<Info>,
+    made: Option<Measured>,
     intent: Option<Disk>,
 }
 
 impl Convert<'_> {
     /// The command, as data.
-    fn copy(&self, plan: &Plan, source: Image, part: &Name, file_bytes_max: u64) -> Copy {
+    fn copy(&self, plan: &Plan, source: PassedChain, part: &Name, file_bytes_max: u64) -> Copy {
         Copy {
             source,
             target: Image {
@@ -108,36 +108,33 @@ impl Steps for Convert<'_> {
             chain,
             size,
             draft: None,
-            info: None,
+            made: None,
             intent: None,
         }))
     }
 
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
-        self.at.gate(&plan.root, &plan.chain).await?;
         let tool = &self.at.store.tool;
-        let source = context::image_of(&plan.root, &plan.chain[0]);
-        let measured = tool.measure(&source, pace.stop).await;
+        let source = self.at.pass(&plan.root, &plan.chain).await?;
+        let measured = tool.measure(source, pace.stop).await;
         let measure = measured.map_err(context::tool)?;
         tell(pace, "convert", 0.0, plan.size);
         let (root, to) = (&plan.root, &self.params.to);
         let draft = self.at.draft(root, to, measure.required).await?;
         let largest = bytes_max(measure.fully_allocated);
+        let source = self.at.pass(root, &plan.chain).await?;
         let copy = self.copy(plan, source, draft.part(), largest);
         let rise = |percent| tell(pace, "convert", percent, plan.size);
-        let copied = tool.convert(&copy, pace.stop, rise).await;
+        let copied = tool.convert(copy, pace.stop, rise).await;
         copied.map_err(context::tool)?;
         draft.sync().await?;
         let expected = Expected {
             format: self.params.format,
             backing: None,
+            known: Known::default(),
         };
-        let (size, part) = (plan.size, draft.part());
-        let info = self
-            .at
-            .verify(root, part, expected, size, pace.stop)
-            .await?;
-        plan.info = Some(info);
+        let made = self.at.verify(root, draft.part(), expected, plan.size);
+        plan.made = Some(made.await?);
         plan.draft = Some(draft);
         Ok(())
     }
@@ -159,8 +156,8 @@ impl Steps for Convert<'_> {
     }
 
     async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
-        match (&plan.intent, &plan.info) {
-            (Some(intent), Some(info)) => result(&self.at.publish_new(intent, info).await?),
+        match (&plan.intent, plan.made) {
+            (Some(intent), Some(made)) => result(&self.at.publish_new(intent, made).await?),
             (_, _) => Err(context::out_of_order()),
         }
     }

@@ -4,9 +4,9 @@ use crate::{
     catalog::NewDisk,
     disks::Disk,
     draft::Draft,
-    gate::Expected,
+    gate::{Expected, Known, Measured},
     pool::{Name, Root},
-    qemu_img::{Image, Info, NewImage},
+    qemu_img::{Beneath, Image, NewImage},
     task::{Checked, Context, Pace, Steps, context, done, new_disk::tell},
 };
 use virtbus_bus::locks::LockSet;
@@ -37,21 +37,20 @@ pub(crate) struct Plan {
     /// The backing and all below it.
     pub(crate) chain: Vec<Disk>,
     draft: Option<Draft>,
-    info: Option<Info>,
+    made: Option<Measured>,
     intent: Option<Disk>,
 }
 
 impl CreateDisk<'_> {
     /// The command, as data.
-    fn image(&self, plan: &Plan, part: &Name) -> NewImage {
+    fn image(&self, plan: &Plan, backing: Beneath, part: &Name) -> NewImage {
         NewImage {
             image: Image {
                 path: plan.root.path(part),
                 format: self.params.format.into(),
             },
             size: plan.size,
-            backing: plan.chain.first().map(context::backing_of),
-            is_early: false,
+            backing,
             preallocation: self.params.preallocation,
             qcow2: plan.qcow2.clone(),
         }
@@ -135,30 +134,30 @@ impl Steps for CreateDisk<'_> {
             qcow2,
             chain,
             draft: None,
-            info: None,
+            made: None,
             intent: None,
         }))
     }
 
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
-        self.at.gate(&plan.root, &plan.chain).await?;
         let room = self.room(plan.size, pace).await?;
         tell(pace, "create", 0.0, plan.size);
         let draft = self.at.draft(&plan.root, &self.params.disk, room).await?;
-        let image = self.image(plan, draft.part());
+        let backing = match plan.chain.as_slice() {
+            [] => Beneath::Nothing,
+            chain => Beneath::There(self.at.pass(&plan.root, chain).await?),
+        };
+        let image = self.image(plan, backing, draft.part());
         let expected = Expected {
             format: image.image.format,
-            backing: image.backing.clone(),
+            backing: plan.chain.first().map(context::backing_of),
+            known: Known::default(),
         };
-        let made = self.at.store.tool.create(&image, pace.stop).await;
+        let made = self.at.store.tool.create(image, pace.stop).await;
         made.map_err(context::tool)?;
         draft.sync().await?;
         let (root, part) = (&plan.root, draft.part());
-        let info = self
-            .at
-            .verify(root, part, expected, plan.size, pace.stop)
-            .await?;
-        plan.info = Some(info);
+        plan.made = Some(self.at.verify(root, part, expected, plan.size).await?);
         plan.draft = Some(draft);
         Ok(())
     }
@@ -180,9 +179,9 @@ impl Steps for CreateDisk<'_> {
     }
 
     async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
-        match (&plan.intent, &plan.info) {
-            (Some(intent), Some(info)) => {
-                let record = self.at.publish_new(intent, info).await?;
+        match (&plan.intent, plan.made) {
+            (Some(intent), Some(made)) => {
+                let record = self.at.publish_new(intent, made).await?;
                 self.result(&record)
             }
             (_, _) => Err(context::out_of_order()),

@@ -159,7 +159,8 @@ impl DeleteDisk<'_> {
         finished.await?.map(|_| ()).ok_or(Stop::Lost)
     }
 
-    /// Whether an earlier claim of this job moved any of these files to the trash.
+    /// Whether an earlier claim of this job moved any of these files to the trash, or has removed
+    /// all of them.
     async fn has_begun(&self, plan: &Plan) -> Result<bool, Stop> {
         let job = self.at.job.id.clone();
         let each = plan.doomed.iter();
@@ -171,13 +172,16 @@ impl DeleteDisk<'_> {
                     .map(|home| ((&doomed.disk.id).into(), home.clone()))
             })
             .collect();
+        let removes = self.params.mode != DeleteMode::Trash;
         let begun: Result<bool, PoolError> = blocking::look(move || {
+            let mut is_left = false;
             for (of, home) in &homes {
                 if home.is_left_by(of, &job)? {
                     return Ok(true);
                 }
+                is_left |= !home.is_gone(of)?;
             }
-            Ok(false)
+            Ok(removes && !is_left)
         })
         .await;
         Ok(begun?)

@@ -155,8 +155,12 @@ impl Steps for DeleteMedia<'_> {
         }
         let mut plan = self.plan(medium).await?;
         let (home, of, job) = (plan.home.clone(), self.target(), self.at.job.id.clone());
+        let removes = self.params.mode != DeleteMode::Trash;
         let begun: Result<bool, PoolError> =
-            blocking::look(move || home.is_left_by(&of, &job)).await;
+            blocking::look(
+                move || Ok(home.is_left_by(&of, &job)? || removes && home.is_gone(&of)?),
+            )
+            .await;
         if !begun? {
             return Ok(None);
         }

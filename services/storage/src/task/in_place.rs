@@ -6,6 +6,7 @@ use crate::{
     disks::Disk,
     draft::Draft,
     fence::{Fence, Mark},
+    gate::{Expected, Measured},
     pool::{Facts, PoolError, Root},
     qemu_img::Info,
     task::{Context, Pace, context, is_own, now, relay::relayed},
@@ -62,24 +63,46 @@ impl Context<'_> {
     }
 
     /// That each file of a chain is what the catalogue says, and no other program writes the
-    /// first. What the first one's header says.
+    /// first. What the first one's header says, to a tool.
     pub(crate) async fn gate_idle(
         &self,
         root: &Root,
         chain: &[Disk],
         stop: &process::Stop,
     ) -> Result<Info, Stop> {
-        self.gate(root, chain).await?;
-        let first = chain.first().ok_or_else(context::out_of_order)?;
-        let image = context::image_of(root, first);
-        let info = self.store.tool.probe(&image, stop).await;
+        let image = self.pass(root, chain).await?.alone();
+        let info = self.store.tool.probe(image, stop).await;
         info.map_err(context::tool)
     }
 
-    /// What the header of a disk's file says, now that nothing stops any more.
+    /// A disk with all below it, the first as it was read.
+    pub(crate) async fn chain_of(&self, disk: &Disk) -> Result<Vec<Disk>, Stop> {
+        let mut chain = vec![disk.clone()];
+        chain.extend(self.store.disks.below(disk).await?);
+        Ok(chain)
+    }
+
+    /// What a disk's file is to be, by its record and that of the one below it.
+    pub(crate) async fn expected(&self, disk: &Disk) -> Result<Expected, Stop> {
+        let below = match &disk.record.backing {
+            Some(backing) => self.store.disks.get(backing).await?,
+            None => None,
+        };
+        Ok(context::expected(disk, below.as_ref()))
+    }
+
+    /// How large a disk's file is, which is what the catalogue says of it.
+    pub(crate) async fn measured(&self, root: &Root, disk: &Disk) -> Result<Measured, Stop> {
+        let (file, expected) = (context::file_of(disk), self.expected(disk).await?);
+        let passed = self.pass_file(root, &file, expected).await?;
+        Ok(passed.measured())
+    }
+
+    /// What the header of a disk's file says to a tool, now that nothing stops any more.
     pub(crate) async fn info(&self, root: &Root, disk: &Disk) -> Result<Info, Stop> {
-        let (image, never) = (context::image_of(root, disk), process::Stop::new());
-        let info = self.store.tool.info(&image, &never).await;
+        let (file, expected) = (context::file_of(disk), self.expected(disk).await?);
+        let image = self.pass_file(root, &file, expected).await?;
+        let info = self.store.tool.info(image, &process::Stop::new()).await;
         info.map_err(context::tool)
     }
 
@@ -114,12 +137,10 @@ impl Context<'_> {
         finished.map(|_| ()).ok_or(Stop::Lost)
     }
 
-    /// Writes what the file holds now on top of the intent.
-    pub(crate) async fn settle_measured(&self, intent: &Disk, info: &Info) -> Result<(), Stop> {
-        let step = |record: &DiskRecord| {
-            let record = catalog::made(record, info.virtual_size, info.actual_size, now());
-            catalog::with_snapshots(record, info.snapshots.iter().map(|kept| kept.name.as_str()))
-        };
+    /// Writes how large the file is now on top of the intent.
+    pub(crate) async fn settle_measured(&self, root: &Root, intent: &Disk) -> Result<(), Stop> {
+        let measured = self.measured(root, intent).await?;
+        let step = |record: &DiskRecord| catalog::made(record, measured, now());
         self.settle(intent, step).await
     }
 
@@ -149,8 +170,9 @@ impl Context<'_> {
 
     /// Takes the lock on a disk's file, and writes the intent, if no other program writes it.
     pub(crate) async fn hold_idle(&self, root: &Root, disk: &Disk) -> Result<Alone, Stop> {
-        let (image, never) = (context::image_of(root, disk), process::Stop::new());
-        let idle = self.store.tool.probe(&image, &never).await;
+        let (file, expected) = (context::file_of(disk), self.expected(disk).await?);
+        let image = self.pass_file(root, &file, expected).await?;
+        let idle = self.store.tool.probe(image, &process::Stop::new()).await;
         idle.map_err(context::tool)?;
         self.hold(root, disk).await
     }

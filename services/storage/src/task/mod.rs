@@ -26,6 +26,7 @@ mod in_place;
 mod move_disk;
 pub(crate) mod new_disk;
 mod overlay;
+mod packed;
 mod ping;
 mod rebase;
 pub(crate) mod relay;

@@ -293,24 +293,17 @@ impl Steps for MoveDisk<'_> {
             .collect();
         let (mut passed, mut total) = (0, 0);
         for (disk, below) in with_below(&tree) {
-            let (file, expected) = (context::file_of(disk), context::expected(disk, below));
-            self.at.gate_file(&plan.from, &file, expected).await?;
-            let facts = self.at.facts_of(&plan.from, &file).await?;
-            total += facts.map_or(0, |facts| facts.allocated);
+            let image = self.at.pass_disk(&plan.from, disk, below).await?;
+            total += image.measured().actual_size;
         }
-        for moving in &mut plan.moves {
-            let image = context::image_of(&plan.from, &moving.disk);
-            let probed = self.at.store.tool.probe(&image, pace.stop).await;
+        for (moving, (disk, below)) in plan.moves.iter_mut().zip(with_below(&tree)) {
+            let image = self.at.pass_disk(&plan.from, disk, below).await?;
+            let bytes = image.measured().actual_size;
+            let probed = self.at.store.tool.probe(image, pace.stop).await;
             probed.map_err(context::tool)?;
             let roots = (&plan.from, &plan.to);
-            moving.draft = self
-                .copy(roots, &moving.disk, (passed, total), pace)
-                .await?;
-            let facts = self
-                .at
-                .facts_of(&plan.from, &context::file_of(&moving.disk))
-                .await?;
-            passed += facts.map_or(0, |facts| facts.allocated);
+            moving.draft = self.copy(roots, disk, (passed, total), pace).await?;
+            passed += bytes;
         }
         Ok(())
     }

@@ -5,9 +5,8 @@ use crate::{
     catalog::NewDisk,
     disks::Disk,
     draft::Draft,
-    gate::Expected,
+    gate::{Expected, Measured},
     pool::{Name, Pool, PoolError, Root},
-    qemu_img::{Image, Info},
     space::{Reservation, SpaceError},
     task::{Context, Pace, context, is_own, now},
 };
@@ -15,7 +14,7 @@ use virtbus_wire::{
     Code, DiskId, JobError,
     catalog::{DiskRecord, DiskState},
 };
-use virtbus_worker::{perform::Stop, process};
+use virtbus_worker::perform::Stop;
 
 impl Context<'_> {
     /// That neither catalogue nor pool has the disk.
@@ -90,31 +89,21 @@ impl Context<'_> {
         Ok(room?)
     }
 
-    /// That a tool made what it should, down to the disk.
+    /// That a tool made what it should.
     pub(crate) async fn verify(
         &self,
         root: &Root,
         file: &Name,
         expected: Expected,
         size: u64,
-        stop: &process::Stop,
-    ) -> Result<Info, Stop> {
-        let format = expected.format;
-        self.gate_file(root, file, expected).await?;
-        let path = root.path(file);
-        let image = Image { path, format };
-        let info = self
-            .store
-            .tool
-            .info(&image, stop)
-            .await
-            .map_err(context::tool)?;
-        if info.format != format.as_str() || info.virtual_size != size {
-            tracing::warn!(?info, size, "a tool made something else");
+    ) -> Result<Measured, Stop> {
+        let measured = self.pass_file(root, file, expected).await?.measured();
+        if measured.virtual_size != size {
+            tracing::warn!(?measured, size, "a tool made something else");
             let text = "the result isn't what was asked for";
             return Err(JobError::new(Code::ToolFailed, text).into());
         }
-        Ok(info)
+        Ok(measured)
     }
 
     /// Writes the intent: the disk, and that it's on top of its backing.
@@ -156,9 +145,12 @@ impl Context<'_> {
     }
 
     /// Writes the result on top of the intent.
-    pub(crate) async fn publish_new(&self, intent: &Disk, info: &Info) -> Result<DiskRecord, Stop> {
-        let made =
-            |record: &DiskRecord| catalog::made(record, info.virtual_size, info.actual_size, now());
+    pub(crate) async fn publish_new(
+        &self,
+        intent: &Disk,
+        measured: Measured,
+    ) -> Result<DiskRecord, Stop> {
+        let made = |record: &DiskRecord| catalog::made(record, measured, now());
         let finished = self.store.disks.finish(intent, made).await?;
         Ok(finished.ok_or(Stop::Lost)?.record)
     }
@@ -190,18 +182,13 @@ impl Context<'_> {
         if facts?.is_none() {
             return Ok(None);
         }
-        let below = self.store.disks.below(&intent).await?;
-        let expected = Expected {
-            format: intent.record.format,
-            backing: below.first().map(context::backing_of),
-        };
+        let expected = self.expected(&intent).await?;
         let size = context::virtual_size(&intent.record)?;
-        let never = process::Stop::new();
-        let info = self.verify(&root, &file, expected, size, &never).await?;
+        let measured = self.verify(&root, &file, expected, size).await?;
         if let Some(backing) = &intent.record.backing {
             self.store.disks.add_child(backing, id).await?;
         }
-        self.publish_new(&intent, &info).await.map(Some)
+        self.publish_new(&intent, measured).await.map(Some)
     }
 
     /// Takes back an intent that had no effect, or whose effect nobody was told of.

@@ -9,7 +9,7 @@ use crate::{
     catalog::{self, Purpose},
     disks::Disk,
     draft::Draft,
-    gate::Expected,
+    gate::{Expected, Known, Measured},
     pool::Root,
     qemu_img::{Copy, Image, Info, Rebase as Command, command::bytes_max},
     task::{
@@ -40,6 +40,7 @@ pub(crate) struct Plan {
     /// The new backing and all below it.
     onto: Vec<Disk>,
     draft: Option<Draft>,
+    made: Option<Measured>,
     held: Option<Alone>,
 }
 
@@ -69,19 +70,20 @@ impl Rebase<'_> {
         Ok(Expected {
             format: ImageFormat::Qcow2,
             backing: backing.as_ref().map(context::backing_of),
+            known: Known::default(),
         })
     }
 
     /// A copy of all that the disk shows.
     async fn flatten(&self, plan: &Plan, info: &Info, pace: &Pace<'_>) -> Result<Draft, Stop> {
         let (tool, disk) = (&self.at.store.tool, &plan.chain[0]);
-        let source = context::image_of(&plan.root, disk);
-        let measured = tool.measure(&source, pace.stop).await;
+        let source = self.at.pass(&plan.root, &plan.chain).await?;
+        let measured = tool.measure(source, pace.stop).await;
         let measure = measured.map_err(context::tool)?;
         let draft = self.at.draft(&plan.root, &disk.id, measure.required);
         let draft = draft.await?;
         let copy = Copy {
-            source,
+            source: self.at.pass(&plan.root, &plan.chain).await?,
             target: Image {
                 path: plan.root.path(draft.part()),
                 format: ImageFormat::Qcow2,
@@ -94,7 +96,7 @@ impl Rebase<'_> {
             bytes_max: bytes_max(measure.fully_allocated),
         };
         let rise = |percent| tell(pace, "flatten", percent, info.virtual_size);
-        let copied = tool.convert(&copy, pace.stop, rise).await;
+        let copied = tool.convert(copy, pace.stop, rise).await;
         copied.map_err(context::tool)?;
         Ok(draft)
     }
@@ -102,19 +104,14 @@ impl Rebase<'_> {
     /// A copy of the disk's file, put onto the new backing.
     async fn put_onto(&self, plan: &Plan, info: &Info, pace: &Pace<'_>) -> Result<Draft, Stop> {
         let (root, disk) = (&plan.root, &plan.chain[0]);
-        let backing = plan.onto.first().ok_or_else(context::out_of_order)?;
         let facts = self.at.facts_there(root, disk).await?;
         let all = facts.allocated.saturating_add(info.virtual_size);
         let draft = self.at.copied(root, disk, all, pace).await?;
         // The tool opens the copy, so it's the copy that has to be what the catalogue says.
-        let copied = context::expected(disk, plan.chain.get(1));
-        self.at.gate_file(root, draft.part(), copied).await?;
+        let (copied, below) = (context::expected(disk, plan.chain.get(1)), &plan.chain[1..]);
         let command = Command {
-            image: Image {
-                path: root.path(draft.part()),
-                format: ImageFormat::Qcow2,
-            },
-            backing: context::backing_of(backing),
+            image: self.at.pass_on(root, draft.part(), copied, below).await?,
+            backing: self.at.pass(root, &plan.onto).await?,
             bytes_max: bytes_max(facts.length.saturating_add(info.virtual_size)),
         };
         let rise = |percent| {
@@ -127,13 +124,13 @@ impl Rebase<'_> {
                 all,
             );
         };
-        let ran = self.at.store.tool.rebase(&command, pace.stop, rise).await;
+        let ran = self.at.store.tool.rebase(command, pace.stop, rise).await;
         ran.map_err(context::tool)?;
         Ok(draft)
     }
 
     /// Writes what is there now, the disk's own record last: it names the former backing.
-    async fn write(&self, held: &Alone) -> Result<Done, Stop> {
+    async fn write(&self, held: &Alone, is_now: Measured) -> Result<Done, Stop> {
         let (disks, disk) = (&self.at.store.disks, &held.disk);
         let (former, wanted) = (&disk.record.backing, &self.params.backing);
         if let Some(former) = former
@@ -142,19 +139,19 @@ impl Rebase<'_> {
         {
             disks.drop_child(former, &disk.id).await?;
         }
-        let info = self.at.info(&held.root, disk).await?;
         let step = |record: &DiskRecord| {
-            let record = catalog::made(record, info.virtual_size, info.actual_size, now());
+            let record = catalog::made(record, is_now, now());
             catalog::on_top_of(record, wanted.as_ref(), ImageFormat::Qcow2)
         };
         self.at.settle(disk, step).await?;
         self.result()
     }
 
-    /// Whether the file is as asked for.
-    async fn is_rebased(&self, held: &Alone) -> Result<bool, Stop> {
+    /// How large the file is, if it's as asked for.
+    async fn rebased(&self, held: &Alone) -> Result<Option<Measured>, Stop> {
         let (file, expected) = (context::file_of(&held.disk), self.expected().await?);
-        Ok(self.at.gate_file(&held.root, &file, expected).await.is_ok())
+        let passed = self.at.pass_file(&held.root, &file, expected).await;
+        Ok(passed.ok().map(|passed| passed.measured()))
     }
 
     fn result(&self) -> Result<Done, Stop> {
@@ -199,6 +196,7 @@ impl Steps for Rebase<'_> {
             chain: std::iter::once(disk).chain(below).collect(),
             onto,
             draft: None,
+            made: None,
             held: None,
         }))
     }
@@ -206,17 +204,14 @@ impl Steps for Rebase<'_> {
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
         let root = &plan.root;
         let info = self.at.gate_idle(root, &plan.chain, pace.stop).await?;
-        self.at.gate(root, &plan.onto).await?;
         let draft = match &self.params.backing {
             None => self.flatten(plan, &info, pace).await?,
             Some(_) => self.put_onto(plan, &info, pace).await?,
         };
         draft.sync().await?;
         let (expected, size) = (self.expected().await?, info.virtual_size);
-        let verified = self
-            .at
-            .verify(root, draft.part(), expected, size, pace.stop);
-        verified.await?;
+        let made = self.at.verify(root, draft.part(), expected, size);
+        plan.made = Some(made.await?);
         plan.draft = Some(draft);
         Ok(())
     }
@@ -238,17 +233,17 @@ impl Steps for Rebase<'_> {
     }
 
     async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
-        let held = plan.held.as_ref().ok_or_else(context::out_of_order)?;
-        self.write(held).await
+        match (&plan.held, plan.made) {
+            (Some(held), Some(made)) => self.write(held, made).await,
+            (_, _) => Err(context::out_of_order()),
+        }
     }
 
     async fn recover(&self) -> Result<Option<Done>, Stop> {
         if let Some(held) = self.at.held_before(&self.params.disk).await? {
-            let is_done = self.is_rebased(&held).await?;
-            return if is_done {
-                self.write(&held).await.map(Some)
-            } else {
-                Ok(None)
+            return match self.rebased(&held).await? {
+                Some(is_now) => self.write(&held, is_now).await.map(Some),
+                None => Ok(None),
             };
         }
         let disk = self.at.store.disks.get(&self.params.disk).await?;
@@ -264,14 +259,13 @@ impl Steps for Rebase<'_> {
         let Some(held) = self.at.held_before(&self.params.disk).await? else {
             return Ok(());
         };
-        if self.is_rebased(&held).await? {
-            return self.write(&held).await.map(|_| ());
+        if let Some(is_now) = self.rebased(&held).await? {
+            return self.write(&held, is_now).await.map(|_| ());
         }
         if let Some(backing) = &self.params.backing {
             let disks = &self.at.store.disks;
             disks.drop_child(backing, &held.disk.id).await?;
         }
-        let info = self.at.info(&held.root, &held.disk).await?;
-        self.at.settle_measured(&held.disk, &info).await
+        self.at.settle_measured(&held.root, &held.disk).await
     }
 }

@@ -1,12 +1,12 @@
 //! `resize`: another virtual size, in place.
 
 use crate::{
-    blocking,
     catalog::{self, Purpose},
     disks::Disk,
     fence::Fence,
-    pool::{PoolError, Root},
-    qemu_img::{Image, Info, Resize as Command},
+    gate::Measured,
+    pool::Root,
+    qemu_img::Resize as Command,
     task::{Checked, Context, Pace, Steps, context, done, is_own, now},
 };
 use virtbus_bus::locks::LockSet;
@@ -16,10 +16,7 @@ use virtbus_wire::{
     protocol::lock::Mode,
     task::storage as params,
 };
-use virtbus_worker::{
-    perform::{Done, Stop},
-    process,
-};
+use virtbus_worker::perform::{Done, Stop};
 
 pub(crate) struct Resize<'a> {
     pub(crate) at: Context<'a>,
@@ -31,10 +28,9 @@ pub(crate) struct Plan {
     disk: Disk,
     /// The disks below.
     below: Vec<Disk>,
-    command: Command,
     fence: Option<Fence>,
     intent: Option<Disk>,
-    info: Option<Info>,
+    made: Option<Measured>,
 }
 
 impl Plan {
@@ -72,17 +68,10 @@ impl Resize<'_> {
         Err(JobError::new(Code::DiskWrongState, text).into())
     }
 
-    async fn info(&self, image: &Image) -> Result<Info, Stop> {
-        let never = process::Stop::new();
-        let info = self.at.store.tool.info(image, &never).await;
-        info.map_err(context::tool)
-    }
-
-    async fn write(&self, intent: &Disk, info: &Info) -> Result<Done, Stop> {
-        let made =
-            |record: &DiskRecord| catalog::made(record, info.virtual_size, info.actual_size, now());
+    async fn write(&self, intent: &Disk, is_now: Measured) -> Result<Done, Stop> {
+        let made = |record: &DiskRecord| catalog::made(record, is_now, now());
         match self.at.store.disks.finish(intent, made).await? {
-            Some(_) => self.result(info.virtual_size),
+            Some(_) => self.result(is_now.virtual_size),
             None => Err(Stop::Lost),
         }
     }
@@ -91,8 +80,8 @@ impl Resize<'_> {
         done(&params::Resized { virtual_size })
     }
 
-    /// The intent of an earlier claim, with its disk's lock and what the file says now.
-    async fn begun(&self) -> Result<Option<(Disk, Fence, Info)>, Stop> {
+    /// The intent of an earlier claim, with its disk's lock and how large the file is now.
+    async fn begun(&self) -> Result<Option<(Disk, Fence, Measured)>, Stop> {
         let Some(disk) = self.at.store.disks.get(&self.params.disk).await? else {
             return Ok(None);
         };
@@ -102,11 +91,8 @@ impl Resize<'_> {
         }
         let root = self.at.root().await?;
         let fence = self.at.fence(&root, &disk.id).await?;
-        let mut chain = vec![disk];
-        chain.extend(self.at.store.disks.below(&chain[0]).await?);
-        self.at.gate(&root, &chain).await?;
-        let info = self.info(&context::image_of(&root, &chain[0])).await?;
-        Ok(Some((chain.swap_remove(0), fence, info)))
+        let is_now = self.at.measured(&root, &disk).await?;
+        Ok(Some((disk, fence, is_now)))
     }
 }
 
@@ -131,36 +117,21 @@ impl Steps for Resize<'_> {
         context::admit_size(size, &pool)?;
         let below = self.at.readable_below(&disk).await?;
         let root = self.at.root().await?;
-        let command = Command {
-            image: context::image_of(&root, &disk),
-            size,
-            shrink: self.params.shrink,
-            file_bytes: 0,
-        };
         Ok(Checked::Plan(Plan {
             root,
             disk,
             below,
-            command,
             fence: None,
             intent: None,
-            info: None,
+            made: None,
         }))
     }
 
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
-        self.at.gate(&plan.root, &plan.chain()).await?;
-        let (root, file) = (plan.root.clone(), context::file_of(&plan.disk));
-        let facts: Result<_, PoolError> = blocking::look(move || root.facts(&file)).await;
-        plan.command.file_bytes = facts?.map_or(0, |facts| facts.length);
         // Before the intent, so that a missing tool leaves nothing behind.
-        let info = self
-            .at
-            .store
-            .tool
-            .info(&plan.command.image, pace.stop)
-            .await;
-        info.map(|_| ()).map_err(context::tool)
+        let chain = plan.chain();
+        let idle = self.at.gate_idle(&plan.root, &chain, pace.stop);
+        idle.await.map(|_| ())
     }
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
@@ -178,25 +149,28 @@ impl Steps for Resize<'_> {
     async fn effect(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
         let fence = plan.fence.as_ref().ok_or_else(context::out_of_order)?;
         // Again, now that the disk's lock is had: this is the run that writes.
-        self.at.gate(&plan.root, &plan.chain()).await?;
+        let command = Command {
+            image: self.at.pass(&plan.root, &plan.chain()).await?,
+            size: self.params.size.bytes(),
+            shrink: self.params.shrink,
+        };
         let tool = &self.at.store.tool;
-        let resized = tool.resize(&plan.command, fence.share()?, pace.lost).await;
+        let resized = tool.resize(command, fence.share()?, pace.lost).await;
         resized.map_err(context::tool)?;
-        let (root, file) = (plan.root.clone(), context::file_of(&plan.disk));
-        let synced: Result<(), PoolError> = blocking::act(move || root.sync(&file)).await;
-        synced?;
-        let info = self.info(&plan.command.image).await?;
-        if info.virtual_size != plan.command.size {
+        self.at.sync(&plan.root, &plan.disk).await?;
+        let intent = plan.intent.as_ref().ok_or_else(context::out_of_order)?;
+        let is_now = self.at.measured(&plan.root, intent).await?;
+        if is_now.virtual_size != self.params.size.bytes() {
             let text = "the disk has another size than asked for";
             return Err(JobError::new(Code::ToolFailed, text).into());
         }
-        plan.info = Some(info);
+        plan.made = Some(is_now);
         Ok(())
     }
 
     async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
-        match (&plan.intent, &plan.info) {
-            (Some(intent), Some(info)) => self.write(intent, info).await,
+        match (&plan.intent, plan.made) {
+            (Some(intent), Some(is_now)) => self.write(intent, is_now).await,
             (_, _) => Err(context::out_of_order()),
         }
     }
@@ -204,8 +178,8 @@ impl Steps for Resize<'_> {
     async fn recover(&self) -> Result<Option<Done>, Stop> {
         let size = self.params.size.bytes();
         match self.begun().await? {
-            Some((intent, _fence, info)) if info.virtual_size == size => {
-                self.write(&intent, &info).await.map(Some)
+            Some((intent, _fence, is_now)) if is_now.virtual_size == size => {
+                self.write(&intent, is_now).await.map(Some)
             }
             Some(_) => Ok(None),
             None => {
@@ -221,10 +195,10 @@ impl Steps for Resize<'_> {
     }
 
     async fn abandon(&self) -> Result<(), Stop> {
-        let Some((intent, _fence, info)) = self.begun().await? else {
+        let Some((intent, _fence, is_now)) = self.begun().await? else {
             return Ok(());
         };
         // What the file says, in case the tool came some way.
-        self.write(&intent, &info).await.map(|_| ())
+        self.write(&intent, is_now).await.map(|_| ())
     }
 }

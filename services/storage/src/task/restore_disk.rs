@@ -134,7 +134,7 @@ impl Steps for RestoreDisk<'_> {
         }
         if state == DiskState::Ready {
             let expected = context::expected(&disk, below.first());
-            self.at.gate_file(&home.root, &trash, expected).await?;
+            self.at.pass_file(&home.root, &trash, expected).await?;
         }
         Ok(Checked::Plan(Plan {
             disk,

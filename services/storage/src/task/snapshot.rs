@@ -14,12 +14,12 @@ use crate::{
     pool::Root,
     qemu_img::{Act, Info, Snapshot as Command},
     space::Reservation,
-    task::{Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own},
+    task::{Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, now},
 };
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, DiskId, JobError, SnapshotId,
-    catalog::DiskState,
+    catalog::{DiskRecord, DiskState},
     protocol::lock::Mode,
     task::{
         image::ImageFormat,
@@ -103,7 +103,6 @@ impl Snapshot<'_> {
 
     /// Runs the tool, if the file isn't as asked for already. What the file holds then.
     async fn apply(&self, held: &mut Alone, lost: &process::Stop) -> Result<Info, Stop> {
-        self.gate(held).await?;
         let before = self.at.info(&held.root, &held.disk).await?;
         let is_there = self.is_in(&before);
         let id = before
@@ -119,16 +118,16 @@ impl Snapshot<'_> {
                 return Ok(before);
             }
         };
-        let facts = self.at.facts_there(&held.root, &held.disk).await?;
+        let chain = self.at.chain_of(&held.disk).await?;
+        let image = self.at.pass(&held.root, &chain).await?;
         held.fence.begin(Mark::default()).await?;
         let command = Command {
-            image: context::image_of(&held.root, &held.disk),
+            image,
             act: self.act,
             name,
-            file_bytes: facts.length,
         };
         let tool = &self.at.store.tool;
-        let ran = tool.snapshot(&command, held.fence.share()?, lost).await;
+        let ran = tool.snapshot(command, held.fence.share()?, lost).await;
         ran.map_err(context::tool)?;
         self.at.sync(&held.root, &held.disk).await?;
         let after = self.at.info(&held.root, &held.disk).await?;
@@ -139,11 +138,13 @@ impl Snapshot<'_> {
         Ok(after)
     }
 
-    /// The chain of a disk that an earlier claim held, gated.
-    async fn gate(&self, held: &Alone) -> Result<(), Stop> {
-        let mut chain = vec![held.disk.clone()];
-        chain.extend(self.at.store.disks.below(&held.disk).await?);
-        self.at.gate(&held.root, &chain).await
+    /// Writes what the file holds now on top of the intent.
+    async fn write(&self, intent: &Disk, info: &Info) -> Result<(), Stop> {
+        let step = |record: &DiskRecord| {
+            let record = catalog::made(record, info.measured(), now());
+            catalog::with_snapshots(record, info.snapshots.iter().map(|kept| kept.name.as_str()))
+        };
+        self.at.settle(intent, step).await
     }
 
     fn result(&self) -> Result<Done, Stop> {
@@ -203,7 +204,7 @@ impl Steps for Snapshot<'_> {
         let (Some(held), Some(info)) = (&plan.held, &plan.info) else {
             return Err(context::out_of_order());
         };
-        self.at.settle_measured(&held.disk, info).await?;
+        self.write(&held.disk, info).await?;
         self.result()
     }
 
@@ -213,7 +214,7 @@ impl Steps for Snapshot<'_> {
                 return Ok(None);
             }
             let info = self.apply(&mut held, &process::Stop::new()).await?;
-            self.at.settle_measured(&held.disk, &info).await?;
+            self.write(&held.disk, &info).await?;
             return self.result().map(Some);
         }
         let Some(disk) = self.at.store.disks.get(self.disk).await? else {
@@ -235,7 +236,6 @@ impl Steps for Snapshot<'_> {
         let Some(mut held) = self.at.held_before(self.disk).await? else {
             return Ok(());
         };
-        self.gate(&held).await?;
         let mut info = self.at.info(&held.root, &held.disk).await?;
         let is_listed = held.disk.record.snapshots.contains(self.name);
         if self.act == Act::Create && !is_listed && self.is_in(&info) {
@@ -248,6 +248,6 @@ impl Steps for Snapshot<'_> {
             info = back.apply(&mut held, &process::Stop::new()).await?;
         }
         held.fence.forget().await?;
-        self.at.settle_measured(&held.disk, &info).await
+        self.write(&held.disk, &info).await
     }
 }

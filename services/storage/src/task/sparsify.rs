@@ -13,7 +13,6 @@ use crate::{
     draft::Draft,
     fence::{Mark, kill_users},
     pool::{Facts, Root},
-    qemu_img::Image,
     task::{Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, new_disk::tell},
 };
 use virtbus_bus::locks::LockSet;
@@ -57,10 +56,9 @@ impl Sparsify<'_> {
         let size = context::virtual_size(&disk.record)?;
         let all = facts.allocated.saturating_add(size);
         let draft = self.at.copied(root, disk, all, pace).await?;
-        let image = Image {
-            path: root.path(draft.part()),
-            format: disk.record.format,
-        };
+        let (expected, below) = (context::expected(disk, plan.chain.get(1)), &plan.chain[1..]);
+        let image = self.at.pass_on(root, draft.part(), expected.clone(), below);
+        let image = image.await?;
         let rise = |percent| {
             #[expect(clippy::cast_precision_loss, reason = "a percentage, for people")]
             let copied = facts.allocated as f64 * 100.0 / all.max(1) as f64;
@@ -72,7 +70,7 @@ impl Sparsify<'_> {
             );
         };
         let tool = &self.at.store.sparsify;
-        let ran = tool.in_place(&image, facts.length.max(size), pace.stop, rise);
+        let ran = tool.in_place(image, facts.length.max(size), pace.stop, rise);
         if let Err(error) = ran.await {
             // The tool's machine is in a process group of its own.
             let identity = draft.identity().await?;
@@ -80,17 +78,12 @@ impl Sparsify<'_> {
             return Err(context::tool(error));
         }
         draft.sync().await?;
-        let expected = context::expected(disk, plan.chain.get(1));
-        let verified = self
-            .at
-            .verify(root, draft.part(), expected, size, pace.stop);
-        verified.await?;
+        self.at.verify(root, draft.part(), expected, size).await?;
         Ok(draft)
     }
 
     async fn write(&self, held: &Alone, before: u64) -> Result<Done, Stop> {
-        let info = self.at.info(&held.root, &held.disk).await?;
-        self.at.settle_measured(&held.disk, &info).await?;
+        self.at.settle_measured(&held.root, &held.disk).await?;
         self.result(&held.root, &held.disk, before).await
     }
 
@@ -189,7 +182,6 @@ impl Steps for Sparsify<'_> {
             return Ok(());
         };
         held.fence.forget().await?;
-        let info = self.at.info(&held.root, &held.disk).await?;
-        self.at.settle_measured(&held.disk, &info).await
+        self.at.settle_measured(&held.root, &held.disk).await
     }
 }

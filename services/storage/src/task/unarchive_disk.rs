@@ -5,12 +5,13 @@ use crate::{
     catalog::Purpose,
     disks::Disk,
     draft::Draft,
-    fence::Fence,
     pool::{PoolError, Root},
-    qemu_img::Image,
     task::{
-        Checked, Context, Pace, Steps, archive_disk::packed_of, context, done, homes::taken,
-        is_own, now, relay::relayed,
+        Checked, Context, Pace, Steps, context, done,
+        homes::taken,
+        is_own, now,
+        packed::{Plan, packed_of},
+        relay::relayed,
     },
 };
 use virtbus_bus::locks::LockSet;
@@ -30,37 +31,11 @@ pub(crate) struct UnarchiveDisk<'a> {
     pub(crate) params: &'a params::UnarchiveDisk,
 }
 
-pub(crate) struct Plan {
-    /// With its intent once that is written.
-    disk: Disk,
-    below: Vec<Disk>,
-    root: Root,
-    archive: Root,
-    /// The unpacked file, until it has its name. None if an earlier claim gave it its name.
-    draft: Option<Draft>,
-    fence: Option<Fence>,
-}
-
 impl UnarchiveDisk<'_> {
     fn result(&self, record: &DiskRecord) -> Result<Done, Stop> {
         done(&params::Unarchived {
             actual_size: record.actual_size.unwrap_or_default(),
         })
-    }
-
-    /// Whether a disk's file in the pool holds what is in the archive.
-    async fn is_whole(
-        &self,
-        (root, archive): (&Root, &Root),
-        disk: &Disk,
-        pace: &Pace<'_>,
-    ) -> Result<bool, Stop> {
-        let (root, file) = (root.clone(), context::file_of(disk));
-        let (archive, packed) = (archive.clone(), packed_of(disk));
-        relayed(pace, ("verify", 0, 0), move |tell| {
-            archive.is_packed(&packed, (&root, &file), tell)
-        })
-        .await
     }
 
     /// Unpacks the file, and finds it to be the disk.
@@ -83,15 +58,8 @@ impl UnarchiveDisk<'_> {
         })
         .await?;
         let expected = context::expected(disk, plan.below.first());
-        let part = draft.part();
-        self.at.gate_file(&plan.root, part, expected).await?;
-        let image = Image {
-            path: plan.root.path(part),
-            format: disk.record.format,
-        };
-        let info = self.at.store.tool.info(&image, pace.stop).await;
-        let info = info.map_err(context::tool)?;
-        if Some(info.virtual_size) == disk.record.virtual_size {
+        let passed = self.at.pass_file(&plan.root, draft.part(), expected);
+        if Some(passed.await?.measured().virtual_size) == disk.record.virtual_size {
             return Ok(draft);
         }
         Err(JobError::new(Code::ImageCorrupt, "the archived disk has another size").into())
@@ -118,12 +86,6 @@ impl UnarchiveDisk<'_> {
         Ok(())
     }
 
-    /// What an earlier claim of this job began with.
-    async fn begun(&self) -> Result<Option<Disk>, Stop> {
-        let disk = self.at.store.disks.get(&self.params.disk).await?;
-        Ok(disk.filter(|disk| is_own(disk.record.owner_job.as_ref(), self.at.job)))
-    }
-
     /// Whether the disk has its name in the pool, by an earlier claim.
     async fn is_placed(&self, roots: (&Root, &Root), disk: &Disk) -> Result<bool, Stop> {
         for (root, file) in [
@@ -135,12 +97,9 @@ impl UnarchiveDisk<'_> {
             }
         }
         let never = process::Stop::new();
-        self.is_whole(roots, disk, &Pace::endless(&never)).await
-    }
-
-    async fn roots(&self) -> Result<(Root, Root), Stop> {
-        let archive = self.at.reach(&self.at.archive()?).await?;
-        Ok((self.at.root().await?, archive))
+        let packed = (roots.1, &packed_of(disk));
+        let pace = Pace::endless(&never);
+        self.at.is_packed(packed, (roots.0, disk), &pace).await
     }
 }
 
@@ -168,7 +127,7 @@ impl Steps for UnarchiveDisk<'_> {
         }
         let disk = self.at.had(&self.params.disk, found, Purpose::Unarchive)?;
         let below = self.at.readable_below(&disk).await?;
-        let (root, archive) = self.roots().await?;
+        let (root, archive) = self.at.both_places().await?;
         if self
             .at
             .facts_of(&archive, &packed_of(&disk))
@@ -184,14 +143,7 @@ impl Steps for UnarchiveDisk<'_> {
         if there.is_some() && !is_ours {
             return Err(taken(&disk.id, "the pool").into());
         }
-        Ok(Checked::Plan(Plan {
-            disk,
-            below,
-            root,
-            archive,
-            draft: None,
-            fence: None,
-        }))
+        Ok(Checked::Plan(Plan::new(disk, below, (root, archive))))
     }
 
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
@@ -200,8 +152,12 @@ impl Steps for UnarchiveDisk<'_> {
             plan.draft = Some(self.unpack(plan, pace).await?);
             return Ok(());
         }
-        let roots = (&plan.root, &plan.archive);
-        if self.is_whole(roots, &plan.disk, pace).await? {
+        let (packed, here) = (packed_of(&plan.disk), (&plan.root, &plan.disk));
+        if self
+            .at
+            .is_packed((&plan.archive, &packed), here, pace)
+            .await?
+        {
             Ok(())
         } else {
             Err(taken(&plan.disk.id, "the pool").into())
@@ -231,10 +187,10 @@ impl Steps for UnarchiveDisk<'_> {
     }
 
     async fn recover(&self) -> Result<Option<Done>, Stop> {
-        let Some(disk) = self.begun().await? else {
+        let Some(disk) = self.at.own_disk(&self.params.disk).await? else {
             return Ok(None);
         };
-        let (root, archive) = self.roots().await?;
+        let (root, archive) = self.at.both_places().await?;
         match disk.record.state {
             DiskState::Ready => {
                 let _fence = self.at.fence(&root, &disk.id).await?;
@@ -260,10 +216,10 @@ impl Steps for UnarchiveDisk<'_> {
     /// What is archived keeps its state, so there's only the file to see to.
     async fn abandon(&self) -> Result<(), Stop> {
         let is_begun = |disk: &Disk| disk.record.state == DiskState::Archived;
-        let Some(disk) = self.begun().await?.filter(is_begun) else {
+        let Some(disk) = self.at.own_disk(&self.params.disk).await?.filter(is_begun) else {
             return Ok(());
         };
-        let (root, archive) = self.roots().await?;
+        let (root, archive) = self.at.both_places().await?;
         let _fence = self.at.fence(&root, &disk.id).await?;
         if self.is_placed((&root, &archive), &disk).await? {
             let file = context::file_of(&disk);

@@ -162,6 +162,13 @@ fn many() -> usize {
     asked.and_then(|text| text.parse().ok()).unwrap_or(MANY)
 }
 
+/// The most memory that this process had so far.
+fn memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM"));
+    line.unwrap_or_default().replace('\t', " ")
+}
+
 #[tokio::test]
 async fn a_folder_of_chains_is_adopted_whole() {
     let (site, many) = (Site::start().await, many());
@@ -191,10 +198,8 @@ async fn a_folder_of_chains_is_adopted_whole() {
         site.done(&format!("j{number}"), "adopt_disk", params).await;
     }
     let took = began.elapsed();
-    println!(
-        "{many} adopted in {took:?}: {:?} each",
-        took / u32::try_from(many).unwrap()
-    );
+    let each = took / u32::try_from(many).unwrap();
+    println!("{many} adopted in {took:?}: {each:?} each; {}", memory());
     assert_eq!(site.files("disks").len(), many);
     assert_eq!(site.files("adopt"), Vec::<String>::new());
 }

@@ -1,8 +1,7 @@
-use super::site::{Site, Told, code, program};
-use crate::task::Step;
+use super::site::{Site, Told, code};
 use serde_json::json;
 use virtbus_wire::{Code, catalog::DiskState};
-use virtbus_worker::{Stop, process};
+use virtbus_worker::process;
 
 /// `d2` on top of `d1`, with a snapshot in it.
 async fn overlay(site: &Site) {
@@ -14,11 +13,8 @@ async fn overlay(site: &Site) {
     )
     .await;
     site.write("d2.qcow2", "qcow2", "write -P 9 2M 64k");
-    let path = site.path("disks/d2.qcow2");
-    program(
-        "qemu-img",
-        &["snapshot", "-c", "s1", path.to_str().unwrap()],
-    );
+    let snapshot = json!({ "disk": "d2", "snapshot": "s1" });
+    site.done("snap", "create_snapshot", snapshot).await;
     site.write("d2.qcow2", "qcow2", "write -P 5 2M 64k");
 }
 
@@ -173,22 +169,4 @@ async fn an_archived_disk_can_be_thrown_away_and_brought_back() {
     assert!(freed.unwrap() > 0);
     assert_eq!(archived(&site), Vec::<String>::new());
     assert_eq!(site.state("d1").await, Some(DiskState::Deleted));
-}
-
-#[tokio::test]
-async fn archiving_that_is_cancelled_leaves_the_disk_as_it_was() {
-    for after in [None, Some(Step::Work), Some(Step::Intend)] {
-        let site = Site::start().await;
-        site.filled_disk("d1").await;
-        let job = site.job("j1", "archive_disk", json!({ "disk": "d1" }));
-        let stop = process::Stop::new();
-        let stopped = match after {
-            None => site.run_within(&job, &stop, &|_| stop.stop()).await,
-            Some(step) => site.stopped_after(&job, step, &stop).await,
-        };
-        assert_eq!(stopped, Err(Stop::Stopped), "{after:?}");
-        assert_eq!(archived(&site), Vec::<String>::new(), "{after:?}");
-        assert_eq!(site.state("d1").await, Some(DiskState::Ready), "{after:?}");
-        site.write("d1.qcow2", "qcow2", "read -P 7 1M 1M");
-    }
 }

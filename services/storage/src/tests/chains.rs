@@ -1,6 +1,6 @@
 //! `commit` and `rebase`.
 
-use super::site::{MIB, Site, Told, code};
+use super::site::{MIB, Site, Told, code, failed};
 use crate::task::Step;
 use serde_json::{Value, json};
 use virtbus_wire::{
@@ -82,6 +82,56 @@ async fn a_commit_that_was_killed_halfway_leaves_the_disk_whole_and_is_finished(
         assert!(found.unwrap().is_some(), "delete: {delete}");
         assert_eq!(site.content("d1.qcow2", "qcow2"), shown);
         assert_eq!(site.state("d1").await, Some(DiskState::Ready));
+    }
+}
+
+/// `d2` with something compressed behind all else, which can't be read. What has to be put back
+/// there to make it whole again.
+fn unreadable(site: &Site) -> (std::path::PathBuf, Vec<u8>) {
+    let path = site.path("disks/d2.qcow2");
+    let before = std::fs::read(&path).unwrap().len();
+    site.write("d2.qcow2", "qcow2", "write -c -P 3 3M 64k");
+    let whole = std::fs::read(&path).unwrap();
+    let mut damaged = whole.clone();
+    damaged[before..].fill(0);
+    std::fs::write(&path, damaged).unwrap();
+    (path, whole)
+}
+
+#[tokio::test]
+async fn a_commit_whose_tool_fails_halfway_leaves_the_disk_whole_and_is_finished_by_a_retry() {
+    for delete in [false, true] {
+        let site = Site::start().await;
+        pair(&site).await;
+        let below = site.content("d1.qcow2", "qcow2");
+        let (path, whole) = unreadable(&site);
+        let params = json!({ "disk": "d2", "delete": delete });
+        let envelope = json!({ "id": "j", "task": "commit", "params": params });
+        for attempt in [1, 2] {
+            let error = failed(site.run(&site.claimed(envelope.clone(), attempt)).await);
+            assert_eq!(code(&error), Code::PoolUnreachable, "{error:?}");
+            assert_eq!(error.detail["backing"], "d1");
+            assert_eq!(site.state("d2").await, Some(DiskState::Ready));
+            assert_eq!(site.state("d1").await, Some(DiskState::Broken));
+        }
+        // Half of it is there, and nobody takes it for anything whole.
+        std::fs::write(&path, &whole).unwrap();
+        let shown = site.content("d2.qcow2", "qcow2");
+        assert_ne!(site.content("d1.qcow2", "qcow2"), below);
+        let copy = json!({ "disk": "d1", "to": "d3", "format": "raw" });
+        let refused = site.refused("j2", "convert", copy).await;
+        assert_eq!(code(&refused), Code::DiskWrongState);
+        let other = site.refused("j3", "commit", params.clone()).await;
+        assert_eq!(code(&other), Code::DiskWrongState);
+        site.run(&site.claimed(envelope, 3)).await.unwrap();
+        assert_eq!(site.content("d1.qcow2", "qcow2"), shown);
+        assert_eq!(site.state("d1").await, Some(DiskState::Ready));
+        let gone = if delete {
+            DiskState::Deleted
+        } else {
+            DiskState::Ready
+        };
+        assert_eq!(site.state("d2").await, Some(gone));
     }
 }
 

@@ -1,10 +1,17 @@
 //! Claims as the loop drives them; workers that die, freeze, or are told to stop, at a step or at
 //! any moment.
 
-use super::site::{STARTS, Site};
-use crate::task::{Known, Pace, Step, known};
+use super::{
+    killed::{At, Moments},
+    site::{STARTS, Site},
+};
+use crate::{
+    store::Store,
+    task::{Known, Pace, Step, known},
+};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     future::{Future, poll_fn},
     path::PathBuf,
     sync::{
@@ -59,25 +66,22 @@ impl Site {
         progress: &(dyn Fn(Progress) + Send + Sync),
         reached: &(dyn Fn(Step) -> Result<(), Stop> + Send + Sync),
     ) -> Result<Done, Stop> {
-        let lost = process::Stop::new();
-        let pace = Pace {
-            stop,
-            lost: &lost,
-            progress,
-            keep: &drop,
-            reached,
-        };
-        let commit = async {
-            if stop.is_asked() {
-                Err(Stop::Stopped)
-            } else {
-                Ok(())
+        drive(&self.store, job, stop, progress, reached).await
+    }
+
+    /// The claim that comes after a dead one and finds the job cancelled: what was begun is
+    /// finished, or put back. The result, if it was finished.
+    pub(super) async fn give_up(&self, job: &Assignment) -> Result<Option<Done>, Stop> {
+        let _others = STARTS.read().await;
+        self.store.clean(job).await?;
+        let found = self.store.recover(job).await?;
+        if found.is_none() {
+            // As often as it takes, and once more.
+            for _ in 0..2 {
+                self.store.abandon(job).await?;
             }
-        };
-        match known(&self.store, job)? {
-            Known::Ping(task) => task.run(&StopSignal::new()).await,
-            Known::Steps(steps) => steps.drive(&pace, Box::pin(commit)).await,
         }
+        Ok(found)
     }
 
     /// Marks the lock that a dead claim left: its effect had begun.
@@ -196,21 +200,51 @@ impl Site {
         (first, second)
     }
 
-    /// Runs a claim that is told to stop after one of its steps.
-    pub(super) async fn stopped_after(
+    /// Runs a claim that is told to stop then.
+    pub(super) async fn stopped_at(
         &self,
         job: &Assignment,
-        after: Step,
+        at: At,
         stop: &process::Stop,
     ) -> Result<Done, Stop> {
-        let _others = STARTS.read().await;
-        let reached = |step| {
-            if step == after {
+        let stop_at = |now| {
+            if now == at {
                 stop.stop();
             }
+        };
+        self.watched(job, stop, &stop_at).await
+    }
+
+    /// Runs a claim. Its result, and the steps that told of their progress.
+    pub(super) async fn run_noting(
+        &self,
+        job: &Assignment,
+    ) -> (Result<Done, Stop>, BTreeSet<usize>) {
+        let told = Mutex::new(BTreeSet::new());
+        let note = |now| {
+            if let At::Within(step) = now {
+                told.lock().unwrap().insert(step);
+            }
+        };
+        let done = self.watched(job, &process::Stop::new(), &note).await;
+        (done, told.into_inner().unwrap())
+    }
+
+    /// Runs a claim, of which all moments are told.
+    async fn watched(
+        &self,
+        job: &Assignment,
+        stop: &process::Stop,
+        seen: &(dyn Fn(At) + Send + Sync),
+    ) -> Result<Done, Stop> {
+        let _others = STARTS.read().await;
+        let moments = Moments::default();
+        let progress = |_| seen(moments.within());
+        let reached = |step| {
+            seen(moments.after(step));
             Ok(())
         };
-        self.attempt(job, stop, &|_| {}, &reached).await
+        self.attempt(job, stop, &progress, &reached).await
     }
 
     /// Runs a claim, and does something after one of its steps.
@@ -229,5 +263,34 @@ impl Site {
         };
         let never = process::Stop::new();
         self.attempt(job, &never, &|_| {}, &reached).await
+    }
+}
+
+/// The steps of a claim.
+pub(super) async fn drive(
+    store: &Store,
+    job: &Assignment,
+    stop: &process::Stop,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+    reached: &(dyn Fn(Step) -> Result<(), Stop> + Send + Sync),
+) -> Result<Done, Stop> {
+    let lost = process::Stop::new();
+    let pace = Pace {
+        stop,
+        lost: &lost,
+        progress,
+        keep: &drop,
+        reached,
+    };
+    let commit = async {
+        if stop.is_asked() {
+            Err(Stop::Stopped)
+        } else {
+            Ok(())
+        }
+    };
+    match known(store, job)? {
+        Known::Ping(task) => task.run(&StopSignal::new()).await,
+        Known::Steps(steps) => steps.drive(&pace, Box::pin(commit)).await,
     }
 }

@@ -1,6 +1,6 @@
-//! A worker that dies after any step, and the claim that comes after it.
+//! What a worker leaves that dies, or can't write down what it did. (Cuts at every step: `cuts.rs`.)
 
-use super::site::{STEPS, Site};
+use super::site::Site;
 use crate::task::Step;
 use serde_json::{Value, json};
 use virtbus_wire::catalog::DiskState;
@@ -22,76 +22,6 @@ fn jobs() -> [(&'static str, Value); 5] {
 
 fn envelope(task: &str, params: &Value) -> Value {
     json!({ "id": "j", "task": task, "params": params })
-}
-
-#[tokio::test]
-async fn the_next_claim_ends_as_the_first_would_have() {
-    for (task, params) in jobs() {
-        let whole = Site::start().await;
-        whole.filled_disk("d1").await;
-        let expected = whole.done("j", task, params.clone()).await;
-        for after in STEPS {
-            let site = Site::start().await;
-            site.filled_disk("d1").await;
-            site.die(&site.claimed(envelope(task, &params), 1), after)
-                .await;
-            let done = site.run(&site.claimed(envelope(task, &params), 2)).await;
-            let done = done.unwrap_or_else(|stop| panic!("{task} {after:?}: {stop:?}"));
-            // What a dead claim removed can't be counted any more.
-            if !(task == "delete_disk" && after == Step::Effect) {
-                assert_eq!(done, expected, "{task} {after:?}");
-            }
-            assert_eq!(
-                site.files("disks"),
-                whole.files("disks"),
-                "{task} {after:?}"
-            );
-            assert_eq!(
-                site.files("trash").len(),
-                whole.files("trash").len(),
-                "{task} {after:?}"
-            );
-            for disk in ["d1", "new"] {
-                assert_eq!(
-                    site.state(disk).await,
-                    whole.state(disk).await,
-                    "{task} {after:?}"
-                );
-            }
-            let children = |disk: Option<crate::disks::Disk>| disk.map(|disk| disk.record.children);
-            let (found, wanted) = (site.disk("d1").await, whole.disk("d1").await);
-            assert_eq!(children(found), children(wanted), "{task} {after:?}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_job_that_ends_without_its_effect_puts_everything_back() {
-    for (task, params) in jobs() {
-        for after in [Step::Check, Step::Work, Step::Intend, Step::Commit] {
-            let site = Site::start().await;
-            site.filled_disk("d1").await;
-            let before = site.record("d1").await;
-            site.die(&site.claimed(envelope(task, &params), 1), after)
-                .await;
-            let next = site.claimed(envelope(task, &params), 2);
-            site.store.clean(&next).await.unwrap();
-            assert_eq!(
-                site.store.recover(&next).await.unwrap(),
-                None,
-                "{task} {after:?}"
-            );
-            for _ in 0..2 {
-                site.store.abandon(&next).await.unwrap();
-            }
-            assert_eq!(site.files("disks"), ["d1.qcow2"], "{task} {after:?}");
-            assert_eq!(site.state("new").await, None, "{task} {after:?}");
-            let record = site.record("d1").await;
-            assert_eq!(record.state, DiskState::Ready, "{task} {after:?}");
-            assert_eq!(record.virtual_size, before.virtual_size, "{task} {after:?}");
-            assert_eq!(record.children, before.children, "{task} {after:?}");
-        }
-    }
 }
 
 #[tokio::test]

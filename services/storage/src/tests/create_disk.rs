@@ -1,9 +1,29 @@
 use super::site::{MIB, Site, code};
+use crate::pool::Name;
 use serde_json::json;
 use virtbus_wire::{
     Code,
     catalog::{DiskState, InUseBy, UseMode},
+    task::image::ImageFormat,
 };
+
+#[tokio::test]
+async fn room_that_another_job_has_set_aside_is_not_given_twice() {
+    let site = Site::start().await;
+    let root = site.root();
+    // Others use the same file system meanwhile, so the numbers are far apart.
+    let most = root.free_bytes().unwrap() / 3 * 2;
+    let params = json!({ "disk": "d1", "size": most / 512 * 512, "format": "raw",
+                         "preallocation": "falloc" });
+    let other = Name::disk(&"d2".parse().unwrap(), ImageFormat::Raw);
+    let room = site.store.space.reserve(&root, &other, most, 0).unwrap();
+    let refused = site.refused("j1", "create_disk", params).await;
+    assert_eq!(code(&refused), Code::PoolNoSpace);
+    assert!(refused.detail["free_bytes"].as_u64().unwrap() < most);
+    assert_eq!(site.files("disks"), Vec::<String>::new());
+    assert_eq!(site.disk("d1").await, None);
+    drop(room);
+}
 
 #[tokio::test]
 async fn a_new_disk_is_in_pool_and_catalogue() {

@@ -1,19 +1,23 @@
-//! Each task that changes chains and snapshots, cut after any of its steps: by a worker that dies,
-//! by a cancel, by a worker that freezes. What disks show a guest is compared, and all that the
-//! catalogue says of them.
+//! Each task, cut at any of its steps: by a worker that is killed, by a cancel, by a worker that
+//! freezes. What disks show a guest is compared, and all that the catalogue says of them.
 
-use super::site::{STEPS, Site};
+use super::{
+    killed::At,
+    site::{STEPS, Site},
+};
 use crate::task::Step;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use virtbus_wire::{Code, catalog::DiskState};
-use virtbus_worker::{Assignment, Done, Perform, Stop, process};
+use virtbus_worker::{Assignment, Done, Stop, process};
 
 /// A job, on disks of one world. Ids in braces get the world's prefix.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     task: &'static str,
     params: &'static str,
+    /// Jobs that are done before.
+    before: &'static [(&'static str, &'static str)],
     /// What the result says that another claim measures anew.
     measured: &'static [&'static str],
 }
@@ -22,13 +26,29 @@ const fn case(task: &'static str, params: &'static str) -> Case {
     Case {
         task,
         params,
+        before: &[],
         measured: &[],
     }
 }
 
-/// Disks of their own on a site shared with other worlds, told apart by the prefix of their ids:
-/// `a` holds something and has the snapshot `s` of something else; `b` is below `c`; `e` is like
-/// `b` but not the same.
+impl Case {
+    /// Whether it has no effect in the pool: two at once then do no harm.
+    fn only_looks(&self) -> bool {
+        self.task == "check_disk" && !self.params.contains("repair")
+    }
+
+    /// Whether the job or one before it names this.
+    fn names(&self, id: &str) -> bool {
+        let word = format!("{{{id}}}");
+        let mut texts = self.before.iter().map(|(_, params)| *params);
+        self.params.contains(&word) || texts.any(|params| params.contains(&word))
+    }
+}
+
+/// What the job needs, on a site shared with other worlds, told apart by the prefix of their ids:
+/// the disk `a` holds something and has the snapshot `s` of something else; `b` is below `c`; `e`
+/// is like `b` but not the same; `m` is a medium; the files `x`, an overlay of `b`, and `y` lie
+/// there to be adopted. `n` and `p` are new.
 struct World<'a> {
     site: &'a Site,
     prefix: String,
@@ -38,22 +58,45 @@ struct World<'a> {
 type Sight = BTreeMap<String, Value>;
 
 impl<'a> World<'a> {
-    async fn new(site: &'a Site, number: usize) -> Self {
-        let world = Self {
-            site,
-            prefix: format!("w{number}-"),
-        };
-        for disk in ["a", "b", "e"] {
-            site.filled_disk(&world.id(disk)).await;
+    async fn new(site: &'a Site, number: usize, case: Case) -> Self {
+        let prefix = format!("w{number}-");
+        let world = Self { site, prefix };
+        let has_pair = case.names("b") || case.names("c");
+        for (disk, is_needed) in [
+            ("a", case.names("a")),
+            ("b", has_pair),
+            ("e", case.names("e")),
+        ] {
+            if is_needed {
+                site.filled_disk(&world.id(disk)).await;
+            }
         }
-        let snapshot = r#"{"disk": "{a}", "snapshot": "s"}"#;
-        world.done("create_snapshot", snapshot).await;
-        world.write("a", "write -P 3 0 1M");
-        world.write("e", "write -P 4 3M 512k");
-        world
-            .done("create_disk", r#"{"disk": "{c}", "backing": "{b}"}"#)
-            .await;
-        world.write("c", "write -P 9 2M 1M");
+        if case.names("a") {
+            let snapshot = r#"{"disk": "{a}", "snapshot": "s"}"#;
+            world.done("create_snapshot", snapshot).await;
+            world.write("a", "write -P 3 0 1M");
+        }
+        if case.names("e") {
+            world.write("e", "write -P 4 3M 512k");
+        }
+        if has_pair {
+            let overlay = r#"{"disk": "{c}", "backing": "{b}"}"#;
+            world.done("create_disk", overlay).await;
+            world.write("c", "write -P 9 2M 1M");
+        }
+        if case.names("x") {
+            site.foreign_overlay(&world.id("x"), &world.id("b"));
+        }
+        if case.names("y") {
+            std::fs::create_dir_all(site.path("adopt")).unwrap();
+            std::fs::write(site.path("adopt").join(world.id("y")), [5; 4096]).unwrap();
+        }
+        if case.names("m") {
+            site.filled_medium(&world.id("m")).await;
+        }
+        for (task, params) in case.before {
+            world.done(task, params).await;
+        }
         world
     }
 
@@ -76,46 +119,64 @@ impl<'a> World<'a> {
         self.site.done(&id, task, self.params(params)).await;
     }
 
+    fn envelope(&self, case: Case) -> Value {
+        let (id, params) = (format!("{}j", self.prefix), self.params(case.params));
+        json!({ "id": id, "task": case.task, "params": params })
+    }
+
     fn claim(&self, case: Case, claim: u64) -> Assignment {
-        let id = format!("{}j", self.prefix);
-        let params = self.params(case.params);
-        let envelope = json!({ "id": id, "task": case.task, "params": params });
-        self.site.claimed(envelope, claim)
+        self.site.claimed(self.envelope(case), claim)
+    }
+
+    /// The world's files in a folder, below the folder of all pools.
+    fn files(&self, folder: &str) -> Vec<String> {
+        let files = self.site.files(&format!("../{folder}"));
+        let own = |name: &String| name.contains(&self.prefix);
+        files.into_iter().filter(own).collect()
     }
 
     /// What the ids, the files and their contents are now, without the prefix.
     async fn sight(&self) -> Sight {
         let mut sight = Sight::new();
-        let own = |name: &String| name.contains(&self.prefix);
-        let files: Vec<String> = self.site.files("disks").into_iter().filter(own).collect();
-        let trash = self
-            .site
-            .files("trash")
-            .iter()
-            .filter(|name| own(name))
-            .count();
-        for file in &files {
-            if let Some((id, format)) = file.split_once('.') {
-                let content = self.site.content(file, format);
-                sight.insert(format!("content of {id}"), json!(content));
+        for pool in ["pool", "other", "archive"] {
+            for folder in ["disks", "media", "adopt"].map(|name| format!("{pool}/{name}")) {
+                sight.insert(folder.clone(), json!(self.files(&folder)));
+            }
+            let trash = self.files(&format!("{pool}/trash"));
+            sight.insert(format!("{pool}/trash"), json!(trash.len()));
+        }
+        for folder in ["pool/disks", "other/disks"] {
+            for file in self.files(folder) {
+                if let Some((id, format)) = file.split_once('.') {
+                    let path = format!("../../{folder}/{file}");
+                    let content = self.site.content(&path, format);
+                    sight.insert(format!("content of {id}"), json!(content));
+                }
             }
         }
-        for disk in ["a", "b", "c", "e", "n"] {
-            let Some(disk) = self.site.disk(&self.id(disk)).await else {
+        for id in ["a", "b", "c", "e", "n"] {
+            let Some(disk) = self.site.disk(&self.id(id)).await else {
                 continue;
             };
             let record = &disk.record;
             let told = json!([
                 record.state,
+                record.pool,
                 record.virtual_size,
                 record.format,
                 record.backing,
                 record.children,
                 record.snapshots
             ]);
-            sight.insert(format!("record of {}", disk.id), told);
+            sight.insert(format!("record of {id}"), told);
         }
-        sight.insert("files".to_owned(), json!([files, trash]));
+        for id in ["m", "p"] {
+            if let Some(medium) = self.site.medium(&self.id(id)).await {
+                let record = &medium.record;
+                let told = json!([record.state, record.pool, record.format]);
+                sight.insert(format!("record of {id}"), told);
+            }
+        }
         let text = serde_json::to_string(&sight).unwrap();
         serde_json::from_str(&text.replace(&self.prefix, "")).unwrap()
     }
@@ -132,80 +193,91 @@ fn told(case: Case, done: Result<Done, Stop>, when: &str) -> Value {
     json!(rest.fold(first, |text, part| text + "\"" + part))
 }
 
-/// Cuts a job after each of its steps, in each way.
+/// Cuts a job at each of its steps, in each way.
 async fn cut(case: Case) {
     let site = Site::start().await;
-    let whole = World::new(&site, 0).await;
+    let whole = World::new(&site, 0, case).await;
     let before = whole.sight().await;
-    let result = told(case, site.run(&whole.claim(case, 1)).await, "whole");
+    let (done, moments) = whole_run(&whole, case).await;
+    let result = told(case, done, "whole");
     let after = whole.sight().await;
-    for (number, step) in STEPS.into_iter().enumerate() {
-        let world = World::new(&site, 10 + number).await;
-        dies(case, &world, step, (&result, &after)).await;
+    let mut number = 10;
+    let mut world = async || {
+        number += 1;
+        World::new(&site, number, case).await
+    };
+    for at in &moments {
+        dies(case, &world().await, *at, (&result, &after)).await;
+        is_cancelled(case, &world().await, *at, (&before, &after)).await;
+        // Before the intent nobody could tell that there was anything.
+        if !matches!(at, At::Within(0 | 1) | At::After(0 | 1)) {
+            dies_and_is_cancelled(case, &world().await, *at, (&before, &after)).await;
+        }
     }
-    for (number, step) in STEPS[..4].iter().enumerate() {
-        let world = World::new(&site, 20 + number).await;
-        is_cancelled(case, &world, *step, (&before, &after)).await;
+    if !case.only_looks() {
+        freezes(case, &world().await, (&result, &after)).await;
     }
-    for (number, step) in STEPS[2..].iter().enumerate() {
-        let world = World::new(&site, 30 + number).await;
-        dies_and_is_cancelled(case, &world, *step, (&before, &after)).await;
-    }
-    let world = World::new(&site, 40).await;
-    freezes(case, &world, (&result, &after)).await;
 }
 
-/// The worker dies, the next claim runs.
-async fn dies(case: Case, world: &World<'_>, step: Step, (result, after): (&Value, &Sight)) {
-    let when = format!("{case:?} after {step:?}");
-    world.site.die(&world.claim(case, 1), step).await;
+/// A run that nothing disturbs: the result, and when it could have been cut.
+async fn whole_run(world: &World<'_>, case: Case) -> (Result<Done, Stop>, Vec<At>) {
+    let job = world.claim(case, 1);
+    let (done, told) = world.site.run_noting(&job).await;
+    let is_there = |at: &At| match at {
+        At::After(_) => true,
+        At::Within(step) => told.contains(step),
+    };
+    (done, At::all().filter(is_there).collect())
+}
+
+/// The worker is killed, the next claim runs.
+async fn dies(case: Case, world: &World<'_>, at: At, (result, after): (&Value, &Sight)) {
+    let when = format!("{case:?} killed {at:?}");
+    assert!(
+        world.site.is_killed(world.envelope(case), at).await,
+        "{when}"
+    );
     let done = world.site.run(&world.claim(case, 2)).await;
     assert_eq!(told(case, done, &when), *result, "{when}");
     assert_eq!(world.sight().await, *after, "{when}");
 }
 
-/// The job is told to stop while its worker lives.
-async fn is_cancelled(
-    case: Case,
-    world: &World<'_>,
-    step: Step,
-    (before, after): (&Sight, &Sight),
-) {
+/// The job is told to stop while its worker lives: it ends as before, or done, and before its
+/// fence always as before.
+async fn is_cancelled(case: Case, world: &World<'_>, at: At, (before, after): (&Sight, &Sight)) {
+    let when = format!("{case:?} stopped {at:?}");
     let stop = process::Stop::new();
-    let job = world.claim(case, 1);
-    let ended = world.site.stopped_after(&job, step, &stop).await;
-    let is_late = !matches!(step, Step::Check | Step::Work | Step::Intend);
+    let ended = world
+        .site
+        .stopped_at(&world.claim(case, 1), at, &stop)
+        .await;
+    let is_late = match at {
+        At::After(step) | At::Within(step) => STEPS[step..].len() <= 3,
+    };
+    assert_eq!(ended.is_ok(), is_late, "{when}: {ended:?}");
     let expected = if is_late { after } else { before };
-    assert_eq!(ended.is_ok(), is_late, "{case:?} {step:?}: {ended:?}");
-    assert_eq!(
-        world.sight().await,
-        *expected,
-        "{case:?} stopped after {step:?}"
-    );
+    assert_eq!(world.sight().await, *expected, "{when}");
 }
 
-/// The worker dies, and the next claim finds the job cancelled: the effect that was begun is
+/// The worker is killed, and the next claim finds the job cancelled: the effect that was begun is
 /// finished, one that wasn't never comes.
 async fn dies_and_is_cancelled(
     case: Case,
     world: &World<'_>,
-    step: Step,
+    at: At,
     (before, after): (&Sight, &Sight),
 ) {
-    let when = format!("{case:?} cancelled, dead after {step:?}");
-    world.site.die(&world.claim(case, 1), step).await;
-    let next = world.claim(case, 2);
-    let store = &world.site.store;
-    store.clean(&next).await.unwrap();
-    let found = store.recover(&next).await.unwrap();
-    if found.is_none() {
-        for _ in 0..2 {
-            store.abandon(&next).await.unwrap();
-        }
+    let when = format!("{case:?} cancelled, killed {at:?}");
+    assert!(
+        world.site.is_killed(world.envelope(case), at).await,
+        "{when}"
+    );
+    let found = world.site.give_up(&world.claim(case, 2)).await;
+    let found = found.unwrap_or_else(|stop| panic!("{when}: {stop:?}"));
+    if matches!(at, At::After(..4)) {
+        assert_eq!(found, None, "{when}");
     }
-    let has_effect = matches!(step, Step::Effect | Step::Publish);
-    assert_eq!(found.is_some(), has_effect, "{when}");
-    let expected = if has_effect { after } else { before };
+    let expected = if found.is_some() { after } else { before };
     assert_eq!(world.sight().await, *expected, "{when}");
 }
 
@@ -230,87 +302,71 @@ async fn freezes(case: Case, world: &World<'_>, (result, after): (&Value, &Sight
     assert_eq!(world.sight().await, *after, "{when}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_is_made() {
-    cut(case(
-        "create_snapshot",
-        r#"{"disk": "{a}", "snapshot": "t"}"#,
-    ))
-    .await;
+macro_rules! cuts {
+    ($($name:ident: $case:expr,)+) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            cut($case).await;
+        })+
+    };
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_is_reverted_to() {
-    cut(case(
-        "revert_snapshot",
-        r#"{"disk": "{a}", "snapshot": "s"}"#,
-    ))
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_is_removed() {
-    cut(case(
-        "delete_snapshot",
-        r#"{"disk": "{a}", "snapshot": "s"}"#,
-    ))
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_overlay_that_is_made() {
-    cut(case(
-        "create_snapshot",
-        r#"{"disk": "{c}", "overlay": "{n}"}"#,
-    ))
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_base_of_a_disk_that_stands_alone() {
-    cut(case("create_snapshot", r#"{"disk": "{a}", "base": "{n}"}"#)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_base_of_an_overlay() {
-    cut(case("create_snapshot", r#"{"disk": "{c}", "base": "{n}"}"#)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_leaves_the_disk() {
-    cut(case("commit", r#"{"disk": "{c}"}"#)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_takes_the_disk_along() {
-    cut(case("commit", r#"{"disk": "{c}", "delete": true}"#)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rebase_onto_another_backing() {
-    cut(case("rebase", r#"{"disk": "{c}", "backing": "{e}"}"#)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rebase_onto_nothing() {
-    cut(case("rebase", r#"{"disk": "{c}", "backing": null}"#)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_repair() {
-    cut(Case {
-        // What a file takes on its disk is the file system's business, and may change by itself.
+cuts!(
+    a_disk_that_is_made: case("create_disk", r#"{"disk": "{n}", "size": "4MiB"}"#),
+    an_overlay_that_is_made_of_a_backing: case("create_disk", r#"{"disk": "{n}", "backing": "{b}"}"#),
+    a_copy_in_another_format: case("convert", r#"{"disk": "{c}", "to": "{n}", "format": "raw"}"#),
+    a_resize: case("resize", r#"{"disk": "{a}", "size": "9MiB"}"#),
+    a_snapshot_that_is_made: case("create_snapshot", r#"{"disk": "{a}", "snapshot": "t"}"#),
+    a_snapshot_that_is_reverted_to: case("revert_snapshot", r#"{"disk": "{a}", "snapshot": "s"}"#),
+    a_snapshot_that_is_removed: case("delete_snapshot", r#"{"disk": "{a}", "snapshot": "s"}"#),
+    an_overlay_that_is_made: case("create_snapshot", r#"{"disk": "{c}", "overlay": "{n}"}"#),
+    a_base_of_a_disk_that_stands_alone: case("create_snapshot", r#"{"disk": "{a}", "base": "{n}"}"#),
+    a_base_of_an_overlay: case("create_snapshot", r#"{"disk": "{c}", "base": "{n}"}"#),
+    a_commit_that_leaves_the_disk: case("commit", r#"{"disk": "{c}"}"#),
+    a_commit_that_takes_the_disk_along: case("commit", r#"{"disk": "{c}", "delete": true}"#),
+    a_rebase_onto_another_backing: case("rebase", r#"{"disk": "{c}", "backing": "{e}"}"#),
+    a_rebase_onto_nothing: case("rebase", r#"{"disk": "{c}", "backing": null}"#),
+    a_check: Case {
+        measured: &["actual_size"],
+        ..case("check_disk", r#"{"disk": "{a}"}"#)
+    },
+    a_repair: Case {
         measured: &["actual_size"],
         ..case("check_disk", r#"{"disk": "{a}", "repair": "all"}"#)
-    })
-    .await;
-}
+    },
+    a_disk_that_goes_to_the_trash: case("delete_disk", r#"{"disk": "{a}"}"#),
+    a_tree_that_is_unlinked: case("delete_disk", r#"{"disk": "{b}", "mode": "unlink", "tree": true}"#),
+    a_disk_that_is_overwritten: case("delete_disk", r#"{"disk": "{e}", "mode": "wipe"}"#),
+    a_disk_out_of_the_trash: Case {
+        before: &[("delete_disk", r#"{"disk": "{a}"}"#)],
+        measured: &["actual_size"],
+        ..case("restore_disk", r#"{"disk": "{a}"}"#)
+    },
+    a_disk_into_the_archive: Case {
+        measured: &["archived_size"],
+        ..case("archive_disk", r#"{"disk": "{c}"}"#)
+    },
+    a_disk_out_of_the_archive: Case {
+        before: &[("archive_disk", r#"{"disk": "{c}"}"#)],
+        measured: &["actual_size"],
+        ..case("unarchive_disk", r#"{"disk": "{c}"}"#)
+    },
+    an_overlay_from_outside: case("adopt_disk", r#"{"disk": "{n}", "format": "qcow2", "backing": "{b}", "file": "{x}"}"#),
+    a_medium_from_outside: case("adopt_media", r#"{"media": "{p}", "format": "raw", "file": "{y}"}"#),
+    a_medium_that_goes_to_the_trash: case("delete_media", r#"{"media": "{m}"}"#),
+    a_medium_that_is_unlinked: case("delete_media", r#"{"media": "{m}", "mode": "unlink"}"#),
+    a_tree_that_moves: Case {
+        measured: &["bytes"],
+        ..case("move_disk", r#"{"disk": "{c}", "pool": "other", "tree": true}"#)
+    },
+);
 
 /// So that the world is what it's said to be.
 #[tokio::test]
 async fn the_world_holds_what_it_should() {
     let site = Site::start().await;
-    let world = World::new(&site, 1).await;
+    let all = case("rebase", r#"{"disk": "{c}", "backing": "{e}", "x": "{a}"}"#);
+    let world = World::new(&site, 1, all).await;
     let record = site.record(&world.id("a")).await;
     assert_eq!(record.state, DiskState::Ready);
     assert_eq!(record.snapshots, ["s".parse().unwrap()]);
@@ -318,7 +374,7 @@ async fn the_world_holds_what_it_should() {
     assert_ne!(sight["content of b"], sight["content of c"]);
     assert_ne!(sight["content of b"], sight["content of e"]);
     assert_eq!(
-        sight["files"][0],
+        sight["pool/disks"],
         json!(["a.qcow2", "b.qcow2", "c.qcow2", "e.qcow2"])
     );
 }

@@ -15,6 +15,7 @@ mod cuts;
 mod delete_disk;
 mod delete_media;
 mod fences;
+mod killed;
 mod moments;
 mod move_disk;
 mod ping;

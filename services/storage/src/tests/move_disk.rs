@@ -5,7 +5,7 @@ use virtbus_wire::{
     Code,
     catalog::{DiskState, InUseBy, UseMode},
 };
-use virtbus_worker::{Stop, process};
+use virtbus_worker::process;
 
 /// `d1` with `d2` and `d3` on top of it, each with something of its own.
 async fn tree(site: &Site) {
@@ -122,28 +122,6 @@ async fn a_disk_stays_where_it_is_until_it_can_go() {
     let refused = site.refused("j4", "move_disk", params).await;
     assert_eq!(code(&refused), Code::PoolUnreachable);
     assert_eq!(site.state("d1").await, Some(DiskState::Ready));
-}
-
-#[tokio::test]
-async fn a_move_that_is_cancelled_leaves_everything_where_it_was() {
-    for after in [None, Some(Step::Work), Some(Step::Intend)] {
-        let site = Site::start().await;
-        tree(&site).await;
-        let before = site.content("d3.qcow2", "qcow2");
-        let params = json!({ "disk": "d3", "pool": "other", "tree": true });
-        let job = site.job("j1", "move_disk", params);
-        let stop = process::Stop::new();
-        let stopped = match after {
-            None => site.run_within(&job, &stop, &|_| stop.stop()).await,
-            Some(step) => site.stopped_after(&job, step, &stop).await,
-        };
-        assert_eq!(stopped, Err(Stop::Stopped), "{after:?}");
-        assert_eq!(elsewhere(&site), Vec::<String>::new(), "{after:?}");
-        for disk in ["d1", "d2", "d3"] {
-            assert_eq!(site.state(disk).await, Some(DiskState::Ready), "{after:?}");
-        }
-        assert_eq!(site.content("d3.qcow2", "qcow2"), before, "{after:?}");
-    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Mutex,
     time::Duration,
 };
@@ -45,7 +45,7 @@ pub(super) struct Site {
     pub(super) dir: TempDir,
     pub(super) owner: Owner,
     bus: Bus,
-    _server: Server,
+    server: Server,
 }
 
 /// Where a claim's worker may die: after each of its steps.
@@ -89,28 +89,9 @@ impl Site {
         };
         let bus = Bus::connect(&connect, "test").await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| {
-            let root = Utf8PathBuf::from_path_buf(dir.path().join(name)).unwrap();
-            PoolConfig {
-                create: true,
-                free_min: "1MiB".parse().unwrap(),
-                ..PoolConfig::at(root)
-            }
-        };
-        let (mut pool, other) = (at("pool"), at("other"));
-        pool.archive = Some(at("archive").root);
-        let named = |name: &str, pool| (name.parse().unwrap(), pool);
-        let mut config = StorageConfig {
-            pools: BTreeMap::from([named("default", pool), named("other", other)]),
-            ..StorageConfig::default()
-        };
-        change(&mut config);
-        let store = Store::new(&bus, &config);
+        let store = Store::new(&bus, &settings(dir.path(), change));
         store.prepare().unwrap();
-        let owner = Owner {
-            worker: "st-1".parse().unwrap(),
-            boot: uuid(),
-        };
+        let owner = owner("st-1");
         let jobs = Jobs::new(&bus, std::time::Duration::from_secs(60));
         let site = Self {
             store,
@@ -118,11 +99,16 @@ impl Site {
             dir,
             owner,
             bus,
-            _server: server,
+            server,
         };
         site.register(json!({ "pool": "default" })).await;
         site.register(json!({ "pool": "other" })).await;
         site
+    }
+
+    /// The server's address.
+    pub(super) fn url(&self) -> String {
+        self.server.url.clone()
     }
 
     pub(super) async fn register(&self, record: Value) {
@@ -133,10 +119,7 @@ impl Site {
 
     /// A worker that holds its lease.
     pub(super) async fn live_worker(&self, worker: &str) -> Owner {
-        let owner = Owner {
-            worker: worker.parse().unwrap(),
-            boot: uuid(),
-        };
+        let owner = owner(worker);
         let record = json!({
             "worker": worker, "boot": owner.boot, "class": "storage", "host": "h", "slots": 1,
             "busy": 0, "started_at": Timestamp::now(), "at": Timestamp::now(),
@@ -156,27 +139,7 @@ impl Site {
 
     /// A claim of a published job.
     pub(super) fn claimed(&self, envelope: Value, claim: u64) -> Assignment {
-        let envelope: Envelope = serde_json::from_value(envelope).unwrap();
-        let id = envelope.id.clone().unwrap();
-        let task = Task::decode(
-            virtbus_wire::Class::Storage,
-            &envelope.task,
-            &envelope.params,
-        );
-        let place = match envelope.task.as_str() {
-            "move_disk" => "default_other",
-            _ => "default",
-        };
-        let queue = format!("storage.{place}.default").into();
-        let mut record = Record::new(id.clone(), envelope, queue, Timestamp::now());
-        record.claim = claim;
-        Assignment {
-            id,
-            claim,
-            owner: self.owner.clone(),
-            task: task.unwrap(),
-            record,
-        }
+        assignment(&self.owner, envelope, claim)
     }
 
     /// Runs a new job that must succeed.
@@ -311,6 +274,49 @@ impl Site {
     }
 }
 
+/// The service's settings for the pools below a folder, with changes.
+pub(super) fn settings(dir: &Path, change: impl FnOnce(&mut StorageConfig)) -> StorageConfig {
+    let at = |name: &str| {
+        let root = Utf8PathBuf::from_path_buf(dir.join(name)).unwrap();
+        PoolConfig {
+            create: true,
+            free_min: "1MiB".parse().unwrap(),
+            ..PoolConfig::at(root)
+        }
+    };
+    let (mut pool, other) = (at("pool"), at("other"));
+    pool.archive = Some(at("archive").root);
+    let named = |name: &str, pool| (name.parse().unwrap(), pool);
+    let mut config = StorageConfig {
+        pools: BTreeMap::from([named("default", pool), named("other", other)]),
+        ..StorageConfig::default()
+    };
+    change(&mut config);
+    config
+}
+
+/// A worker's claim of a published job.
+pub(super) fn assignment(owner: &Owner, envelope: Value, claim: u64) -> Assignment {
+    let envelope: Envelope = serde_json::from_value(envelope).unwrap();
+    let id = envelope.id.clone().unwrap();
+    let class = virtbus_wire::Class::Storage;
+    let task = Task::decode(class, &envelope.task, &envelope.params);
+    let place = match envelope.task.as_str() {
+        "move_disk" => "default_other",
+        _ => "default",
+    };
+    let queue = format!("storage.{place}.default").into();
+    let mut record = Record::new(id.clone(), envelope, queue, Timestamp::now());
+    record.claim = claim;
+    Assignment {
+        id,
+        claim,
+        owner: owner.clone(),
+        task: task.unwrap(),
+        record,
+    }
+}
+
 /// What was told of the progress.
 #[derive(Default)]
 pub(super) struct Told(Mutex<Vec<f64>>);
@@ -363,6 +369,14 @@ pub(super) fn failed(done: Result<Done, Stop>) -> JobError {
 
 pub(super) fn code(error: &JobError) -> Code {
     error.code
+}
+
+/// A worker that has just begun.
+pub(super) fn owner(worker: &str) -> Owner {
+    Owner {
+        worker: worker.parse().unwrap(),
+        boot: uuid(),
+    }
 }
 
 fn uuid() -> virtbus_wire::BootId {

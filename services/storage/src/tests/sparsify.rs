@@ -1,6 +1,9 @@
 //! One real run: the tool starts a machine each time, which takes half a minute and more.
 
-use super::site::{Site, Told, code, program};
+use super::{
+    killed::At,
+    site::{Site, Told, code, program},
+};
 use crate::task::Step;
 use serde_json::json;
 use virtbus_testbed::until;
@@ -63,6 +66,27 @@ async fn a_disk_gives_back_what_its_file_system_does_not_use() {
     program("/usr/sbin/debugfs", &["-R", &request, raw]);
     assert!(std::fs::read(dumped).unwrap() == vec![7; 8 << 20]);
     assert_eq!(site.files("disks"), ["d1.qcow2"]);
+}
+
+#[tokio::test]
+async fn killed_and_cancelled_it_is_as_it_was_or_done() {
+    for (number, at) in [At::Within(1), At::After(3), At::After(4)]
+        .into_iter()
+        .enumerate()
+    {
+        let site = Site::start().await;
+        let disk = format!("d{number}");
+        site.filled_disk(&disk).await;
+        let shown = site.content(&format!("{disk}.qcow2"), "qcow2");
+        let envelope = json!({ "id": "j", "task": "sparsify", "params": { "disk": disk } });
+        assert!(site.is_killed(envelope.clone(), at).await, "{at:?}");
+        let found = site.give_up(&site.claimed(envelope, 2)).await.unwrap();
+        assert_eq!(found.is_some(), at == At::After(4), "{at:?}");
+        let file = format!("{disk}.qcow2");
+        assert_eq!(site.content(&file, "qcow2"), shown, "{at:?}");
+        assert_eq!(site.files("disks"), [file], "{at:?}");
+        assert_eq!(site.state(&disk).await, Some(DiskState::Ready), "{at:?}");
+    }
 }
 
 #[tokio::test]

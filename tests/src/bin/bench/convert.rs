@@ -147,7 +147,7 @@ async fn bus(probe: &mut Probe, disk: &str, to: &str) -> Result<f64, Failure> {
 }
 
 /// Writes all that is due, so that no run pays for the one before.
-async fn settle() -> Result<(), Failure> {
+pub(crate) async fn settle() -> Result<(), Failure> {
     Ok(spawn_blocking(rustix::fs::sync).await?)
 }
 
@@ -155,7 +155,7 @@ async fn settle() -> Result<(), Failure> {
 async fn fill(site: &Site) -> Result<(), Failure> {
     let raw = site.dir().join("data.raw");
     let path = raw.clone();
-    spawn_blocking(move || stripes(&path)).await??;
+    spawn_blocking(move || stripes(&path, SIZE, 0)).await??;
     let status = Command::new("qemu-img")
         .args(["convert", "-n", "-f", "raw", "-O", "qcow2", "--"])
         .args([&raw, &path_of(site, "full")])
@@ -168,17 +168,18 @@ async fn fill(site: &Site) -> Result<(), Failure> {
     settle().await
 }
 
-fn stripes(path: &Path) -> io::Result<()> {
+/// A file of random data in every second stripe, from this one on.
+pub(crate) fn stripes(path: &Path, size: u64, first: u64) -> io::Result<()> {
     let (mut file, random) = (File::create(path)?, File::open("/dev/urandom")?);
-    file.set_len(SIZE)?;
-    for stripe in (0..SIZE / STRIPE).step_by(2) {
+    file.set_len(size)?;
+    for stripe in (first..size / STRIPE).step_by(2) {
         file.seek(SeekFrom::Start(stripe * STRIPE))?;
         io::copy(&mut (&random).take(STRIPE), &mut file)?;
     }
     Ok(())
 }
 
-fn path_of(site: &Site, disk: &str) -> PathBuf {
+pub(crate) fn path_of(site: &Site, disk: &str) -> PathBuf {
     site.pool_root().join(format!("disks/{disk}.qcow2"))
 }
 

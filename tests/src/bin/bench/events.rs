@@ -72,7 +72,19 @@ impl Probe {
 
     /// Publishes one job and waits until it has succeeded.
     pub(crate) async fn job(&mut self, id: &str, task: &str, params: Value) -> Result<(), Failure> {
-        let ack = self.publish(Job::new(id, task, &params)).await?;
+        self.job_on(self.lane.subject, id, task, params).await
+    }
+
+    /// The same on another queue.
+    pub(crate) async fn job_on(
+        &mut self,
+        subject: &str,
+        id: &str,
+        task: &str,
+        params: Value,
+    ) -> Result<(), Failure> {
+        let payload = Bytes::from(Job::new(id, task, &params).text);
+        let ack = self.jetstream.publish(subject.to_owned(), payload).await?;
         acknowledged(ack).await?;
         self.until(SUCCEEDED).await?;
         Ok(())

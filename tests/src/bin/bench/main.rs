@@ -1,8 +1,9 @@
 //! What the bus costs: latency, throughput and bytes, each beside the same done bare, in the same
 //! run on the same server.
 //!
-//! `./dev bench [latency|throughput|convert|scale]... [--record] [--quick]`; without a name the
-//! first three. `--record` also writes the tables into BENCH.md, `--quick` makes `scale` small. The programs are taken from the folder this one lies in.
+//! `./dev bench [latency|throughput|convert|tasks|scale]... [--record] [--quick]`; without a name
+//! all but the last. `--record` also writes the tables into BENCH.md, `--quick` makes `tasks` and
+//! `scale` small. The programs are taken from the folder this one lies in.
 //! Everything is started here, in a folder below `target/`, and is gone afterwards.
 
 mod bare;
@@ -15,7 +16,9 @@ mod report;
 mod scale;
 mod site;
 mod stats;
+mod tasks;
 mod throughput;
+mod tools;
 
 use error::{Failure, failure};
 use report::Report;
@@ -26,10 +29,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The longest a part may take: a hang ends as a failure.
 const PART_LIMIT: Duration = Duration::from_secs(180);
+/// The same for the long tasks, of which one starts a machine each time.
+const TASKS_LIMIT: Duration = Duration::from_secs(900);
 /// The same where a million jobs are published.
 const SCALE_LIMIT: Duration = Duration::from_secs(5_400);
 
-const USAGE: &str = "usage: bench [latency|throughput|convert|scale]... [--record] [--quick]";
+const USAGE: &str = "usage: bench [latency|throughput|convert|tasks|scale]... [--record] [--quick]";
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,19 +42,27 @@ enum Part {
     Latency,
     Throughput,
     Convert,
+    Tasks,
     Scale,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Latency, Self::Throughput, Self::Convert, Self::Scale];
+    const ALL: [Self; 5] = [
+        Self::Latency,
+        Self::Throughput,
+        Self::Convert,
+        Self::Tasks,
+        Self::Scale,
+    ];
     /// Those that take minutes, not an hour.
-    const USUAL: [Self; 3] = [Self::Latency, Self::Throughput, Self::Convert];
+    const USUAL: [Self; 4] = [Self::Latency, Self::Throughput, Self::Convert, Self::Tasks];
 
     fn name(self) -> &'static str {
         match self {
             Self::Latency => "latency",
             Self::Throughput => "throughput",
             Self::Convert => "convert",
+            Self::Tasks => "tasks",
             Self::Scale => "scale",
         }
     }
@@ -57,6 +70,7 @@ impl Part {
     fn limit(self) -> Duration {
         match self {
             Self::Latency | Self::Throughput | Self::Convert => PART_LIMIT,
+            Self::Tasks => TASKS_LIMIT,
             Self::Scale => SCALE_LIMIT,
         }
     }
@@ -67,6 +81,7 @@ impl Part {
                 Self::Latency => latency::run(site).await,
                 Self::Throughput => throughput::run(site).await,
                 Self::Convert => convert::run(site).await,
+                Self::Tasks => tasks::run(site, size).await,
                 Self::Scale => scale::run(site, size).await,
             }
         };
