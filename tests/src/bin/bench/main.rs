@@ -1,12 +1,13 @@
 //! What the bus costs: latency, throughput and bytes, each beside the same done bare, in the same
 //! run on the same server.
 //!
-//! `./dev bench [latency|throughput|convert|scale]... [--record] [--quick]`; without a name the
-//! first three. `--record` also writes the tables into BENCH.md, `--quick` makes `scale` small. The programs are taken from the folder this one lies in.
+//! `./dev bench [latency|throughput|convert|domains|scale]... [--record] [--quick]`; without a name
+//! the first three. `--record` also writes the tables into BENCH.md, `--quick` makes `scale` small. The programs are taken from the folder this one lies in.
 //! Everything is started here, in a folder below `target/`, and is gone afterwards.
 
 mod bare;
 mod convert;
+mod domains;
 mod error;
 mod events;
 mod latency;
@@ -26,10 +27,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The longest a part may take: a hang ends as a failure.
 const PART_LIMIT: Duration = Duration::from_secs(180);
+/// The same where domains are started and ended by the dozen.
+const DOMAINS_LIMIT: Duration = Duration::from_secs(900);
 /// The same where a million jobs are published.
 const SCALE_LIMIT: Duration = Duration::from_secs(5_400);
 
-const USAGE: &str = "usage: bench [latency|throughput|convert|scale]... [--record] [--quick]";
+const USAGE: &str =
+    "usage: bench [latency|throughput|convert|domains|scale]... [--record] [--quick]";
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +41,19 @@ enum Part {
     Latency,
     Throughput,
     Convert,
+    Domains,
     Scale,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Latency, Self::Throughput, Self::Convert, Self::Scale];
-    /// Those that take minutes, not an hour.
+    const ALL: [Self; 5] = [
+        Self::Latency,
+        Self::Throughput,
+        Self::Convert,
+        Self::Domains,
+        Self::Scale,
+    ];
+    /// Those that take minutes, not an hour, and need no libvirt.
     const USUAL: [Self; 3] = [Self::Latency, Self::Throughput, Self::Convert];
 
     fn name(self) -> &'static str {
@@ -50,6 +61,7 @@ impl Part {
             Self::Latency => "latency",
             Self::Throughput => "throughput",
             Self::Convert => "convert",
+            Self::Domains => "domains",
             Self::Scale => "scale",
         }
     }
@@ -57,6 +69,7 @@ impl Part {
     fn limit(self) -> Duration {
         match self {
             Self::Latency | Self::Throughput | Self::Convert => PART_LIMIT,
+            Self::Domains => DOMAINS_LIMIT,
             Self::Scale => SCALE_LIMIT,
         }
     }
@@ -67,6 +80,7 @@ impl Part {
                 Self::Latency => latency::run(site).await,
                 Self::Throughput => throughput::run(site).await,
                 Self::Convert => convert::run(site).await,
+                Self::Domains => domains::run(site).await,
                 Self::Scale => scale::run(site, size).await,
             }
         };
