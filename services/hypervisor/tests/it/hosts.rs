@@ -202,13 +202,13 @@ async fn a_host_whose_libvirt_hangs_starts_nothing_and_recovers_by_itself() {
     let start = guests.site.publish(POOL, guests.start_of("web2")).await;
     within(Duration::from_secs(90), "a wait", async || {
         let state = guests.site.record(&start).await?.state;
-        match &state {
-            JobState::Waiting(wait) => match &wait.on {
-                WaitReason::Capacity { needs } if needs["host"] == "unhealthy" => Ok(()),
-                _ => Err(format!("{state:?}")),
-            },
-            _ => Err(format!("{state:?}")),
+        if let JobState::Waiting(wait) = &state
+            && let WaitReason::Capacity { needs } = &wait.on
+            && needs["host"] == "unhealthy"
+        {
+            return Ok(());
         }
+        Err(format!("{state:?}"))
     })
     .await;
     guests.libvirt.signal("CONT");
