@@ -108,6 +108,12 @@ impl Calls {
         calls.any(|call| call.domain.as_ref() == Some(domain))
     }
 
+    /// How many are on their way.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.open().calls.len()
+    }
+
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

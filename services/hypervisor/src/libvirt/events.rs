@@ -15,7 +15,7 @@
     reason = "the binding has no safe registration of events and no live commit"
 )]
 
-use super::error::LibvirtError;
+use super::{error::LibvirtError, lines::Line};
 use std::{
     ffi::{CStr, CString, c_int, c_void},
     mem::{MaybeUninit, transmute},
@@ -27,7 +27,7 @@ use std::{
     thread,
 };
 use tokio::sync::mpsc;
-use virt::{connect::Connect, domain::Domain, error::Error, event, sys};
+use virt::{domain::Domain, error::Error, event, sys};
 
 /// Hints that wait to be looked at. More are not kept: then everything is looked at.
 const HINTS_MAX: usize = 1_024;
@@ -110,13 +110,13 @@ pub(super) fn run_loop() -> Result<(), LibvirtError> {
 /// What a connection tells; it no longer does once this is dropped.
 #[derive(Debug)]
 pub(super) struct Subscription {
-    connection: Connect,
+    line: Line,
     lifecycle: c_int,
 }
 
 impl Subscription {
     /// Has the connection tell of domains and of its own end.
-    pub(super) fn new(connection: &Connect, hints: &Hints) -> Result<Self, LibvirtError> {
+    pub(super) fn new(line: Line, hints: &Hints) -> Result<Self, LibvirtError> {
         let opaque = boxed(hints);
         // SAFETY: a call-back for this event id is called with the four arguments that
         // `on_lifecycle` takes; C casts it back to that type before it calls it.
@@ -125,7 +125,7 @@ impl Subscription {
         // which libvirt calls once, after the last call-back.
         let lifecycle = unsafe {
             sys::virConnectDomainEventRegisterAny(
-                connection.as_ptr(),
+                line.as_ptr(),
                 null_mut(),
                 sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE as c_int,
                 Some(callback),
@@ -140,21 +140,18 @@ impl Subscription {
         let opaque = boxed(hints);
         // SAFETY: as above.
         let registered = unsafe {
-            sys::virConnectRegisterCloseCallback(
-                connection.as_ptr(),
-                Some(on_close),
-                opaque,
-                Some(free),
-            )
+            sys::virConnectRegisterCloseCallback(line.as_ptr(), Some(on_close), opaque, Some(free))
         };
         if registered < 0 {
             // The trial driver has none; nobody can close it either.
             free_now(opaque);
         }
-        Ok(Self {
-            connection: connection.clone(),
-            lifecycle,
-        })
+        Ok(Self { line, lifecycle })
+    }
+
+    /// The connection that tells.
+    pub(super) fn line(&self) -> &Line {
+        &self.line
     }
 }
 
@@ -163,8 +160,8 @@ impl Drop for Subscription {
         // SAFETY: the connection is held by `self`; the id came from it. Both may fail on a
         // connection that broke, and nothing is left to be done then.
         unsafe {
-            sys::virConnectDomainEventDeregisterAny(self.connection.as_ptr(), self.lifecycle);
-            sys::virConnectUnregisterCloseCallback(self.connection.as_ptr(), Some(on_close));
+            sys::virConnectDomainEventDeregisterAny(self.line.as_ptr(), self.lifecycle);
+            sys::virConnectUnregisterCloseCallback(self.line.as_ptr(), Some(on_close));
         }
     }
 }

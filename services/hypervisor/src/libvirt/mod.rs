@@ -1,10 +1,11 @@
-//! The only place that calls libvirt. Every call blocks, so each has a thread and a deadline; a
-//! connection that broke never recovers, so it's replaced.
+//! The only place that calls libvirt. Every call blocks, so each has a thread, a deadline and a
+//! connection of its own.
 
 mod calls;
 mod domain;
 mod error;
 mod events;
+mod lines;
 mod seen;
 mod uri;
 
@@ -15,11 +16,8 @@ pub(crate) use seen::{MARK_URI, Mark, Seen};
 pub(crate) use uri::Uri;
 
 use calls::{Calls, Purpose};
-use events::{Hints, Subscription};
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use lines::Lines;
+use std::{sync::Arc, time::Duration};
 use tokio::task::spawn_blocking;
 use virt::{connect::Connect, error::clear_error_callback};
 use virtbus_wire::DomainId;
@@ -27,11 +25,6 @@ use virtbus_wire::DomainId;
 /// How long a look may take. The first one to a session daemon starts it, which probes for
 /// several seconds what the host can do.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
-/// How often libvirt asks the daemon whether it's there, in seconds.
-const ALIVE_EVERY_S: i32 = 5;
-/// How often it may not answer before the connection counts as broken.
-const ALIVE_MISSED_MAX: u32 = 3;
-
 /// What a host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -47,21 +40,13 @@ pub(crate) struct Node {
     pub(crate) capabilities: String,
 }
 
-/// A libvirt daemon, over a connection that is replaced when it breaks.
+/// A libvirt daemon, over connections that are replaced when they break.
 #[derive(Debug, Clone)]
 pub(crate) struct Host {
-    uri: Uri,
-    connection: Arc<Mutex<Option<Open>>>,
+    lines: Lines,
     calls: Calls,
     /// Whose threads the calls take.
     purpose: Purpose,
-    hints: Hints,
-}
-
-#[derive(Debug)]
-struct Open {
-    connection: Connect,
-    _subscription: Subscription,
 }
 
 impl Host {
@@ -75,11 +60,9 @@ impl Host {
         events::run_loop()?;
         let (hints, hinted) = events::hints();
         let host = Self {
-            uri: uri.clone(),
-            connection: Arc::default(),
+            lines: Lines::new(uri, hints),
             calls: Calls::new(),
             purpose: Purpose::Other,
-            hints,
         };
         Ok((host, hinted))
     }
@@ -144,12 +127,15 @@ impl Host {
         let Some(call) = self.calls.begin(self.purpose, domain, limit).await else {
             return Err(LibvirtError::Silent);
         };
-        let host = self.clone();
+        let lines = self.lines.clone();
         let called = spawn_blocking(move || {
-            let answer = host.connected().and_then(|open| {
-                ask(&open).map_err(|error| match open.is_alive() {
-                    Ok(true) => error,
-                    Ok(false) | Err(_) => LibvirtError::Broken(error.to_string()),
+            let answer = lines.take().and_then(|line| {
+                let answer = ask(&line);
+                let is_well = answer.is_ok() || line.is_well();
+                lines.give_back(line);
+                answer.map_err(|error| match is_well {
+                    true => error,
+                    false => LibvirtError::Broken(error.to_string()),
                 })
             });
             drop(call);
@@ -160,36 +146,6 @@ impl Host {
             Ok(Err(_)) => Err(LibvirtError::Unreadable("the call panicked")),
             Err(_) => Err(LibvirtError::Silent),
         }
-    }
-
-    /// The connection, or a new one in place of one that broke.
-    fn connected(&self) -> Result<Connect, LibvirtError> {
-        if let Some(open) = self.connection().as_ref()
-            && open.connection.is_alive().unwrap_or(false)
-        {
-            return Ok(open.connection.clone());
-        }
-        // Not under the lock: the daemon may take its time, and stops must get past.
-        let connection = Connect::open(Some(self.uri.as_str()))
-            .map_err(|error| LibvirtError::Broken(error.message().to_owned()))?;
-        if let Err(error) = connection.set_keep_alive(ALIVE_EVERY_S, ALIVE_MISSED_MAX) {
-            // The trial driver is a part of this process and has none.
-            tracing::debug!(error = error.message(), "no keep-alive");
-        }
-        let open = Open {
-            _subscription: Subscription::new(&connection, &self.hints)?,
-            connection: connection.clone(),
-        };
-        let old = self.connection().replace(open);
-        drop(old);
-        self.hints.give(Hint::Everything);
-        Ok(connection)
-    }
-
-    fn connection(&self) -> MutexGuard<'_, Option<Open>> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -241,7 +197,7 @@ mod tests {
                 host.define(&name, xml).await.unwrap();
                 host.start(&name, false).await.unwrap();
                 if number % 50 == 49 {
-                    drop(host.connection().take());
+                    drop(host.lines.listening().take());
                 }
             }
             host
@@ -261,6 +217,33 @@ mod tests {
             .unwrap();
         drop(changes.await.unwrap());
         assert!(named > DOMAINS, "{named}");
+    }
+
+    /// Each over a connection of its own, so none wakes another one's thread: see [`lines`].
+    #[tokio::test]
+    async fn many_calls_at_once_outlive_a_daemon_that_stands_still() {
+        const ROUNDS: u32 = 20;
+        const CALLS: usize = 8;
+        let libvirt = virtbus_testbed::Libvirt::start().await;
+        let (host, _hinted) = Host::new(&libvirt.uri().parse().unwrap()).unwrap();
+        host.node().await.unwrap();
+        for _ in 0..ROUNDS {
+            libvirt.signal("STOP");
+            let mut asked = tokio::task::JoinSet::new();
+            for _ in 0..CALLS {
+                let host = host.clone();
+                asked.spawn(async move { host.node().await });
+            }
+            virtbus_testbed::until("calls on their way", async || match host.calls.count() {
+                CALLS => Ok(()),
+                other => Err(other),
+            })
+            .await;
+            libvirt.signal("CONT");
+            for answer in asked.join_all().await {
+                assert_eq!(answer.unwrap().driver, "QEMU");
+            }
+        }
     }
 
     #[test]

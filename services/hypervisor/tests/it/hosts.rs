@@ -197,8 +197,25 @@ async fn a_host_whose_libvirt_hangs_starts_nothing_and_recovers_by_itself() {
         .await;
     };
     unready(false, &mut guests).await;
+    // What comes meanwhile isn't begun: it waits for a host that is well.
+    guests.disk("web2").await;
+    let start = guests.site.publish(POOL, guests.start_of("web2")).await;
+    within(Duration::from_secs(90), "a wait", async || {
+        let state = guests.site.record(&start).await?.state;
+        if let JobState::Waiting(wait) = &state
+            && let WaitReason::Capacity { needs } = &wait.on
+            && needs["host"] == "unhealthy"
+        {
+            return Ok(());
+        }
+        Err(format!("{state:?}"))
+    })
+    .await;
     guests.libvirt.signal("CONT");
     unready(true, &mut guests).await;
+    let record = guests.site.mended(&start).await;
+    assert_eq!(record.state.name().as_str(), "succeeded");
+    assert_eq!(guests.libvirt.state("web2"), "running");
     let stop = json!({"domain": "web1", "mode": "destroy"});
     assert_eq!(guests.done("stop_domain", stop).await["state"], "shutoff");
     let record = guests.site.domain("web1").await.unwrap();

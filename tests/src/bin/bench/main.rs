@@ -1,13 +1,14 @@
 //! What the bus costs: latency, throughput and bytes, each beside the same done bare, in the same
 //! run on the same server.
 //!
-//! `./dev bench [latency|throughput|convert|tasks|scale]... [--record] [--quick]`; without a name
-//! all but the last. `--record` also writes the tables into BENCH.md, `--quick` makes `tasks` and
-//! `scale` small. The programs are taken from the folder this one lies in.
+//! `./dev bench [latency|throughput|convert|tasks|domains|scale]... [--record] [--quick]`; without
+//! a name all but the last. `--record` also writes the tables into BENCH.md, `--quick` makes `tasks`
+//! and `scale` small. The programs are taken from the folder this one lies in.
 //! Everything is started here, in a folder below `target/`, and is gone afterwards.
 
 mod bare;
 mod convert;
+mod domains;
 mod error;
 mod events;
 mod latency;
@@ -29,12 +30,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The longest a part may take: a hang ends as a failure.
 const PART_LIMIT: Duration = Duration::from_secs(180);
-/// The same for the long tasks, of which one starts a machine each time.
-const TASKS_LIMIT: Duration = Duration::from_secs(900);
+/// The same where a tool starts a machine each time, or domains are started by the dozen.
+const MACHINES_LIMIT: Duration = Duration::from_secs(900);
 /// The same where a million jobs are published.
 const SCALE_LIMIT: Duration = Duration::from_secs(5_400);
 
-const USAGE: &str = "usage: bench [latency|throughput|convert|tasks|scale]... [--record] [--quick]";
+const USAGE: &str =
+    "usage: bench [latency|throughput|convert|tasks|domains|scale]... [--record] [--quick]";
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,19 +45,27 @@ enum Part {
     Throughput,
     Convert,
     Tasks,
+    Domains,
     Scale,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Latency,
         Self::Throughput,
         Self::Convert,
         Self::Tasks,
+        Self::Domains,
         Self::Scale,
     ];
     /// Those that take minutes, not an hour.
-    const USUAL: [Self; 4] = [Self::Latency, Self::Throughput, Self::Convert, Self::Tasks];
+    const USUAL: [Self; 5] = [
+        Self::Latency,
+        Self::Throughput,
+        Self::Convert,
+        Self::Tasks,
+        Self::Domains,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -63,6 +73,7 @@ impl Part {
             Self::Throughput => "throughput",
             Self::Convert => "convert",
             Self::Tasks => "tasks",
+            Self::Domains => "domains",
             Self::Scale => "scale",
         }
     }
@@ -70,7 +81,7 @@ impl Part {
     fn limit(self) -> Duration {
         match self {
             Self::Latency | Self::Throughput | Self::Convert => PART_LIMIT,
-            Self::Tasks => TASKS_LIMIT,
+            Self::Tasks | Self::Domains => MACHINES_LIMIT,
             Self::Scale => SCALE_LIMIT,
         }
     }
@@ -82,6 +93,7 @@ impl Part {
                 Self::Throughput => throughput::run(site).await,
                 Self::Convert => convert::run(site).await,
                 Self::Tasks => tasks::run(site, size).await,
+                Self::Domains => domains::run(site).await,
                 Self::Scale => scale::run(site, size).await,
             }
         };

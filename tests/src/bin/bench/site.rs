@@ -27,6 +27,9 @@ const LOG_LINES: usize = 10;
 #[derive(Debug, Deserialize)]
 struct Ready {
     nats: String,
+    http: String,
+    token: String,
+    hypervisor: String,
     pool_root: PathBuf,
     pids: BTreeMap<String, i32>,
     config: BTreeMap<String, PathBuf>,
@@ -108,6 +111,21 @@ impl Site {
     /// The folder for files of this run.
     pub(crate) fn dir(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Where browsers go.
+    pub(crate) fn http(&self) -> &str {
+        &self.ready.http
+    }
+
+    /// The token of somebody who sees everything.
+    pub(crate) fn token(&self) -> &str {
+        &self.ready.token
+    }
+
+    /// This host's name among the hypervisors.
+    pub(crate) fn hypervisor(&self) -> &str {
+        &self.ready.hypervisor
     }
 
     /// Where the pool keeps its files.
