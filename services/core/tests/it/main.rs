@@ -22,6 +22,7 @@ mod pausing;
 mod registering;
 mod retention;
 mod stack;
+mod storms;
 mod submitting;
 mod waits;
 mod worker;
