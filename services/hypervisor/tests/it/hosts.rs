@@ -125,6 +125,7 @@ fn alive(libvirt: &Libvirt) -> BTreeMap<String, u32> {
 async fn fifty_starts_share_the_room_of_two_hosts_and_all_run_in_the_end() {
     const STARTS: usize = 50;
     const EACH: usize = 5;
+    const LONG: Duration = Duration::from_secs(180);
     // Domains of 32 MiB.
     let guests = Guests::start_with(&[("CAPACITY__MEMORY", "175MiB")]).await;
     let (other, _service) = guests.second_host().await;
@@ -142,23 +143,27 @@ async fn fifty_starts_share_the_room_of_two_hosts_and_all_run_in_the_end() {
         assert!(now.iter().all(|count| *count <= EACH), "{now:?} run");
         now
     };
-    until("full hosts, and all others waiting for room", async || {
-        let running = within_room();
-        let mut waiting = 0;
-        for (job, _) in &jobs {
-            if let JobState::Waiting(wait) = guests.site.record(job).await?.state {
-                waiting += usize::from(matches!(wait.on, WaitReason::Capacity { .. }));
+    within(
+        LONG,
+        "full hosts, all others waiting for room",
+        async || {
+            let running = within_room();
+            let mut waiting = 0;
+            for (job, _) in &jobs {
+                if let JobState::Waiting(wait) = guests.site.record(job).await?.state {
+                    waiting += usize::from(matches!(wait.on, WaitReason::Capacity { .. }));
+                }
             }
-        }
-        if running == [EACH; 2] && waiting == STARTS - 2 * EACH {
-            return Ok(());
-        }
-        Err(format!("{running:?} run, {waiting} wait"))
-    })
+            if running == [EACH; 2] && waiting == STARTS - 2 * EACH {
+                return Ok(());
+            }
+            Err(format!("{running:?} run, {waiting} wait"))
+        },
+    )
     .await;
     // The guests end, the way that takes the least time, and as many others come in.
     let mut ended = BTreeSet::new();
-    within(Duration::from_secs(180), "all to have run", async || {
+    within(LONG, "all to have run", async || {
         within_room();
         let open = jobs.iter().filter(|(_, name)| !ended.contains(name));
         let open: Vec<_> = open.take(2 * EACH).collect();
