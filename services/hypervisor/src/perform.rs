@@ -35,8 +35,10 @@ impl Perform for Domains {
         each_with_steps!(known(self, job)?, _ping => Ok(()), steps => steps.clean().await)
     }
 
-    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, JobError> {
-        each_with_steps!(known(self, job)?, _ping => Ok(None), steps => steps.recover().await)
+    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, Stop> {
+        let found = each_with_steps!(known(self, job)?,
+            _ping => Ok(None), steps => steps.recover().await);
+        found.map_err(Stop::from)
     }
 
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {

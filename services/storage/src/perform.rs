@@ -40,10 +40,10 @@ impl Perform for Store {
         cleaned.map_err(error_of)
     }
 
-    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, JobError> {
+    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, Stop> {
         match known(self, job)? {
             Known::Ping(_) => Ok(None),
-            Known::Steps(steps) => steps.recover().await.map_err(error_of),
+            Known::Steps(steps) => steps.recover().await,
         }
     }
 
@@ -92,7 +92,7 @@ async fn drive(steps: &dyn AnySteps, run: &Run) -> Result<Done, Stop> {
 /// Before and after the work nothing waits and nothing is stopped, so only errors come.
 fn error_of(stop: Stop) -> JobError {
     match stop {
-        Stop::Failed(error) => error,
+        Stop::Failed(error) | Stop::Earlier(error) => error,
         Stop::Stopped | Stop::Lost | Stop::Wait(_) => {
             JobError::internal("another claim of the job came between")
         }

@@ -7,28 +7,17 @@ use crate::{
     worker::Worker,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::sync::watch;
-use virtbus_bus::{
-    BusError, Delivery, Entry, WriteError,
-    locks::{Granted, LockSet},
-};
+use tokio::{sync::watch, time::sleep};
+use virtbus_bus::{BusError, Delivery, Entry, WriteError, locks::LockSet};
 use virtbus_wire::{
-    Code, Event, JobError, JobState, Record,
-    protocol::{
-        lock::{Holder, Mode},
-        outcome,
-    },
-    state::{Phase, WaitReason},
+    Code, Event, JobError, Record,
+    protocol::{lock::Holder, outcome},
+    state::WaitReason,
     task::Task,
 };
 
-/// How often the set of locks may change under a job that takes them.
-const LOCK_ROUNDS_MAX: u32 = 5;
-
-/// How often a job that was cancelled tries for its locks, to look for an effect.
-const GIVE_UP_TRIES: u32 = 60;
-/// The wait between two of those.
-const GIVE_UP_AGAIN: Duration = Duration::from_millis(500);
+/// The wait of a job whose work found an earlier claim in its way.
+const EARLIER_PAUSE: Duration = Duration::from_secs(5);
 
 /// How often it's tried to put back what was begun.
 const UNDO_MAX: u32 = 5;
@@ -116,124 +105,6 @@ impl<P: Perform> Attempt<P> {
         (self.undo(ending).await, held)
     }
 
-    /// Everything before the work: clean up, take locks, find an effect, begin the attempt.
-    async fn prepare(&self, held: &mut LockSet) -> Result<(), Ending> {
-        let record = &self.job.record;
-        let phase = record.state.hold().map(|hold| hold.phase);
-        if phase.is_some_and(|phase| phase >= Phase::Work) {
-            // Its work began with the first claim, and it needs no locks.
-            return Ok(());
-        }
-        let perform = &self.worker.perform;
-        if record.claim > 1 {
-            perform.clean(&self.job).await.map_err(Ending::Failed)?;
-        }
-        self.take_locks(held).await?;
-        if record.claim > 1 {
-            // Only now: without its locks an effect might be somebody else's.
-            let found = perform.recover(&self.job).await.map_err(Ending::Failed)?;
-            if let Some(done) = found {
-                return Err(Ending::Found(done));
-            }
-        }
-        if self.is_cancelling() {
-            return Err(Ending::GaveUp);
-        }
-        if record.tries_left == 0 {
-            return Err(Ending::WorkerLost);
-        }
-        self.keeper
-            .enter(Phase::Work)
-            .await
-            .map_err(|stop| self.stopped(stop))
-    }
-
-    /// Whether it was claimed to be given up.
-    fn is_cancelling(&self) -> bool {
-        matches!(self.job.record.state, JobState::Cancelling(_))
-    }
-
-    async fn take_locks(&self, held: &mut LockSet) -> Result<(), Ending> {
-        let holder = self.holder();
-        let ticket = self.ticket();
-        let mut waited = self.job.record.ticket.is_some();
-        for _ in 0..LOCK_ROUNDS_MAX {
-            let set = self.lock_set().await.map_err(Ending::Failed)?;
-            let granted = if self.is_cancelling() {
-                self.take_to_give_up(&set).await
-            } else {
-                self.worker.locks.take(&set, &holder, ticket, waited).await
-            };
-            match granted.map_err(|error| bus_failed(&error))? {
-                Granted::All => {}
-                Granted::Lost => return Err(Ending::Lost),
-                Granted::None { .. } | Granted::Full { .. } if self.is_cancelling() => {
-                    tracing::warn!(job = %self.job.id, "others have its locks: looked at later");
-                    return Err(Ending::Lost);
-                }
-                Granted::Full { running, limit } => {
-                    let on = WaitReason::Tenant { running, limit };
-                    return Err(Ending::Wait(on, Some(ticket)));
-                }
-                Granted::None { resource, holder } => {
-                    let since = holder.as_ref().and_then(|holder| holder.since);
-                    let holder = holder.map(|holder| format!("job.{}", holder.job));
-                    let on = WaitReason::Lock {
-                        resource,
-                        holder,
-                        since,
-                    };
-                    return Err(Ending::Wait(on, Some(ticket)));
-                }
-            }
-            *held = set;
-            if self.lock_set().await.map_err(Ending::Failed)? == *held {
-                return Ok(());
-            }
-            // What the task needs changed before we had it: begin anew.
-            let given_back = self.worker.locks.release(held.keys(), &holder).await;
-            given_back.map_err(|error| bus_failed(&error))?;
-            held.clear();
-            waited = true;
-        }
-        Err(Ending::Failed(JobError::new(
-            Code::DiskBusy,
-            "what the job needs changes all the time",
-        )))
-    }
-
-    /// The locks of a job that will only be looked at and given up. It can't be parked, so it
-    /// tries for a while, and before all who wait: an older claim of it had the locks.
-    async fn take_to_give_up(&self, set: &LockSet) -> Result<Granted, WriteError> {
-        let holder = self.holder();
-        let mut granted = self.worker.locks.try_take(set, &holder).await?;
-        for _ in 1..GIVE_UP_TRIES {
-            let is_refused = matches!(granted, Granted::None { .. } | Granted::Full { .. });
-            if !is_refused || self.stop.why().is_some() {
-                break;
-            }
-            tokio::time::sleep(GIVE_UP_AGAIN).await;
-            granted = self.worker.locks.try_take(set, &holder).await?;
-        }
-        Ok(granted)
-    }
-
-    /// What the task needs, with the publisher's own locks.
-    async fn lock_set(&self) -> Result<LockSet, JobError> {
-        let mut set = self.worker.perform.locks(&self.job).await?;
-        let own = &self.job.record.locks;
-        for lock in &own.shared {
-            set.entry(lock.to_string()).or_insert(Mode::Shared);
-        }
-        for lock in &own.exclusive {
-            set.insert(lock.to_string(), Mode::Exclusive);
-        }
-        let counting = self.worker.tenant_lock(&self.job.record).await;
-        let counting = counting.map_err(|error| JobError::internal(error.to_string()))?;
-        set.extend(counting.map(|lock| (lock, Mode::Shared)));
-        Ok(set)
-    }
-
     async fn work(&self) -> Ending {
         let run = Run {
             keeper: Arc::clone(&self.keeper),
@@ -248,10 +119,16 @@ impl<P: Perform> Attempt<P> {
     }
 
     /// What it means that work ended without being done.
-    fn stopped(&self, stop: Stop) -> Ending {
+    pub(crate) fn stopped(&self, stop: Stop) -> Ending {
         let why = match stop {
             Stop::Failed(error) => return Ending::Failed(error),
             Stop::Wait(on) => return Ending::Wait(on, None),
+            // It has no effect any more: this claim has looked since, and the fence keeps it out.
+            Stop::Earlier(error) => {
+                let until = self.worker.bus.now().after(EARLIER_PAUSE);
+                let error = Some(error);
+                return Ending::Wait(WaitReason::Time { until, error }, None);
+            }
             Stop::Lost => return Ending::Lost,
             Stop::Stopped => self.stop.why(),
         };
@@ -282,12 +159,21 @@ impl<P: Perform> Attempt<P> {
         if let Err(KeepError::Lost) = self.keeper.refresh().await {
             return Ending::Lost;
         }
+        if self.keeper.is_committing().await {
+            // What failed past the fence may have had its effect all the same.
+            match self.settle_earlier().await {
+                Ok(Some(done)) => return Ending::Done(done),
+                Ok(None) => {}
+                Err(Ending::Lost) => return Ending::Lost,
+                Err(other) => tracing::debug!(job = %self.job.id, ?other, "no effect is found"),
+            }
+        }
         for tries in 0..UNDO_MAX {
             match self.worker.perform.abandon(&self.job).await {
                 Ok(()) => return ending,
                 Err(error) => {
                     tracing::warn!(job = %self.job.id, %error, tries, "not yet put back");
-                    tokio::time::sleep(UNDO_AGAIN).await;
+                    sleep(UNDO_AGAIN).await;
                 }
             }
         }
@@ -345,7 +231,7 @@ impl<P: Perform> Attempt<P> {
     }
 
     /// Its place in waiting lists.
-    fn ticket(&self) -> u64 {
+    pub(crate) fn ticket(&self) -> u64 {
         self.job.record.ticket.unwrap_or(self.revision)
     }
 
@@ -375,16 +261,11 @@ impl<P: Perform> Attempt<P> {
         }
     }
 
-    fn holder(&self) -> Holder {
+    pub(crate) fn holder(&self) -> Holder {
         Holder {
             job: self.job.id.clone(),
             claim: self.job.claim,
             since: None,
         }
     }
-}
-
-fn bus_failed(error: &WriteError) -> Ending {
-    tracing::warn!(%error, "locks could not be taken");
-    Ending::Failed(JobError::internal("the messaging server did not answer"))
 }

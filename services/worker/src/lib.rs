@@ -14,6 +14,7 @@ mod drain;
 mod keeper;
 mod metrics;
 pub mod perform;
+mod prepare;
 mod pressure;
 pub mod process;
 mod rate;

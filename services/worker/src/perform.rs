@@ -25,7 +25,8 @@ pub type Free = Box<dyn Fn() -> BTreeMap<Label, u64> + Send + Sync>;
 
 /// A service's work. The loop calls, for each claim, in this order: [`clean`](Self::clean) if there
 /// were older claims, [`locks`](Self::locks), then, with the locks held,
-/// [`recover`](Self::recover) if there were older claims, [`run`](Self::run), and [`abandon`](Self::abandon) when the job ends or parks without effect.
+/// [`recover`](Self::recover) if there were older claims, [`run`](Self::run), `recover` again if
+/// that failed past its fence, and [`abandon`](Self::abandon) when the job ends or parks without effect.
 /// Each may be called again by a later claim, on another host: all of them are idempotent. What
 /// takes nothing and leaves nothing needs only [`run`](Self::run).
 pub trait Perform: Send + Sync + 'static {
@@ -58,11 +59,10 @@ pub trait Perform: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// The result, if an earlier claim's effect is there, whole.
-    fn recover(
-        &self,
-        job: &Assignment,
-    ) -> impl Future<Output = Result<Option<Done>, JobError>> + Send {
+    /// The result, if an effect of a claim until now is there, whole; none if there is none and, by the
+    /// fence, none can come any more. While an earlier claim that can't be reached may still have
+    /// its effect, it says [`Stop::Earlier`], and is asked again.
+    fn recover(&self, job: &Assignment) -> impl Future<Output = Result<Option<Done>, Stop>> + Send {
         let _ = job;
         async { Ok(None) }
     }
@@ -71,7 +71,8 @@ pub trait Perform: Send + Sync + 'static {
     fn run(&self, job: &Assignment, run: &Run) -> impl Future<Output = Result<Done, Stop>> + Send;
 
     /// Puts back what was begun, such as a disk's former state, since there will be no effect. A
-    /// claim that wasn't granted its locks calls it without them, before the job is parked.
+    /// claim that wasn't granted its locks calls it without them, before the job is parked. It
+    /// fails as long as an earlier claim may still have its effect: a final state waits for it.
     fn abandon(&self, job: &Assignment) -> impl Future<Output = Result<(), JobError>> + Send {
         let _ = job;
         async { Ok(()) }
@@ -120,6 +121,9 @@ pub enum Stop {
     /// Something must come first; nothing was begun. What waits on `lock`, for a use that is no
     /// job's lock, keeps its place in line for all its locks.
     Wait(WaitReason),
+    /// An earlier claim of the same job, frozen or cut off and out of reach, has what this one
+    /// needs, such as the OS lock on a disk. It's waited for, and costs no try.
+    Earlier(JobError),
 }
 
 impl From<JobError> for Stop {

@@ -67,6 +67,8 @@ pub enum FenceError {
     Busy {
         /// The lock.
         name: String,
+        /// Whether that's another claim of the same job, by the lock's file.
+        by_own_job: bool,
     },
     /// The lock's file can't be used.
     #[error(transparent)]
@@ -114,8 +116,12 @@ impl Fence {
                 Attempt::Held(fence) => return Ok(fence),
                 Attempt::Busy(found) => found,
             };
+            let by_own_job = found
+                .as_ref()
+                .is_some_and(|(holder, _)| holder.job == own.job);
             let busy = || FenceError::Busy {
                 name: name.to_string(),
+                by_own_job,
             };
             if let Some(until) = give_up {
                 if Instant::now() >= until {

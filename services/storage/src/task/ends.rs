@@ -25,8 +25,16 @@ impl From<SpaceError> for Stop {
 }
 
 impl From<FenceError> for Stop {
+    /// An earlier claim of the job that can't be killed from here is waited for.
     fn from(error: FenceError) -> Self {
-        Self::Failed(error.into())
+        match error {
+            FenceError::Busy {
+                by_own_job: true, ..
+            } => Self::Earlier(error.into()),
+            FenceError::Busy { .. } | FenceError::Pool(_) | FenceError::Bus(_) => {
+                Self::Failed(error.into())
+            }
+        }
     }
 }
 

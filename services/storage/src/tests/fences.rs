@@ -4,6 +4,7 @@ use super::site::{Site, code};
 use crate::{
     fence::{Fence, FenceError},
     pool::Name,
+    task::Step,
 };
 use serde_json::json;
 use std::{
@@ -11,7 +12,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 use virtbus_testbed::until;
-use virtbus_wire::{Code, DiskId, JobId, state::Owner};
+use virtbus_wire::{Code, DiskId, JobId, catalog::DiskState, state::Owner};
+use virtbus_worker::{Perform as _, Stop};
 
 struct Holder {
     child: Child,
@@ -49,7 +51,11 @@ impl Holder {
 
     /// Says in the lock's file who that is.
     fn is(&self, owner: &Owner, pid: u32) {
-        let text = json!({ "worker": owner.worker, "boot": owner.boot, "job": "j0", "claim": 1,
+        self.is_of("j0", owner, pid);
+    }
+
+    fn is_of(&self, job: &str, owner: &Owner, pid: u32) {
+        let text = json!({ "worker": owner.worker, "boot": owner.boot, "job": job, "claim": 1,
                            "pid": pid });
         std::fs::write(&self.path, text.to_string()).unwrap();
     }
@@ -112,6 +118,38 @@ async fn a_holder_that_nobody_knows_is_left_alone() {
     holder.is(&dead, std::process::id());
     assert!(matches!(take(&site).await, Err(FenceError::Busy { .. })));
     assert!(holder.is_alive());
+}
+
+#[tokio::test]
+async fn an_earlier_claim_of_the_job_that_keeps_the_lock_is_waited_for() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let envelope = json!({ "id": "j1", "task": "resize",
+                           "params": { "disk": "d1", "size": "9MiB" } });
+    let claim = |number| site.claimed(envelope.clone(), number);
+    site.die(&claim(1), Step::Intend).await;
+    let holder = Holder::start(&site).await;
+    let owner = site.live_worker("st-9").await;
+    holder.is_of("j1", &owner, holder.child.id());
+    let busy = |stop: Option<Stop>| match stop {
+        Some(Stop::Earlier(error)) => assert_eq!(error.code, Code::DiskBusy),
+        other => panic!("{other:?}"),
+    };
+    busy(site.store.recover(&claim(2)).await.err());
+    let error = site.store.abandon(&claim(2)).await.unwrap_err();
+    assert_eq!(error.code, Code::DiskBusy);
+    // Where it comes by its lock only after it was looked for, it's in the way of the work.
+    site.change("d1", |disk| disk.state = DiskState::Ready)
+        .await;
+    let never = virtbus_worker::process::Stop::new();
+    busy(
+        site.stopped_after(&claim(1), Step::Publish, &never)
+            .await
+            .err(),
+    );
+    drop(holder);
+    site.run(&claim(2)).await.unwrap();
+    assert_eq!(site.record("d1").await.virtual_size, Some(9 << 20));
 }
 
 #[tokio::test]

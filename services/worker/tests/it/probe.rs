@@ -60,6 +60,8 @@ pub(crate) struct Probe {
     in_use: Arc<Mutex<BTreeMap<String, String>>>,
     /// Jobs of which an earlier claim's effect is there.
     done: Arc<Mutex<BTreeSet<String>>>,
+    /// Jobs of which an earlier claim stands still behind its fence, by the step that finds it.
+    frozen: Arc<Mutex<BTreeSet<(String, &'static str)>>>,
 }
 
 impl Probe {
@@ -72,6 +74,26 @@ impl Probe {
     /// Says that an earlier claim of a job had its effect.
     pub(crate) fn was_done(&self, job: &str) {
         self.done.lock().unwrap().insert(job.to_owned());
+    }
+
+    /// Says that an earlier claim of a job is in the way of this step, until it's thawed.
+    pub(crate) fn freeze(&self, job: &str, step: &'static str) {
+        self.frozen.lock().unwrap().insert((job.to_owned(), step));
+    }
+
+    /// Says that the earlier claims of a job are over.
+    pub(crate) fn thaw(&self, job: &str) {
+        self.frozen.lock().unwrap().retain(|(id, _)| id != job);
+    }
+
+    fn look_for_earlier(&self, job: &Assignment, step: &'static str) -> Result<(), Stop> {
+        let at = (job.id.to_string(), step);
+        if !self.frozen.lock().unwrap().contains(&at) {
+            return Ok(());
+        }
+        self.notes.add(job, "waits");
+        let text = "an earlier claim has it";
+        Err(Stop::Earlier(JobError::new(Code::DiskBusy, text)))
     }
 
     fn admit(&self, job: &Assignment) -> Result<(), Stop> {
@@ -104,7 +126,8 @@ impl Perform for Probe {
         Ok(())
     }
 
-    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, JobError> {
+    async fn recover(&self, job: &Assignment) -> Result<Option<Done>, Stop> {
+        self.look_for_earlier(job, "recover")?;
         let is_done = self.done.lock().unwrap().contains(job.id.as_str());
         if is_done {
             self.notes.add(job, "recover");
@@ -114,6 +137,7 @@ impl Perform for Probe {
 
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
         self.notes.add(job, "run");
+        self.look_for_earlier(job, "run")?;
         let Task::Storage(StorageTask::Ping(ping)) = &job.task else {
             // Any other task is a tool that tells how far it is for a second, then hangs.
             for told in 0..10 {
@@ -140,6 +164,10 @@ impl Perform for Probe {
         run.progress(percent(90.0));
         run.commit().await?;
         self.notes.add(job, "effect");
+        if job.record.labels.contains_key("breaks") {
+            self.was_done(job.id.as_str());
+            return Err(JobError::internal("the result could not be written").into());
+        }
         Ok(Map::new())
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use virtbus_testbed::until;
 use virtbus_wire::{
     BootId, Code, Event, JobState, Record, StateName, Timestamp,
-    state::{Cancel, Owner, Phase},
+    state::{Cancel, Owner, Phase, WaitReason},
 };
 use virtbus_worker::WorkConfig;
 
@@ -32,8 +32,16 @@ fn claim() -> Event {
 
 /// Makes a job of this id whose record is what `events` make of a queued one, with its message.
 async fn left_behind(site: &Site, id: &str, events: Vec<Event>) -> Record {
-    let job =
-        format!(r#"{{"id":"{id}","task":"ping","not_before":"2999-01-01T00:00:00Z",{LOCK}}}"#);
+    left(site, id, &format!(",{LOCK}"), events).await
+}
+
+/// The same without locks of its own.
+async fn left_behind_without_locks(site: &Site, id: &str, events: Vec<Event>) -> Record {
+    left(site, id, "", events).await
+}
+
+async fn left(site: &Site, id: &str, more: &str, events: Vec<Event>) -> Record {
+    let job = format!(r#"{{"id":"{id}","task":"ping","not_before":"2999-01-01T00:00:00Z"{more}}}"#);
     site.publish("storage.p.low", &job).await;
     let mut record = site.wait(id, &[StateName::Waiting]).await.value;
     for event in [Event::Publish { round: false }].into_iter().chain(events) {
@@ -114,6 +122,101 @@ async fn the_last_attempts_effect_counts_though_its_worker_died() {
     let events: Vec<Event> = attempt.iter().cycle().take(6).cloned().collect();
     assert_eq!(left_behind(&site, "j", events).await.tries_left, 0);
     assert_eq!(site.ended("j").await.state.name(), StateName::Succeeded);
+    worker.end().await;
+}
+
+/// What a job went through whose only attempt's worker stands still behind the fence.
+fn at_its_only_fence() -> Vec<Event> {
+    let reached_commit = [Phase::Work, Phase::Commit].map(Event::Enter);
+    [claim()].into_iter().chain(reached_commit).collect()
+}
+
+/// Waits until a job's claim has found an earlier one in its way, more than once.
+async fn found_in_the_way(probe: &Probe, job: &str) {
+    until("the wait for the earlier claim", async || {
+        let steps = probe.notes.steps_of(job);
+        let waits = steps.iter().filter(|step| **step == "waits").count();
+        if waits > 1 { Ok(()) } else { Err(steps) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_without_tries_ends_only_when_nothing_more_can_come_of_its_frozen_worker() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    for job in ["done", "open", "cancelled"] {
+        probe.freeze(job, "recover");
+    }
+    let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
+    let cancel = Event::Cancel(Cancel {
+        by: None,
+        at: Timestamp::now(),
+        force: false,
+    });
+    for job in ["done", "open", "cancelled"] {
+        let attempts = [claim(), Event::Enter(Phase::Work)];
+        let events = attempts.iter().cycle().take(4).cloned();
+        let mut events: Vec<Event> = events.chain(at_its_only_fence()).collect();
+        if job == "cancelled" {
+            events.extend([claim(), cancel.clone()]);
+        }
+        let record = left_behind_without_locks(&site, job, events).await;
+        assert_eq!(record.tries_left, 0);
+    }
+    for job in ["done", "open", "cancelled"] {
+        found_in_the_way(&probe, job).await;
+        let states = [StateName::Running, StateName::Cancelling];
+        site.wait(job, &states).await;
+    }
+    probe.was_done("done");
+    for job in ["done", "open", "cancelled"] {
+        probe.thaw(job);
+    }
+    assert_eq!(site.ended("done").await.state.name(), StateName::Succeeded);
+    let open = site.ended("open").await;
+    let JobState::Failed(_, error) = &open.state else {
+        panic!("{:?}", open.state)
+    };
+    assert_eq!(error.code, Code::WorkerLost);
+    let given_up = site.ended("cancelled").await;
+    assert_eq!(given_up.state.name(), StateName::Cancelled);
+    site.emptied().await;
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn an_earlier_claim_in_the_way_of_the_work_costs_no_try() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    probe.freeze("j", "run");
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    let before = left_behind_without_locks(&site, "j", at_its_only_fence()).await;
+    let parked = site.wait("j", &[StateName::Waiting]).await.value;
+    assert_eq!(parked.tries_left, before.tries_left);
+    let JobState::Waiting(waiting) = &parked.state else {
+        panic!("{:?}", parked.state)
+    };
+    let busy = Some(Code::DiskBusy);
+    assert!(
+        matches!(&waiting.on, WaitReason::Time { error, .. }
+            if error.as_ref().map(|error| error.code) == busy),
+        "{waiting:?}"
+    );
+    probe.thaw("j");
+    // There's no core here that would wake it.
+    let woken = site.change("j", Event::Publish { round: false }).await;
+    site.jobs.publish(&woken.value).await.unwrap();
+    assert_eq!(site.ended("j").await.state.name(), StateName::Succeeded);
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn work_that_fails_past_its_fence_has_succeeded_if_its_effect_is_there() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    let job = r#"{"id":"j","task":"ping","labels":{"breaks":"1"},"retry":{"max_attempts":1}}"#;
+    site.publish("storage.p.low", job).await;
+    assert_eq!(site.ended("j").await.state.name(), StateName::Succeeded);
+    assert_eq!(probe.notes.steps_of("j"), ["run", "effect", "recover"]);
     worker.end().await;
 }
 

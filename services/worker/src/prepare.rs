@@ -1,0 +1,176 @@
+//! What a claim does before its work: older claims' leftovers, the locks, and what became of the
+//! older claims themselves.
+
+use crate::{
+    attempt::{Attempt, Ending},
+    perform::{Done, Perform, Stop},
+    stop::Why,
+};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use virtbus_bus::{
+    WriteError,
+    locks::{Granted, LockSet},
+};
+use virtbus_wire::{
+    Code, JobError, JobState,
+    protocol::lock::Mode,
+    state::{Phase, WaitReason},
+};
+
+/// How often the set of locks may change under a job that takes them.
+const LOCK_ROUNDS_MAX: u32 = 5;
+
+/// How often a job that was cancelled tries for its locks, to look for an effect.
+const GIVE_UP_TRIES: u32 = 60;
+/// The wait between two of those.
+const GIVE_UP_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long a claim waits in its place for an earlier one that may still have its effect.
+const EARLIER_WAIT: Duration = Duration::from_secs(30);
+/// The wait between two looks at that.
+const EARLIER_AGAIN: Duration = Duration::from_millis(500);
+impl<P: Perform> Attempt<P> {
+    /// Everything before the work: clean up, take locks, find an effect, begin the attempt.
+    pub(crate) async fn prepare(&self, held: &mut LockSet) -> Result<(), Ending> {
+        let record = &self.job.record;
+        let phase = record.state.hold().map(|hold| hold.phase);
+        if phase.is_some_and(|phase| phase >= Phase::Work) {
+            // Its work began with the first claim, and it needs no locks.
+            return Ok(());
+        }
+        let perform = &self.worker.perform;
+        if record.claim > 1 {
+            perform.clean(&self.job).await.map_err(Ending::Failed)?;
+        }
+        self.take_locks(held).await?;
+        if record.claim > 1
+            && let Some(done) = self.settle_earlier().await?
+        {
+            return Err(Ending::Found(done));
+        }
+        if self.is_cancelling() {
+            return Err(Ending::GaveUp);
+        }
+        if record.tries_left == 0 {
+            return Err(Ending::WorkerLost);
+        }
+        self.keeper
+            .enter(Phase::Work)
+            .await
+            .map_err(|stop| self.stopped(stop))
+    }
+
+    /// What came of the claims until now. Only with the locks held: without them an effect might be
+    /// somebody else's. As long as that can't be said, no final state may be written; nor may the
+    /// job be parked, since one that waits can be cancelled at once. So it's asked again here for
+    /// a while, then the claim is given up, and the message comes to be claimed anew.
+    pub(crate) async fn settle_earlier(&self) -> Result<Option<Done>, Ending> {
+        let until = Instant::now() + EARLIER_WAIT;
+        loop {
+            let error = match self.worker.perform.recover(&self.job).await {
+                Ok(found) => return Ok(found),
+                Err(Stop::Earlier(error)) => error,
+                Err(Stop::Failed(error)) if error.retryable => error,
+                Err(stop) => return Err(self.stopped(stop)),
+            };
+            let is_told = !matches!(self.stop.why(), None | Some(Why::Cancel));
+            if is_told || Instant::now() >= until {
+                tracing::warn!(job = %self.job.id, %error, "earlier claims are looked at later");
+                return Err(Ending::Lost);
+            }
+            sleep(EARLIER_AGAIN).await;
+        }
+    }
+
+    /// Whether it was claimed to be given up.
+    fn is_cancelling(&self) -> bool {
+        matches!(self.job.record.state, JobState::Cancelling(_))
+    }
+
+    async fn take_locks(&self, held: &mut LockSet) -> Result<(), Ending> {
+        let holder = self.holder();
+        let ticket = self.ticket();
+        let mut waited = self.job.record.ticket.is_some();
+        for _ in 0..LOCK_ROUNDS_MAX {
+            let set = self.lock_set().await.map_err(Ending::Failed)?;
+            let granted = if self.is_cancelling() {
+                self.take_to_give_up(&set).await
+            } else {
+                self.worker.locks.take(&set, &holder, ticket, waited).await
+            };
+            match granted.map_err(|error| bus_failed(&error))? {
+                Granted::All => {}
+                Granted::Lost => return Err(Ending::Lost),
+                Granted::None { .. } | Granted::Full { .. } if self.is_cancelling() => {
+                    tracing::warn!(job = %self.job.id, "others have its locks: looked at later");
+                    return Err(Ending::Lost);
+                }
+                Granted::Full { running, limit } => {
+                    let on = WaitReason::Tenant { running, limit };
+                    return Err(Ending::Wait(on, Some(ticket)));
+                }
+                Granted::None { resource, holder } => {
+                    let since = holder.as_ref().and_then(|holder| holder.since);
+                    let holder = holder.map(|holder| format!("job.{}", holder.job));
+                    let on = WaitReason::Lock {
+                        resource,
+                        holder,
+                        since,
+                    };
+                    return Err(Ending::Wait(on, Some(ticket)));
+                }
+            }
+            *held = set;
+            if self.lock_set().await.map_err(Ending::Failed)? == *held {
+                return Ok(());
+            }
+            // What the task needs changed before we had it: begin anew.
+            let given_back = self.worker.locks.release(held.keys(), &holder).await;
+            given_back.map_err(|error| bus_failed(&error))?;
+            held.clear();
+            waited = true;
+        }
+        Err(Ending::Failed(JobError::new(
+            Code::DiskBusy,
+            "what the job needs changes all the time",
+        )))
+    }
+
+    /// The locks of a job that will only be looked at and given up. It can't be parked, so it
+    /// tries for a while, and before all who wait: an older claim of it had the locks.
+    async fn take_to_give_up(&self, set: &LockSet) -> Result<Granted, WriteError> {
+        let holder = self.holder();
+        let mut granted = self.worker.locks.try_take(set, &holder).await?;
+        for _ in 1..GIVE_UP_TRIES {
+            let is_refused = matches!(granted, Granted::None { .. } | Granted::Full { .. });
+            if !is_refused || self.stop.why().is_some() {
+                break;
+            }
+            sleep(GIVE_UP_AGAIN).await;
+            granted = self.worker.locks.try_take(set, &holder).await?;
+        }
+        Ok(granted)
+    }
+
+    /// What the task needs, with the publisher's own locks.
+    async fn lock_set(&self) -> Result<LockSet, JobError> {
+        let mut set = self.worker.perform.locks(&self.job).await?;
+        let own = &self.job.record.locks;
+        for lock in &own.shared {
+            set.entry(lock.to_string()).or_insert(Mode::Shared);
+        }
+        for lock in &own.exclusive {
+            set.insert(lock.to_string(), Mode::Exclusive);
+        }
+        let counting = self.worker.tenant_lock(&self.job.record).await;
+        let counting = counting.map_err(|error| JobError::internal(error.to_string()))?;
+        set.extend(counting.map(|lock| (lock, Mode::Shared)));
+        Ok(set)
+    }
+}
+
+fn bus_failed(error: &WriteError) -> Ending {
+    tracing::warn!(%error, "locks could not be taken");
+    Ending::Failed(JobError::internal("the messaging server did not answer"))
+}
