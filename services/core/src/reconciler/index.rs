@@ -3,56 +3,22 @@
 //! It is made from the bucket's rows and events, in any number and order: of each job the row
 //! with the largest revision counts. It decides nothing; whoever is due is read anew.
 
+mod brief;
+
+pub(super) use brief::{Brief, BriefDependency};
+
 use super::lines::Lines;
-use serde::Deserialize;
+use brief::Place;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
-use virtbus_bus::limits::tenant_lock;
 use virtbus_wire::{
-    BootId, JobId, Queue, StateName, Tenant, Timestamp, WorkerId,
-    envelope::{IfInUse, PublisherLocks},
+    JobId, StateName, Timestamp,
+    envelope::IfInUse,
     protocol::reconcile::{CAPACITY_PAUSE, likely_mode},
     state::{Owner, WaitReason},
 };
-
-/// What matters of a record here; the rest isn't even decoded.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub(super) struct Brief {
-    state: StateName,
-    queue: String,
-    generation: u64,
-    worker: Option<WorkerId>,
-    boot: Option<BootId>,
-    #[serde(default)]
-    after: Vec<BriefDependency>,
-    expires_at: Option<Timestamp>,
-    submitted_at: Timestamp,
-    waiting: Option<BriefWaiting>,
-    #[serde(default)]
-    if_in_use: IfInUse,
-    task: String,
-    #[serde(default)]
-    objects: Vec<String>,
-    #[serde(default)]
-    locks: PublisherLocks,
-    tenant: Option<Tenant>,
-    ticket: Option<u64>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub(super) struct BriefDependency {
-    pub(super) job: JobId,
-    on: Vec<StateName>,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-struct BriefWaiting {
-    #[serde(flatten)]
-    on: WaitReason,
-    since: Timestamp,
-}
 
 /// A job that isn't over.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +39,8 @@ pub(super) struct Note {
     open: usize,
     /// What it's doing.
     pub(super) doing: Doing,
+    /// Its place in line, while it doesn't run.
+    place: Option<Place>,
     /// The last sweep that found its message.
     pub(super) found_in: u64,
 }
@@ -136,13 +104,16 @@ impl Index {
         {
             return Vec::new();
         }
-        let was_open = self.notes.contains_key(job);
-        let found_in = self.forget(job);
+        let before = self.forget(job);
+        let was_open = before.is_some();
+        let found_in = before.as_ref().map_or(0, |note| note.found_in);
         let state = brief.as_ref().map(|brief| brief.state);
         let Some(brief) = brief.filter(|brief| !brief.state.is_final()) else {
-            return self.closed(job, was_open, state);
+            let mut due = self.closed(job, was_open, state);
+            due.extend(self.behind(before.and_then(|note| note.place)));
+            return due;
         };
-        let mut due = Vec::new();
+        let (mut due, place) = (Vec::new(), brief.place());
         let doing = self.index(job, &brief, &mut due);
         let open = match doing {
             Doing::AfterJob(_) => self.count_open(&brief.after),
@@ -158,6 +129,7 @@ impl Index {
             after: brief.after,
             open,
             doing,
+            place,
             found_in,
         };
         self.notes.insert(job.clone(), note);
@@ -200,6 +172,17 @@ impl Index {
             }
         }
         due
+    }
+
+    /// Who may go on because a job left its place in line without ever holding the lock: nobody
+    /// releases what it didn't have.
+    fn behind(&self, place: Option<Place>) -> Vec<JobId> {
+        let places = place.into_iter().flat_map(|place| {
+            let ticket = place.ticket;
+            place.locks.into_iter().map(move |lock| (lock, ticket))
+        });
+        let behind = places.map(|(lock, ticket)| self.lines.behind(&lock, ticket));
+        behind.flatten().collect()
     }
 
     /// Notes when a job is to be looked at, and says what it's doing.
@@ -252,9 +235,7 @@ impl Index {
                 Doing::Otherwise
             }
             WaitReason::Tenant { .. } => {
-                let class = brief.queue.parse::<Queue>().map(|queue| queue.class());
-                let lock = class.ok().zip(brief.tenant.as_ref());
-                let Some(lock) = lock.map(|(class, tenant)| tenant_lock(class, tenant)) else {
+                let Some(lock) = brief.tenant_lock() else {
                     return Doing::Otherwise;
                 };
                 due.push(job.clone());
@@ -281,10 +262,8 @@ impl Index {
     }
 
     /// Drops what is noted of a job, but not its times: those are looked at and found stale.
-    fn forget(&mut self, job: &JobId) -> u64 {
-        let Some(note) = self.notes.remove(job) else {
-            return 0;
-        };
+    fn forget(&mut self, job: &JobId) -> Option<Note> {
+        let note = self.notes.remove(job)?;
         for before in &note.after {
             drop_from(&mut self.dependents, &before.job, job);
         }
@@ -292,7 +271,7 @@ impl Index {
             self.lines.leave(&lock.resource, lock.ticket, job);
             drop_from(&mut self.for_use, &lock.resource, job);
         }
-        note.found_in
+        Some(note)
     }
 
     /// The jobs whose time has come.

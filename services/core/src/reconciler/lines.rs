@@ -77,6 +77,28 @@ impl Lines {
             .collect()
     }
 
+    /// Who may be next when one with this ticket leaves the line: the first that waits, if it came
+    /// later, and with it those who share with it.
+    pub(super) fn behind(&self, lock: &str, ticket: u64) -> Vec<JobId> {
+        let line = self.lines.get(lock).map(|line| &line.waiting);
+        let mut line = line.into_iter().flatten().take(WAITERS_MAX).peekable();
+        let mut next = Vec::new();
+        while let Some(((at, job), mode)) = line.next() {
+            if *at < ticket {
+                break;
+            }
+            next.push(job.clone());
+            let shares = *mode == Mode::Shared
+                && line
+                    .peek()
+                    .is_some_and(|(_, other)| **other == Mode::Shared);
+            if !shares {
+                break;
+            }
+        }
+        next
+    }
+
     /// Who waits for a lock with a ticket below this, or with any.
     pub(super) fn before<'a>(
         &'a self,

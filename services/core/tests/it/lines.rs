@@ -10,7 +10,7 @@ use virtbus_wire::{
     Event, Record, StateName, Timestamp,
     catalog::DiskRecord,
     protocol::lock::{Holder, Lock, Mode, Waiter},
-    state::WaitReason,
+    state::{Cancel, WaitReason},
 };
 
 #[tokio::test]
@@ -96,6 +96,44 @@ async fn park(stack: &Stack, id: &str, resource: &str, ticket: u64) {
         ticket: Some(ticket),
     };
     stack.jobs.change(&entry, park).await.unwrap();
+}
+
+/// Far less than the age that a sweep lets a lock or a wait come to.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn who_is_cancelled_in_line_lets_the_next_go_on_at_once() {
+    let (stack, _core) = Stack::start().await;
+    let locks: Bucket<Lock> = Bucket::new(&stack.bus, locks::BUCKET);
+    let holder = |id: &str| Holder {
+        job: id.parse().unwrap(),
+        claim: 1,
+        since: None,
+    };
+    let job = json!({"id": "holds", "task": "ping"}).to_string();
+    stack.publish("storage.default.low", job).await;
+    stack.record("holds", StateName::Queued).await;
+    // One wants it alone and must wait; who stands behind it could share it.
+    let lock = Lock {
+        shared: vec![holder("holds")],
+        ..Lock::default()
+    };
+    let lock = lock.enlist(&holder("first"), 1, Mode::Exclusive);
+    let lock = lock.enlist(&holder("second"), 2, Mode::Shared);
+    locks.create("disk.d1", &lock).await.unwrap();
+    park(&stack, "first", "disk.d1", 1).await;
+    park(&stack, "second", "disk.d1", 2).await;
+    let cancel = Event::Cancel(Cancel {
+        by: None,
+        at: Timestamp::now(),
+        force: false,
+    });
+    let first = stack.record("first", StateName::Waiting).await;
+    stack.record("second", StateName::Waiting).await;
+    stack.jobs.change(&first, cancel).await.unwrap();
+    let woken = stack.record("second", StateName::Queued);
+    let woken = tokio::time::timeout(AT_ONCE, woken).await;
+    assert_eq!(woken.expect("it is woken at once").value.generation, 2);
 }
 
 #[tokio::test]

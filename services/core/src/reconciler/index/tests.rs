@@ -2,7 +2,7 @@
 
 use super::*;
 use std::time::Duration;
-use virtbus_wire::{Envelope, Event, Queue, Record, envelope::Dependency};
+use virtbus_wire::{Envelope, Event, Queue, Record, envelope::Dependency, state::Cancel};
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_millis(1_795_000_000_000).after(Duration::from_secs(seconds))
@@ -133,4 +133,52 @@ fn a_message_of_another_generation_or_queue_is_not_the_jobs() {
     assert_eq!(index.note(&id("a")).unwrap().found_in, 0);
     assert!(index.found(&id("a"), 1, "storage.p.low", 7));
     assert_eq!(index.note(&id("a")).unwrap().found_in, 7);
+}
+
+/// A job that waits for a lock with this ticket, or was woken from that.
+fn in_line(name: &str, ticket: u64, mode: &str, woken: bool) -> Record {
+    let mut record = queued(name);
+    record.locks = serde_json::from_value(serde_json::json!({ mode: ["x.a"] })).unwrap();
+    record.ticket = Some(ticket);
+    let (resource, holder, since) = ("x.a".to_owned(), None, None);
+    let on = WaitReason::Lock {
+        resource,
+        holder,
+        since,
+    };
+    let waits = record.apply(Event::Wait(on), at(0)).unwrap();
+    if woken {
+        waits.apply(Event::Publish { round: false }, at(1)).unwrap()
+    } else {
+        waits
+    }
+}
+
+#[test]
+fn who_leaves_a_line_makes_those_due_that_stood_behind_it() {
+    for woken in [false, true] {
+        let mut index = Index::default();
+        let line = [
+            in_line("a", 1, "exclusive", woken),
+            in_line("b", 2, "shared", false),
+            in_line("c", 3, "shared", false),
+            in_line("d", 4, "exclusive", false),
+        ];
+        for (revision, record) in (1..).zip(&line) {
+            index.learn(&record.id, revision, at(0), brief(record));
+        }
+        let cancel = Cancel {
+            by: None,
+            at: at(2),
+            force: false,
+        };
+        let over = |record: &Record| {
+            let over = record.apply(Event::Cancel(cancel.clone()), at(2));
+            brief(&over.unwrap())
+        };
+        // One from the middle changes nothing for those in front of it.
+        assert_eq!(index.learn(&id("d"), 5, at(2), over(&line[3])), []);
+        let due = index.learn(&id("a"), 6, at(2), over(&line[0]));
+        assert_eq!(due, [id("b"), id("c")], "woken: {woken}");
+    }
 }
