@@ -145,11 +145,21 @@ impl Disks {
         true
     }
 
-    /// Whether a disk has this size.
+    /// A disk's size; none if it isn't there.
     #[must_use]
-    pub fn has_size(&self, disk: &str, size: u64) -> bool {
+    pub fn size(&self, disk: &str) -> Option<u64> {
+        self.pool().files.get(disk).map(|file| file.size)
+    }
+
+    /// All disks and their sizes.
+    #[must_use]
+    pub fn sizes(&self) -> BTreeMap<String, u64> {
         let pool = self.pool();
-        pool.files.get(disk).is_some_and(|file| file.size == size)
+        let sizes = pool
+            .files
+            .iter()
+            .map(|(disk, file)| (disk.clone(), file.size));
+        sizes.collect()
     }
 
     /// Puts a disk into the trash; nothing happens where it's gone already.

@@ -6,10 +6,14 @@
 //! The same seed gives the same history, message by message.
 
 pub mod broker;
+pub mod care;
+pub mod catalogue;
 pub mod chance;
 pub mod check;
 pub mod client;
 pub mod disk;
+pub mod hosts;
+pub mod kind;
 pub mod net;
 pub mod node;
 pub mod perform;

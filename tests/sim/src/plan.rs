@@ -1,8 +1,12 @@
 //! What happens in one simulation: made from the seed alone, before it begins.
 
-use crate::{broker::stream::Ms, chance::Chance, net::Weather, perform::params};
-use serde_json::{Map, Value, json};
-use virtbus_wire::{Priority, Timestamp};
+mod asks;
+mod faults;
+mod jobs;
+
+use crate::{broker::stream::Ms, chance::Chance, net::Weather};
+use serde_json::Value;
+use virtbus_wire::Priority;
 
 /// A worker and its slots.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +76,10 @@ pub struct Plan {
     pub seed: u64,
     /// Its workers.
     pub workers: Vec<WorkerPlan>,
+    /// Whether each has queues of its own.
+    pub hosts: bool,
+    /// How many jobs of one tenant may run at once; 0 = any number.
+    pub cap: u32,
     /// How many cores.
     pub cores: usize,
     /// How far each process's clock is ahead.
@@ -114,7 +122,6 @@ const MOODS: [Mood; 8] = [
 
 /// Disks that are there from the beginning.
 pub const SHARED_DISKS: [&str; 2] = ["d-a", "d-b"];
-const OWN_LOCKS: [&str; 2] = ["x.a", "x.b"];
 
 impl Plan {
     /// The simulation of this seed; `begin` is when it begins.
@@ -129,19 +136,26 @@ impl Plan {
         let cores = if chance.permille(300) { 2 } else { 1 };
         let span: Ms = *chance.pick(&[3_000, 8_000, 20_000]);
         let count = chance.range(2, 14);
-        let jobs: Vec<JobPlan> = (0..count)
-            .map(|n| job(&mut chance, (n, count), (begin, span), mood))
+        let mut jobs: Vec<JobPlan> = (0..count)
+            .map(|n| jobs::job(&mut chance, (n, count), (begin, span), mood))
             .collect();
         let after = if mood == Mood::Zombies { 25_000 } else { 5_000 };
-        let asks = asks(&mut chance, count, span + after);
+        let mut asks = asks::asks(&mut chance, count, span + after);
+        // In a row of its own: what was there before doesn't change by what is added.
+        let mut more = Chance::new(seed, "more");
+        let (hosts, cap) = (more.permille(250), *more.pick(&[0, 0, 1, 2]));
+        for job in &mut jobs {
+            jobs::settle(&mut more, &mut job.body, cap, hosts);
+        }
+        asks.extend(asks::submissions(&mut more, span));
         let processes = workers.len() + cores;
         let skews = (0..processes)
             .map(|_| Ms::try_from(chance.range(0, 1_800)).unwrap_or(0) - 900)
             .collect();
         let faults = match mood {
             Mood::Calm => Vec::new(),
-            Mood::Zombies => freezes(&mut chance, workers.len(), span),
-            Mood::Mixed => faults(&mut chance, processes, span),
+            Mood::Zombies => faults::freezes(&mut chance, workers.len(), span),
+            Mood::Mixed => faults::faults(&mut chance, processes, span),
         };
         let ends = faults.iter().map(|(at, _, fault)| {
             at + match fault {
@@ -153,13 +167,15 @@ impl Plan {
         Self {
             seed,
             workers,
+            hosts,
+            cap,
             cores,
             skews,
             ack_wait: *chance.pick(&[6_000, 12_000, 30_000]),
             weather: if is_calm {
                 Weather::default()
             } else {
-                weather(&mut chance)
+                faults::weather(&mut chance)
             },
             jobs,
             asks,
@@ -202,178 +218,10 @@ fn worker(chance: &mut Chance) -> WorkerPlan {
     }
 }
 
-fn weather(chance: &mut Chance) -> Weather {
-    let rates: [u64; 4] = match chance.range(0, 4) {
-        0 => [0; 4],
-        1 => [5, 5, 50, 0],
-        2 => [20, 20, 100, 10],
-        _ => [100, 100, 300, 50],
-    };
-    let [lost_requests, lost_answers, slow, late] = rates;
-    let stale = *chance.pick(&[0, 0, 500, 5_000]);
-    let repeated = *chance.pick(&[0, 0, 100, 1_000]);
-    Weather {
-        lost_requests,
-        lost_answers,
-        slow,
-        late,
-        stale,
-        repeated,
-    }
-}
-
 fn priority(chance: &mut Chance) -> Priority {
     *chance.pick(&Priority::ALL)
 }
 
 fn time(chance: &mut Chance, span: Ms) -> Ms {
     Ms::try_from(chance.range(0, span.unsigned_abs())).unwrap_or(0)
-}
-
-fn job(
-    chance: &mut Chance,
-    (n, count): (u64, u64),
-    (begin, span): (Ms, Ms),
-    mood: Mood,
-) -> JobPlan {
-    let id = format!("j{n}");
-    // Many come at once, as those do that a program submits in a loop.
-    let at = match chance.permille(500) {
-        true => time(chance, span) / 1_500 * 1_500,
-        false => time(chance, span),
-    };
-    let task = *chance.pick(&["ping", "resize", "resize", "create_disk", "delete_disk"]);
-    let disk = match task {
-        "resize" => (*chance.pick(&SHARED_DISKS)).to_owned(),
-        _ => format!("own-{n}"),
-    };
-    let mut body = Map::new();
-    let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    set("id", json!(id));
-    set("task", json!(task));
-    set("params", params(task, &disk, 1_000_000 + n * 512));
-    let ms = match mood {
-        Mood::Zombies => *chance.pick(&[3_000, 9_000]),
-        Mood::Calm | Mood::Mixed => *chance.pick(&[0, 0, 40, 400, 3_000, 9_000]),
-    };
-    let fails = *chance.pick(&[0, 0, 0, 0, 1, 2, 9]);
-    let effect = *chance.pick(&[0, 0, 0, 2_000]);
-    let labels = [("ms", ms), ("fails", fails), ("effect", effect)];
-    let labels = labels.map(|(name, value)| (name.to_owned(), json!(value.to_string())));
-    set("labels", Value::Object(Map::from_iter(labels)));
-    set("retry", json!({"max_attempts": chance.range(1, 4)}));
-    if chance.permille(300) {
-        let lock = *chance.pick(&OWN_LOCKS);
-        let mode = if chance.permille(500) {
-            "exclusive"
-        } else {
-            "shared"
-        };
-        set("locks", json!({mode: [lock]}));
-    }
-    if chance.permille(200) {
-        let before = format!("j{}", chance.range(0, count + 1));
-        let on = *chance.pick(&["succeeded", "failed", "cancelled"]);
-        set("after", json!([{"job": before, "on": [on, "succeeded"]}]));
-    }
-    if chance.permille(80) {
-        set("timeout_s", json!(chance.range(1, 6)));
-    }
-    let later = |chance: &mut Chance, high: u64| {
-        let at = begin + at + Ms::try_from(chance.range(500, high)).unwrap_or(0);
-        json!(Timestamp::from_millis(at))
-    };
-    if chance.permille(60) {
-        let at = later(chance, 8_000);
-        set("not_before", at);
-    }
-    if chance.permille(60) {
-        let at = later(chance, 15_000);
-        set("expires_at", at);
-    }
-    JobPlan {
-        at,
-        id,
-        priority: priority(chance),
-        body: Value::Object(body),
-        copy: chance
-            .permille(80)
-            .then(|| (time(chance, 10_000), priority(chance))),
-    }
-}
-
-fn asks(chance: &mut Chance, count: u64, span: Ms) -> Vec<AskPlan> {
-    let mut asks = Vec::new();
-    for _ in 0..chance.range(0, 6) {
-        let at = time(chance, span);
-        let id = format!("j{}", chance.range(0, count));
-        let queue = format!("storage.p.{}", priority(chance));
-        let mut ask = |at: Ms, subject: &'static str, body: Value| {
-            asks.push(AskPlan { at, subject, body });
-        };
-        match chance.range(0, 11) {
-            10 => {
-                let until = at + 1_000 + time(chance, 5_000);
-                let body = json!({"worker": "w0"});
-                ask(at, "virtbus.workers.drain", body.clone());
-                ask(until, "virtbus.workers.undrain", body);
-            }
-            0..4 => {
-                let force = chance.permille(300);
-                ask(at, "virtbus.jobs.cancel", json!({"id": id, "force": force}));
-            }
-            4..7 => {
-                let to = priority(chance).to_string();
-                ask(
-                    at,
-                    "virtbus.jobs.priority",
-                    json!({"id": id, "priority": to}),
-                );
-            }
-            7 => ask(at, "virtbus.jobs.retry", json!({"id": id})),
-            8 => {
-                let until = at + 1_000 + time(chance, 5_000);
-                let body = json!({"queue": queue, "reason": "to see"});
-                ask(at, "virtbus.queues.pause", body.clone());
-                ask(until, "virtbus.queues.resume", body);
-            }
-            _ => ask(
-                at,
-                "virtbus.queues.purge",
-                json!({"queue": queue, "reason": "to see"}),
-            ),
-        }
-    }
-    asks
-}
-
-/// Workers that stand still, most for longer than their leases last.
-fn freezes(chance: &mut Chance, workers: usize, span: Ms) -> Vec<(Ms, usize, Fault)> {
-    let freezes = (0..chance.range(1, 4)).map(|_| {
-        let at = 200 + time(chance, span + 6_000);
-        let worker = usize::try_from(chance.range(0, workers as u64)).unwrap_or(0);
-        (at, worker, Fault::Freeze(12_000 + time(chance, 28_000)))
-    });
-    freezes.collect()
-}
-
-fn faults(chance: &mut Chance, processes: usize, span: Ms) -> Vec<(Ms, usize, Fault)> {
-    let count = chance.range(0, 5);
-    let mut faults = Vec::new();
-    for _ in 0..count {
-        let at = 200 + time(chance, span + 10_000);
-        let process = usize::try_from(chance.range(0, processes as u64)).unwrap_or(0);
-        let long = 1 + *chance.pick(&[200, 3_000, 12_000, 25_000]) + time(chance, 3_000);
-        let fault = match chance.range(0, 7) {
-            0..2 => Fault::Crash {
-                down: long,
-                unnoticed: chance.permille(300),
-            },
-            2..4 => Fault::Freeze(long),
-            4..6 => Fault::Cut(long),
-            _ => Fault::Stop(long),
-        };
-        faults.push((at, process, fault));
-    }
-    faults
 }

@@ -3,9 +3,11 @@
 
 use crate::{
     broker::stream::Ms,
+    care,
     chance::{hash, mix},
+    hosts::{self, Host},
     net::Net,
-    perform::Work,
+    perform::{Shop, Work},
     plan::WorkerPlan,
     transport::Connection,
 };
@@ -16,7 +18,12 @@ use tokio_util::sync::CancellationToken;
 use virtbus_bus::Bus;
 use virtbus_core::{control, leader, service};
 use virtbus_daemon::{Identity, Metrics, Readiness};
-use virtbus_wire::{BootId, Class, Queue, control::Operation, state::Owner};
+use virtbus_wire::{
+    BootId, Class, Queue,
+    catalog::{LimitsRecord, TenantLimits},
+    control::Operation,
+    state::Owner,
+};
 use virtbus_worker::{PressureConfig, Setup, WorkConfig, serve};
 
 /// How long final records stay: longer than any simulation.
@@ -25,10 +32,10 @@ const KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// What a process is.
 #[derive(Debug, Clone)]
 pub enum Role {
-    /// A worker of pool `p`.
-    Worker(WorkerPlan, Work),
-    /// A core.
-    Core,
+    /// A worker of pool `p`, and perhaps of queues of its own.
+    Worker(WorkerPlan, Shop, Option<Host>),
+    /// A core, and how many jobs of a tenant it lets run.
+    Core(u32),
 }
 
 /// A process that is started again when it ends.
@@ -49,6 +56,17 @@ struct Running {
     connection: Arc<Connection>,
     main: JoinHandle<()>,
     stop: CancellationToken,
+}
+
+/// What core tells workers of limits.
+#[must_use]
+pub fn limits(cap: u32) -> LimitsRecord {
+    LimitsRecord {
+        tenant_max_running: TenantLimits {
+            storage: cap,
+            hypervisor: 0,
+        },
+    }
 }
 
 /// The queues of the one pool there is.
@@ -132,18 +150,21 @@ impl Process {
         let worker = self.name.parse().expect("a worker's id");
         let stop = CancellationToken::new();
         let main = match &self.role {
-            Role::Core => {
+            Role::Core(cap) => {
                 let owner = Owner { worker, boot };
-                tokio::spawn(bus.within(core(bus.clone(), owner, stop.clone())))
+                tokio::spawn(bus.within(core(bus.clone(), owner, *cap, stop.clone())))
             }
-            Role::Worker(plan, work) => {
+            Role::Worker(plan, shop, host) => {
                 let identity = Identity {
                     worker,
                     boot,
                     host_name: self.name.clone(),
                 };
-                let (work, stop) = (work.clone(), stop.clone());
-                tokio::spawn(bus.within(run_worker(bus.clone(), identity, *plan, work, stop)))
+                let work = Work::new(shop.clone(), &bus, host.clone());
+                let own = host.iter().flat_map(|host| hosts::queues(host.own));
+                let queues = queues().into_iter().chain(own).collect();
+                let setup = setup(&bus, identity, *plan, queues);
+                tokio::spawn(bus.within(run_worker(setup, work, stop.clone())))
             }
         };
         Running {
@@ -154,17 +175,11 @@ impl Process {
     }
 }
 
-async fn run_worker(
-    bus: Bus,
-    identity: Identity,
-    plan: WorkerPlan,
-    work: Work,
-    stop: CancellationToken,
-) {
-    let setup = Setup {
-        bus,
+fn setup(bus: &Bus, identity: Identity, plan: WorkerPlan, queues: Vec<Queue>) -> Setup {
+    Setup {
+        bus: bus.clone(),
         identity,
-        queues: queues(),
+        queues,
         pools: vec!["p".parse().expect("a pool's name")],
         work: WorkConfig {
             slots: plan.slots,
@@ -178,13 +193,30 @@ async fn run_worker(
         state_dir: None,
         ready: Readiness::default(),
         metrics: Metrics::new("0", "none"),
-    };
-    // However it ends, it's started again.
-    drop(serve(setup, work, stop).await);
+    }
 }
 
-async fn core(bus: Bus, owner: Owner, stop: CancellationToken) {
-    let stores = service::Stores::new(&bus, KEEP);
+async fn run_worker(setup: Setup, work: Work, stop: CancellationToken) {
+    let Identity { worker, boot, .. } = setup.identity.clone();
+    let cared = care::run(
+        setup.bus.clone(),
+        work.clone(),
+        Owner { worker, boot },
+        KEEP,
+    );
+    tokio::select! {
+        biased;
+        // However it ends, it's started again.
+        served = serve(setup, work, stop) => drop(served),
+        () = cared => {}
+    }
+}
+
+async fn core(bus: Bus, owner: Owner, cap: u32, stop: CancellationToken) {
+    let stores = service::Stores {
+        limits: limits(cap),
+        ..service::Stores::new(&bus, KEEP)
+    };
     let (leads, leading) = watch::channel(false);
     tokio::join!(
         leader::run(bus.clone(), owner, leads, stop.clone()),

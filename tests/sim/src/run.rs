@@ -2,13 +2,15 @@
 
 use crate::{
     broker::{Broker, stream::Ms},
+    catalogue,
     check::{History, Left},
     client::Client,
     disk::Disks,
+    hosts::{self, Host},
     net::{BEGIN, Net},
-    perform::{Faults, Work},
+    perform::{Faults, Shop},
     plan::{Fault, Plan, SHARED_DISKS},
-    process::{Process, Role, queues},
+    process::{Process, Role, limits, queues},
     transport::Connection,
 };
 use bytes::Bytes;
@@ -19,6 +21,7 @@ use std::{
 };
 use tokio::time::{Instant, sleep_until};
 use virtbus_bus::Bus;
+use virtbus_wire::{Queue, Timestamp, catalog::LIMITS_KEY};
 
 /// How long everything may take to come to rest once nothing goes wrong any more.
 const PATIENCE: Ms = 420_000;
@@ -26,6 +29,9 @@ const PATIENCE: Ms = 420_000;
 const ALL_IN: Ms = 30_000;
 /// How often processes and rest are looked at.
 const LOOK: Ms = 500;
+
+/// How long what is there before the beginning has been there: no replica is that late.
+const LONG_AGO: Ms = 60_000;
 
 /// A defect, to see whether the checker finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,34 +80,23 @@ pub async fn simulate(seed: u64, defect: Option<Defect>) -> History {
 
 impl Simulation {
     fn new(plan: Plan, defect: Option<Defect>) -> Self {
-        let mut broker = Broker::new(&queues(), plan.ack_wait);
-        let pool = json!({"pool": "p"}).to_string();
-        broker.put("$KV.pools.p", Bytes::from(pool), BEGIN);
-        let net = Net::new(plan.seed, broker);
+        let disks = Disks::default();
+        let net = Net::new(plan.seed, broker(&plan, &disks));
         net.world().defect = defect;
         net.world().weather = plan.weather;
-        let disks = Disks::default();
-        SHARED_DISKS.iter().for_each(|disk| disks.add(disk));
-        let trashed = plan
-            .jobs
-            .iter()
-            .filter(|job| job.body["task"] == "delete_disk");
-        for job in trashed {
-            disks.add(job.body["params"]["disk"].as_str().unwrap_or_default());
-        }
-        let work = Work {
+        let shop = Shop {
             net: Arc::clone(&net),
             disks: disks.clone(),
             faults: Faults {
                 no_fence: defect == Some(Defect::NoFence),
             },
         };
-        let workers = plan
-            .workers
-            .iter()
-            .enumerate()
-            .map(|(n, worker)| (format!("w{n}"), Role::Worker(*worker, work.clone())));
-        let cores = (0..plan.cores).map(|n| (format!("c{n}"), Role::Core));
+        let workers = plan.workers.iter().enumerate().map(|(own, worker)| {
+            let count = plan.workers.len();
+            let host = plan.hosts.then_some(Host { own, count });
+            (format!("w{own}"), Role::Worker(*worker, shop.clone(), host))
+        });
+        let cores = (0..plan.cores).map(|n| (format!("c{n}"), Role::Core(plan.cap)));
         let roles = workers.chain(cores).zip(&plan.skews);
         let processes =
             roles.map(|((name, role), skew)| Process::new(name, role, *skew, plan.seed));
@@ -220,16 +215,22 @@ impl Simulation {
             let is_final = matches!(state, "succeeded" | "failed" | "cancelled");
             (!is_final).then(|| format!("{} {state} {}", stored.subject, record["waiting"]))
         });
+        let changing = of("KV_disks").filter(live).filter_map(|stored| {
+            let record: Value = serde_json::from_slice(&stored.payload).unwrap_or_default();
+            let is_changing = matches!(record["state"].as_str(), Some("creating" | "changing"));
+            is_changing.then(|| format!("{} {record}", stored.subject))
+        });
         Left {
             messages: messages.collect(),
             locks: locks.collect(),
             open: open.collect(),
             parts: self.disks.parts(),
+            changing: changing.collect(),
         }
     }
 
     fn history(&self, end: Ms) -> History {
-        let left = self.left();
+        let (left, disks) = (self.left(), self.disks.sizes());
         let mut world = self.net.world();
         let mut told = self.client.told();
         History {
@@ -241,11 +242,40 @@ impl Simulation {
             acked: std::mem::take(&mut told.acked),
             answers: std::mem::take(&mut told.answers),
             left,
+            disks,
             end,
             trace: world.trace,
             steps: world.steps,
         }
     }
+}
+
+/// The server with what is there before the beginning: pools, limits, disks.
+fn broker(plan: &Plan, disks: &Disks) -> Broker {
+    let own: Vec<usize> = (0..plan.workers.len()).filter(|_| plan.hosts).collect();
+    let all = own.iter().flat_map(|worker| hosts::queues(*worker));
+    let all: Vec<Queue> = queues().into_iter().chain(all).collect();
+    let mut broker = Broker::new(&all, plan.ack_wait);
+    let mut put = |key: String, value: Value| {
+        let payload = Bytes::from(value.to_string());
+        broker.put(&format!("$KV.{key}"), payload, BEGIN - LONG_AGO);
+    };
+    put("pools.p".to_owned(), json!({"pool": "p"}));
+    for name in own.into_iter().map(hosts::name) {
+        put(format!("pools.{name}"), json!({"pool": name}));
+    }
+    put(format!("pools.{LIMITS_KEY}"), json!(limits(plan.cap)));
+    let trashed = plan
+        .jobs
+        .iter()
+        .filter(|job| job.body["task"] == "delete_disk");
+    let trashed = trashed.filter_map(|job| job.body["params"]["disk"].as_str());
+    for disk in SHARED_DISKS.into_iter().chain(trashed) {
+        disks.add(disk);
+        let record = catalogue::ready(1, Timestamp::from_millis(BEGIN));
+        put(format!("{}.{disk}", catalogue::DISKS), json!(record));
+    }
+    broker
 }
 
 fn at_time(begin: Instant, at: Ms) -> Instant {

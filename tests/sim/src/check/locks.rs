@@ -18,7 +18,14 @@ pub(super) fn check(history: &History, jobs: &Versions, locks: &Versions) -> Vec
             if lock["exclusive"].is_object() && list(lock, "shared").next().is_some() {
                 wrong.push(format!("{name} revision {}: {lock}", version.revision));
             }
-            wrong.extend(passed(name, before, version, jobs));
+            let limit = match name.strip_prefix("tenant.") {
+                Some(_) => usize::try_from(history.plan.cap).unwrap_or(usize::MAX),
+                None => usize::MAX,
+            };
+            if list(lock, "shared").count() > limit {
+                wrong.push(format!("{name} revision {}: {lock}", version.revision));
+            }
+            wrong.extend(passed(name, before, version, jobs, limit));
             wrong.extend(lost(name, before, version, jobs));
             before = lock;
         }
@@ -45,7 +52,13 @@ fn is_over(jobs: &Versions, job: &str, at: Ms) -> bool {
 }
 
 /// Somebody who waited longer was passed.
-fn passed(name: &str, before: &Value, version: &Version, jobs: &Versions) -> Option<String> {
+fn passed(
+    name: &str,
+    before: &Value,
+    version: &Version,
+    jobs: &Versions,
+    limit: usize,
+) -> Option<String> {
     let lock = &version.value;
     let had = |job: &str| holders(before).any(|(other, _)| other == job);
     let (job, mode) = holders(lock).find(|(job, _)| !had(job))?;
@@ -55,8 +68,7 @@ fn passed(name: &str, before: &Value, version: &Version, jobs: &Versions) -> Opt
         .and_then(|versions| version_at(versions, version.at));
     let ticket = record.and_then(|record| record.value["ticket"].as_u64());
     let ticket = ticket.unwrap_or(u64::MAX);
-    list(before, "waiters").find_map(|waiter| {
-        let other = text(waiter, "job");
+    let mut ahead = list(before, "waiters").filter(|waiter| {
         let conflicts = mode == "exclusive" || text(waiter, "mode") == "exclusive";
         let is_ahead = waiter["ticket"]
             .as_u64()
@@ -67,13 +79,21 @@ fn passed(name: &str, before: &Value, version: &Version, jobs: &Versions) -> Opt
         let overslept = woken.is_some_and(|woken: virtbus_wire::Timestamp| {
             version.at - woken.as_millis() > WAKE_PATIENCE - CLOCKS_APART
         });
-        let is_passed = other != job && conflicts && is_ahead && !overslept;
-        (is_passed && !is_over(jobs, other, version.at)).then(|| {
-            format!(
-                "{name} revision {}: {job} passed {other}: {before}",
-                version.revision
-            )
-        })
+        let other = text(waiter, "job");
+        let counts = conflicts || limit < usize::MAX;
+        other != job && counts && is_ahead && !overslept && !is_over(jobs, other, version.at)
+    });
+    if limit < usize::MAX {
+        // Where so many may share it, those ahead only need to find room.
+        let living = holders(before).filter(|(job, _)| !is_over(jobs, job, version.at));
+        let room = limit.saturating_sub(living.count());
+        ahead.nth(room.saturating_sub(1))
+    } else {
+        ahead.next()
+    }
+    .map(|passed| {
+        let (other, revision) = (text(passed, "job"), version.revision);
+        format!("{name} revision {revision}: {job} passed {other}: {before}")
     })
 }
 

@@ -6,15 +6,20 @@
 //! | records change only as the protocol says | records |
 //! | one effect of what succeeded, none of what didn't | the pool |
 //! | an effect happens under the job's locks | the pool, locks |
+//! | the catalogue says so before an effect, and what came of it after | the pool, the catalogue |
+//! | never more jobs of a tenant than its cap | records |
+//! | of a batch all jobs are accepted, or none | answers, records |
 //! | never more holders than a lock allows; first come, first served | locks |
 //! | high before low, as long as nothing goes wrong | deliveries, records |
 //! | an answer to a control request stays true | answers, records |
 //! | nothing is left | everything |
 
 mod answers;
+mod catalogue;
 mod locks;
 mod order;
 mod records;
+mod tenants;
 
 use crate::{broker::stream::Ms, client::Answer, disk::Effect, plan::Plan};
 use bytes::Bytes;
@@ -32,6 +37,8 @@ pub struct Left {
     pub open: Vec<String>,
     /// Files that were begun: their jobs.
     pub parts: Vec<String>,
+    /// Disks that the catalogue says are being changed.
+    pub changing: Vec<String>,
 }
 
 impl Left {
@@ -43,8 +50,9 @@ impl Left {
             locks,
             open,
             parts,
+            changing,
         } = self;
-        [messages, locks, open, parts]
+        [messages, locks, open, parts, changing]
             .iter()
             .all(|left| left.is_empty())
     }
@@ -69,6 +77,8 @@ pub struct History {
     pub answers: Vec<Answer>,
     /// What is left.
     pub left: Left,
+    /// The disks that are there at the end, and their sizes.
+    pub disks: BTreeMap<String, u64>,
     /// When it ended.
     pub end: Ms,
     /// A hash of all messages.
@@ -114,6 +124,8 @@ pub fn check(history: &History) -> Vec<String> {
     wrong.extend(locks::check(history, &jobs, &locks));
     wrong.extend(order::check(history, &jobs));
     wrong.extend(answers::check(history, &jobs));
+    wrong.extend(catalogue::check(history, &jobs));
+    wrong.extend(tenants::check(history, &jobs));
     if !history.left.is_nothing() {
         wrong.push(format!("left: {:?}", history.left));
     }

@@ -23,6 +23,13 @@ use virtbus_bus::Health;
 /// When the simulation begins, by the server's clock.
 pub const BEGIN: Ms = 1_795_000_000_000;
 
+/// The buckets of which the checker sees every version.
+const KEPT: [(&str, &str); 3] = [
+    ("KV_jobs", "$KV.jobs."),
+    ("KV_locks", "$KV.locks."),
+    ("KV_disks", "$KV.disks."),
+];
+
 /// How bad the network is, in parts per 10,000 messages.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Weather {
@@ -240,7 +247,7 @@ impl World {
             self.queued
                 .push((now, message.subject.clone(), stream.last));
         }
-        for (bucket, prefix) in [("KV_jobs", "$KV.jobs."), ("KV_locks", "$KV.locks.")] {
+        for (bucket, prefix) in KEPT {
             if !message.subject.starts_with(prefix) {
                 continue;
             }
