@@ -169,32 +169,43 @@ fn memory() -> String {
     line.unwrap_or_default().replace('\t', " ")
 }
 
+/// Where the file of this number lies, as another system would name it.
+fn foreign(number: usize) -> String {
+    format!("image-{number:05}")
+}
+
+/// Chains of three, made of one of each kind: an overlay's header names the one below.
+fn folder_of_chains(site: &Site, many: usize) {
+    let (base, top) = (foreign(0), foreign(1));
+    let small = ["-o", "cluster_size=4k"];
+    adopt(site, &base, &[&["-f", "qcow2"][..], &small].concat());
+    let below = site.path("adopt").join(&base);
+    let args = ["-f", "qcow2", "-F", "qcow2", "-b", below.to_str().unwrap()];
+    adopt(site, &top, &[&args[..], &small].concat());
+    let read = |name: &str| std::fs::read(site.path("adopt").join(name)).unwrap();
+    let (whole, overlay) = (read(&base), read(&top));
+    let at = overlay
+        .windows(base.len())
+        .position(|name| name == base.as_bytes());
+    let at = at.unwrap();
+    for number in 2..many {
+        let mut bytes = if number % 3 == 0 { &whole } else { &overlay }.clone();
+        if number % 3 > 0 {
+            bytes[at..at + base.len()].copy_from_slice(foreign(number - 1).as_bytes());
+        }
+        std::fs::write(site.path("adopt").join(foreign(number)), bytes).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_folder_of_chains_is_adopted_whole() {
     let (site, many) = (Site::start().await, many());
-    adopt(&site, "base-0", &["-f", "qcow2", "-o", "cluster_size=4k"]);
-    let file = |number: usize| match number % 3 {
-        0 => format!("base-{number}"),
-        _ => format!("top-{number}"),
-    };
-    for number in 0..many {
-        let path = site.path("adopt").join(file(number));
-        match number % 3 {
-            0 if number > 0 => drop(std::fs::copy(site.path("adopt/base-0"), path).unwrap()),
-            0 => {}
-            _ => {
-                let below = site.path("adopt").join(file(number - 1));
-                let args = ["-f", "qcow2", "-F", "qcow2", "-b", below.to_str().unwrap()];
-                let args = [&args[..], &["-o", "cluster_size=4k"]].concat();
-                adopt(&site, &file(number), &args);
-            }
-        }
-    }
+    folder_of_chains(&site, many);
     let began = Instant::now();
     for number in 0..many {
         let backing = (number % 3 > 0).then(|| format!("d{}", number - 1));
         let params = json!({ "disk": format!("d{number}"), "format": "qcow2",
-                             "file": file(number), "backing": backing });
+                             "file": foreign(number), "backing": backing });
         site.done(&format!("j{number}"), "adopt_disk", params).await;
     }
     let took = began.elapsed();
