@@ -1,6 +1,9 @@
 //! The lock on a disk's file, held by others.
 
-use super::site::{Site, code};
+use super::{
+    claims::drive,
+    site::{Site, code},
+};
 use crate::{
     fence::{Fence, FenceError},
     pool::Name,
@@ -142,11 +145,8 @@ async fn an_earlier_claim_of_the_job_that_keeps_the_lock_is_waited_for() {
     site.change("d1", |disk| disk.state = DiskState::Ready)
         .await;
     let never = virtbus_worker::process::Stop::new();
-    busy(
-        site.stopped_after(&claim(1), Step::Publish, &never)
-            .await
-            .err(),
-    );
+    let met = drive(&site.store, &claim(1), &never, &|_| {}, &|_| Ok(())).await;
+    busy(met.err());
     drop(holder);
     site.run(&claim(2)).await.unwrap();
     assert_eq!(site.record("d1").await.virtual_size, Some(9 << 20));
