@@ -1,12 +1,9 @@
 //! Tools that misbehave: what other systems got wrong, as claims that hold here.
 
 use serde_json::{Value, json};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use virtbus_testbed::until;
 use virtbus_tests::disk::{self, MIB};
-use virtbus_tests::{Bus, Service, Stack, process, state_of};
+use virtbus_tests::{Bus, Stack, process, state_of};
 
 const HIGH: &str = "storage.default.high";
 const LOW: &str = "storage.default.low";
@@ -32,23 +29,9 @@ exec REAL "$@"
 /// A stack whose storage service uses the script.
 async fn with_script() -> (Stack, Bus) {
     let stack = Stack::start().await;
-    let tools = stack.folder().join("tools");
-    fs::create_dir(&tools).unwrap();
-    let script = tools.join("qemu-img");
-    let text = SCRIPT.replace("REAL", real().to_str().unwrap());
-    fs::write(&script, text).unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    stack.stop(Service::Storage).await;
-    let tools = tools.to_str().unwrap();
-    stack.start_again_with(Service::Storage, &[("VIRTBUS__TOOLS_DIR", tools)]);
+    stack.with_qemu_img(SCRIPT).await;
     let bus = stack.bus().await;
     (stack, bus)
-}
-
-fn real() -> PathBuf {
-    let path = std::env::var("PATH").unwrap();
-    let mut found = path.split(':').map(|dir| Path::new(dir).join("qemu-img"));
-    found.find(|file| file.exists()).expect("qemu-img")
 }
 
 /// A raw disk of noise.

@@ -38,6 +38,18 @@ pub struct Found {
     pub line: String,
 }
 
+/// The command lines of all processes, in words.
+pub(crate) fn lines() -> impl Iterator<Item = (u32, Vec<String>)> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.map(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        let words = line.trim_end_matches('\0').split('\0');
+        (pid, words.map(str::to_owned).collect())
+    })
+}
+
 /// Every other process that names a folder on its command line, or works in it.
 pub fn of_folder(folder: &Path) -> Vec<Found> {
     let text = folder.to_str().unwrap();

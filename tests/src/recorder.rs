@@ -1,69 +1,93 @@
-//! The words of every command line of qemu-img: noted by a script of that name which stands
-//! before the real one on the PATH, and then becomes it.
+//! The words of every command line of qemu-img: a script of that name stands before the real one,
+//! waits until it was seen, and then becomes it.
 //!
-//! They come over a FIFO: the tools under test may write no file of their own choice.
+//! It's seen in `/proc`, and told by a file that it only looks for: the tools under test may write
+//! no file of their own choice.
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
-use std::fs::{self, File};
-use std::io::Read;
+use crate::process;
+use std::collections::BTreeSet;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-/// Notes what comes, as long as the test process lives.
+/// How often it's looked for new processes.
+const LOOK: Duration = Duration::from_millis(5);
+/// Waits to be seen; REAL and SEEN are put in.
+const SCRIPT: &str = "#!/bin/sh\nuntil [ -e 'SEEN/'$$ ]; do sleep 0.005; done\nexec REAL \"$@\"\n";
+
+/// Notes what is started, as long as the test process lives.
 pub(crate) struct Recorder {
-    noted: Arc<Mutex<Vec<u8>>>,
-    bin: PathBuf,
+    words: Arc<Mutex<BTreeSet<String>>>,
+    seen: PathBuf,
 }
 
 impl Recorder {
     /// In a folder of the stack.
     pub(crate) fn new(folder: &Path) -> Self {
-        let (bin, fifo) = (folder.join("bin"), folder.join("tool-words"));
-        fs::create_dir(&bin).unwrap();
-        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        write_script(&bin.join("qemu-img"), &fifo);
-        // Open for both, so that it never ends.
-        let mut words = File::options().read(true).write(true).open(&fifo).unwrap();
-        let noted = Arc::new(Mutex::new(Vec::new()));
-        let notes = Arc::clone(&noted);
+        let seen = folder.join("seen");
+        fs::create_dir(&seen).unwrap();
+        let words = Arc::new(Mutex::new(BTreeSet::new()));
+        let (notes, marks) = (Arc::clone(&words), seen.clone());
+        let script = folder.join("tools/qemu-img");
+        // It ends with the test process.
         std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count) = words.read(&mut buffer) {
-                notes.lock().unwrap().extend_from_slice(&buffer[..count]);
+            loop {
+                note(&script, &notes, &marks);
+                std::thread::sleep(LOOK);
             }
         });
-        Self { noted, bin }
+        Self { words, seen }
     }
 
-    /// The PATH with the script in front.
-    pub(crate) fn path(&self) -> String {
-        format!("{}:{}", self.bin.display(), std::env::var("PATH").unwrap())
+    /// What stands before qemu-img.
+    pub(crate) fn script(&self) -> String {
+        SCRIPT.replace("SEEN", self.seen.to_str().unwrap())
     }
 
     /// The words so far.
     pub(crate) fn words(&self) -> Vec<String> {
-        let noted = self.noted.lock().unwrap();
-        let words = noted.split(|byte| *byte == 0);
-        words
-            .map(|word| String::from_utf8_lossy(word).into_owned())
-            .collect()
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        words.iter().cloned().collect()
     }
 }
 
-fn write_script(script: &Path, fifo: &Path) {
+/// Notes the words of each process that is this script and wasn't seen yet, and lets it go on.
+fn note(script: &Path, notes: &Mutex<BTreeSet<String>>, marks: &Path) {
+    let mut waiting = BTreeSet::new();
+    for (pid, line) in process::lines() {
+        // The shell, the script, its words.
+        let mut words = line.into_iter().skip(1);
+        if words.next().is_none_or(|word| Path::new(&word) != script) {
+            continue;
+        }
+        let mark = marks.join(pid.to_string());
+        if !mark.exists() {
+            let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
+            notes.extend(words);
+            fs::write(&mark, "").unwrap();
+        }
+        waiting.insert(mark);
+    }
+    // A number comes again.
+    let marks = fs::read_dir(marks).into_iter().flatten().flatten();
+    for mark in marks.map(|mark| mark.path()) {
+        if !waiting.contains(&mark) {
+            fs::remove_file(mark).unwrap();
+        }
+    }
+}
+
+/// A script in place of qemu-img.
+pub(crate) fn write_script(folder: &Path, script: &str) {
     let path = std::env::var("PATH").unwrap();
-    let mut real = path
-        .split(':')
-        .map(|folder| Path::new(folder).join("qemu-img"));
+    let mut real = path.split(':').map(|dir| Path::new(dir).join("qemu-img"));
     let real = real
         .find(|file| file.exists())
         .expect("qemu-img is on the PATH");
-    let text = format!(
-        "#!/bin/sh\nprintf '%s\\0' \"$@\" >>'{}'\nexec '{}' \"$@\"\n",
-        fifo.display(),
-        real.display()
-    );
-    fs::write(script, text).unwrap();
-    fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
+    let file = folder.join("qemu-img");
+    fs::create_dir(folder).unwrap();
+    fs::write(&file, script.replace("REAL", real.to_str().unwrap())).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -6,9 +6,10 @@
 use crate::jobs::Bus;
 use crate::process::{self, Signal};
 use crate::ready::{self, Ready, Service, virtbus};
-use crate::recorder::Recorder;
+use crate::recorder::{self, Recorder};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,10 +28,12 @@ const LOG_TAIL: usize = 12 << 10;
 /// What stands in a log when a service met a bug of its own.
 const PANIC: &str = "panicked at";
 
-/// Ends what a test process that is gone left behind: TERM to the stack, then its folder goes.
+/// Ends what a test process that is gone left behind: TERM to the stack and to all it was told of,
+/// then its folder goes.
 const WARDEN: &str = r#"
-read -r _
-kill -TERM "$1" 2>/dev/null
+pids=$1
+while read -r pid; do pids="$pids $pid"; done
+kill -TERM $pids 2>/dev/null
 left=600
 while [ "$left" -gt 0 ] && kill -0 "$1" 2>/dev/null; do sleep 0.1; left=$((left - 1)); done
 rm -rf "$2"
@@ -106,10 +109,6 @@ impl Stack {
         if server.is_absolute() {
             command.env("VIRTBUS_NATS_SERVER", server);
         }
-        let recorder = options.record_tools.then(|| Recorder::new(&folder));
-        if let Some(recorder) = &recorder {
-            command.env("PATH", recorder.path());
-        }
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -118,15 +117,39 @@ impl Stack {
         let warden = watch_over(up.id(), &folder);
         let read = async || ready::read(&mut up, &ready_file);
         let ready = until("the ready file", read).await;
-        Self {
+        let mut stack = Self {
             ready,
             up: Mutex::new(up),
             warden: Mutex::new(warden),
             again: Mutex::default(),
-            recorder,
+            recorder: None,
             folder,
             temp,
+        };
+        if options.record_tools {
+            let recorder = Recorder::new(&stack.folder);
+            stack.with_qemu_img(&recorder.script()).await;
+            stack.recorder = Some(recorder);
         }
+        stack
+    }
+
+    /// Starts the storage service anew with a script as qemu-img, which runs locked in as the real
+    /// one does. `REAL` in it is the real one.
+    pub async fn with_qemu_img(&self, script: &str) {
+        let tools = self.folder.join("tools");
+        recorder::write_script(&tools, script);
+        self.stop(Service::Storage).await;
+        let file = &self.ready.config[&Service::Storage];
+        // Lists can't be set in the environment.
+        let also_run = format!(
+            "\n[cage]\nalso_run = ['/bin', '/usr/bin', '{}']\n",
+            self.folder.display()
+        );
+        let text = fs::read_to_string(file).unwrap() + &also_run;
+        fs::write(file, text).unwrap();
+        let tools = tools.to_str().unwrap();
+        self.start_again_with(Service::Storage, &[("VIRTBUS__TOOLS_DIR", tools)]);
     }
 
     /// Stops all of it, and starts it again in the same folder.
@@ -228,7 +251,14 @@ impl Stack {
             .unwrap();
         let pid = child.id();
         self.again().children.push(child);
+        self.tell_warden(pid);
         pid
+    }
+
+    fn tell_warden(&self, pid: u32) {
+        let mut warden = self.warden.lock().unwrap_or_else(PoisonError::into_inner);
+        let pipe = warden.stdin.as_mut().expect("a pipe");
+        writeln!(pipe, "{pid}").unwrap();
     }
 
     /// How a process that was started here ends.
@@ -245,11 +275,12 @@ impl Stack {
         until("its end", ended).await.code()
     }
 
-    /// The processes of the start that are gone.
+    /// The services whose process, the last one that was started here, is gone.
     pub fn dead(&self) -> Vec<Service> {
-        let pids = self.ready.pids.iter();
-        let dead = pids.filter(|(_, pid)| !process::is_alive(**pid));
-        dead.map(|(service, _)| *service).collect()
+        let services = self.ready.pids.keys().copied();
+        services
+            .filter(|service| !process::is_alive(self.pid(*service)))
+            .collect()
     }
 
     /// The words that reached qemu-img.

@@ -66,7 +66,9 @@ impl ToolError {
 }
 
 /// Texts of qemu and of the C library (in the locale `C`), and what they mean for the job.
-const TEXTS: [(&str, Code); 12] = [
+const TEXTS: [(&str, Code); 13] = [
+    // Says the one that sets its limits, of the tool itself and not of a file.
+    ("prlimit: failed to execute", Code::Internal),
     ("write\" lock", Code::DiskBusy),
     ("consistent read\" lock", Code::DiskBusy),
     ("another process using the image", Code::DiskBusy),
@@ -141,6 +143,10 @@ mod tests {
             (
                 "Could not open '/p/x': Stale file handle",
                 Code::PoolUnreachable,
+            ),
+            (
+                "prlimit: failed to execute /opt/qemu-img: Permission denied",
+                Code::Internal,
             ),
             ("qemu-img: Invalid image size specified!", Code::ToolFailed),
         ] {
