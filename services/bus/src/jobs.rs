@@ -176,9 +176,7 @@ impl Jobs {
         headers.insert("Virtbus-Reason", letter.reason);
         headers.insert("Virtbus-Stream", letter.stream);
         headers.insert("Virtbus-Sequence", letter.seq.to_string().as_str());
-        if let Some(job) = letter.job {
-            headers.insert(JOB_HEADER, job);
-        }
+        headers.insert(JOB_HEADER, letter.job.as_str());
         let id = format!("{}:{}:{}", letter.stream, letter.seq, letter.reason);
         headers.insert(MSG_ID_HEADER, id.as_str());
         let payload = Bytes::copy_from_slice(letter.payload);
@@ -209,8 +207,9 @@ pub struct DeadLetter<'a> {
     pub subject: &'a str,
     /// The message itself.
     pub payload: &'a [u8],
-    /// The job's id, where it's known: not every message has it in itself.
-    pub job: Option<&'a str>,
+    /// The job's id: not every message has it in itself, and one that can't be read may name
+    /// another's.
+    pub job: &'a JobId,
     /// The code it ended with.
     pub reason: &'a str,
     /// The stream it came from.

@@ -104,13 +104,24 @@ impl Site {
     }
 
     pub(crate) async fn publish_as(&self, subject: &str, msg_id: &str, job: &str) {
+        self.publish_with(subject, ("Nats-Msg-Id", msg_id), job)
+            .await;
+    }
+
+    /// As [`Site::publish`], with a header.
+    pub(crate) async fn publish_with(
+        &self,
+        subject: &str,
+        (name, value): (&str, &str),
+        job: &str,
+    ) -> u64 {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", msg_id);
+        headers.insert(name, value);
         let subject = subject.to_owned();
         let ack = self
             .jetstream
             .publish_with_headers(subject, headers, job.to_owned().into());
-        ack.await.unwrap().await.unwrap();
+        ack.await.unwrap().await.unwrap().sequence
     }
 
     /// The record, as soon as it's in one of these states.
