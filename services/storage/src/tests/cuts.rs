@@ -201,6 +201,7 @@ async fn cut(case: Case) {
     let (done, moments) = whole_run(&whole, case).await;
     let result = told(case, done, "whole");
     let after = whole.sight().await;
+    is_restored(case, &whole, (&result, &after)).await;
     let mut number = 10;
     let mut world = async || {
         number += 1;
@@ -217,6 +218,14 @@ async fn cut(case: Case) {
     for step in STEPS {
         freezes(case, &world().await, step, (&result, &after)).await;
     }
+}
+
+/// The jobs' records are put back as they were before, so that the job is claimed for the first
+/// time once more: what it did is found, and not done again.
+async fn is_restored(case: Case, world: &World<'_>, (result, after): (&Value, &Sight)) {
+    let again = world.site.run(&world.claim(case, 1)).await;
+    assert_eq!(told(case, again, "restored"), *result, "{case:?} restored");
+    assert_eq!(world.sight().await, *after, "{case:?} restored");
 }
 
 /// A run that nothing disturbs: the result, and when it could have been cut.
