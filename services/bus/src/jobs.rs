@@ -4,6 +4,7 @@ use crate::{
     bucket::{Bucket, Entry},
     client::Bus,
     error::{BusError, WriteError},
+    limits::Limits,
     transport::StoreError,
 };
 use async_nats::HeaderMap;
@@ -26,7 +27,7 @@ pub const PROGRESS: &str = "events.progress";
 pub const EVENTS: &str = "events.jobs";
 /// How long the record of a successful ping stays.
 const PING_KEEP: Duration = Duration::from_secs(60 * 60);
-/// How long a final record stays, when nothing else is configured.
+/// How long a final record stays while core hasn't said what is configured.
 pub const KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The records of jobs.
@@ -34,6 +35,7 @@ pub const KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub struct Jobs {
     bus: Bus,
     records: Bucket<Record>,
+    limits: Limits,
     keep: Duration,
 }
 
@@ -60,12 +62,14 @@ pub enum PublishError {
 }
 
 impl Jobs {
-    /// The bucket `jobs`, whose final records stay for `keep`.
+    /// The bucket `jobs`, whose final records stay for as long as core says, and for `keep` while
+    /// it has said nothing.
     #[must_use]
     pub fn new(bus: &Bus, keep: Duration) -> Self {
         Self {
             bus: bus.clone(),
             records: Bucket::new(bus, BUCKET),
+            limits: Limits::new(bus),
             keep,
         }
     }
@@ -74,6 +78,11 @@ impl Jobs {
     #[must_use]
     pub fn bucket(&self) -> &Bucket<Record> {
         &self.records
+    }
+
+    /// What core's configuration says.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Reads a record from any replica.
@@ -98,7 +107,7 @@ impl Jobs {
     /// `Conflict` when it has one.
     pub async fn create(&self, record: &Record) -> Result<u64, WriteError> {
         let key = record.id.as_str();
-        match self.keep_of(record) {
+        match self.keep_of(record).await {
             None => self.records.create(key, record).await,
             Some(keep) => self.records.create_for(key, record, keep).await,
         }
@@ -110,22 +119,21 @@ impl Jobs {
     /// `Conflict` when the record was changed since.
     pub async fn write(&self, record: &Record, revision: u64) -> Result<u64, WriteError> {
         let key = record.id.as_str();
-        match self.keep_of(record) {
+        match self.keep_of(record).await {
             None => self.records.update(key, record, revision).await,
             Some(keep) => self.records.update_for(key, record, revision, keep).await,
         }
     }
 
     /// How long a record stays once it's written; none = until it's written again.
-    fn keep_of(&self, record: &Record) -> Option<Duration> {
+    async fn keep_of(&self, record: &Record) -> Option<Duration> {
         let state = record.state.name();
+        if !state.is_final() {
+            return None;
+        }
+        let keep = self.limits.keep().await.unwrap_or(self.keep);
         let is_ping = record.task == "ping" && state == StateName::Succeeded;
-        let keep = if is_ping {
-            PING_KEEP.min(self.keep)
-        } else {
-            self.keep
-        };
-        state.is_final().then_some(keep)
+        Some(if is_ping { PING_KEEP.min(keep) } else { keep })
     }
 
     /// Applies an event to a record as it was read, and writes the outcome.
@@ -176,9 +184,7 @@ impl Jobs {
         headers.insert("Virtbus-Reason", letter.reason);
         headers.insert("Virtbus-Stream", letter.stream);
         headers.insert("Virtbus-Sequence", letter.seq.to_string().as_str());
-        if let Some(job) = letter.job {
-            headers.insert(JOB_HEADER, job);
-        }
+        headers.insert(JOB_HEADER, letter.job.as_str());
         let id = format!("{}:{}:{}", letter.stream, letter.seq, letter.reason);
         headers.insert(MSG_ID_HEADER, id.as_str());
         let payload = Bytes::copy_from_slice(letter.payload);
@@ -209,8 +215,9 @@ pub struct DeadLetter<'a> {
     pub subject: &'a str,
     /// The message itself.
     pub payload: &'a [u8],
-    /// The job's id, where it's known: not every message has it in itself.
-    pub job: Option<&'a str>,
+    /// The job's id: not every message has it in itself, and one that can't be read may name
+    /// another's.
+    pub job: &'a JobId,
     /// The code it ended with.
     pub reason: &'a str,
     /// The stream it came from.

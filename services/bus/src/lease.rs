@@ -92,13 +92,16 @@ impl Leases {
     }
 
     /// Takes the lease for a process that just started. `replace` says that no other process of
-    /// this worker can be alive (it holds the host's lock file), so an older boot's lease goes.
+    /// this worker can be alive on its host (it holds the lock file there), so an older boot's
+    /// lease goes if it's this host's. Of another host the lock file says nothing.
     ///
     /// # Errors
     /// `Taken` while another boot's lease lasts.
     pub async fn take(&self, worker: &WorkerRecord, replace: bool) -> Result<u64, LeaseError> {
         let slot = self.records.slot(worker.worker.as_str()).await?;
-        let is_free = |other: WorkerRecord| replace || other.boot == worker.boot;
+        let is_free = |other: WorkerRecord| {
+            other.boot == worker.boot || (replace && other.host == worker.host)
+        };
         if slot.value.is_none_or(is_free) {
             self.write(worker, slot.revision).await
         } else {

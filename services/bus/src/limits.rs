@@ -1,4 +1,5 @@
-//! How many jobs of one tenant run at once: counting locks, and the limits that core publishes.
+//! What core's configuration says to all services: how many jobs of one tenant run at once, which
+//! is counted by locks, and how long final records stay.
 
 use crate::{bucket::Bucket, client::Bus, error::BusError};
 use sha2::{Digest, Sha256};
@@ -7,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use virtbus_wire::{
     Class, Tenant,
     catalog::{LIMITS_KEY, LimitsRecord},
@@ -21,6 +22,8 @@ const PREFIX: &str = "tenant.";
 const HASH_DIGITS: usize = 32;
 /// How long limits that were read are good for.
 const FRESH: Duration = Duration::from_secs(2);
+/// How long a final record waits to hear how long it stays, before it's what was said last.
+const KEEP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The limits as core says, read as they are needed.
 #[derive(Debug, Clone)]
@@ -83,9 +86,22 @@ impl Limits {
         Ok(self.now().await?.tenant_max_running.of(class))
     }
 
+    /// How long final records stay; none where core has said nothing yet. While the server doesn't
+    /// say, what it said last holds: nobody's ending waits for this.
+    pub async fn keep(&self) -> Option<Duration> {
+        let limits = match timeout(KEEP_PATIENCE, self.now()).await {
+            Ok(Ok(limits)) => Some(limits),
+            Ok(Err(_)) | Err(_) => self.seen().map(|(_, limits)| limits),
+        };
+        Some(limits?.jobs_keep?.duration())
+    }
+
+    fn seen(&self) -> Option<(Instant, LimitsRecord)> {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn now(&self) -> Result<LimitsRecord, BusError> {
-        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, limits)) = seen
+        if let Some((at, limits)) = self.seen()
             && at.elapsed() < FRESH
         {
             return Ok(limits);

@@ -60,7 +60,7 @@ impl Locks {
         Self {
             records: Bucket::new(bus, BUCKET),
             jobs: jobs.clone(),
-            limits: Limits::new(bus),
+            limits: jobs.limits().clone(),
         }
     }
 

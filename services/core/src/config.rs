@@ -27,8 +27,8 @@ pub struct LimitSettings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JobSettings {
-    /// How long the record of a final job stays that core ended; of the others, each worker's own
-    /// `work.keep_days` says it.
+    /// How long the record of a final job stays, whoever ended it: workers read it where core
+    /// writes it.
     pub keep: Span,
 }
 

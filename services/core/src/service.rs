@@ -37,12 +37,12 @@ pub struct Stores {
     pub catalogue: Catalogue,
     /// The checks behind `/readyz`.
     pub ready: Readiness,
-    /// What is limited.
+    /// What the configuration says to all services.
     pub limits: LimitsRecord,
 }
 
 impl Stores {
-    /// Through this connection; final records stay for `keep`.
+    /// Through this connection; final records stay for `keep` until a leader has said otherwise.
     #[must_use]
     pub fn new(bus: &Bus, keep: Duration) -> Self {
         let jobs = Jobs::new(bus, keep);
@@ -85,12 +85,14 @@ pub async fn serve(daemon: Daemon<CoreSettings>) -> Result<(), Fatal> {
     daemon.ready.set(CONTROL, Err("not started yet"));
     daemon.listen(daemon.router()).await?;
     let bus = daemon.connect().await?;
+    let keep = daemon.settings.jobs.keep;
     let stores = Stores {
         ready: daemon.ready.clone(),
         limits: LimitsRecord {
             tenant_max_running: daemon.settings.limits.tenant_max_running,
+            jobs_keep: Some(keep),
         },
-        ..Stores::new(&bus, daemon.settings.jobs.keep.duration())
+        ..Stores::new(&bus, keep.duration())
     };
     let owner = Owner {
         worker: daemon.identity.worker.clone(),

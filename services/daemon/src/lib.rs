@@ -36,6 +36,7 @@ mod args;
 pub mod auth;
 pub mod common;
 pub mod config;
+mod connection;
 mod exit;
 pub mod health;
 mod identity;

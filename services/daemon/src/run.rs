@@ -5,6 +5,7 @@ use crate::{
     auth::{Verifier, for_overseers},
     common::Common,
     config::{self, ConfigError, Loaded, Settings},
+    connection,
     exit::{Exit, Fatal},
     health::{self, Metrics, Readiness},
     identity::Identity,
@@ -25,12 +26,10 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use virtbus_bus::{Bus, Health};
+use virtbus_bus::Bus;
 
 /// How long threads that still work may take at the very end.
 const THREADS_GRACE: Duration = Duration::from_secs(2);
-/// The check of the connection to the messaging server.
-const NATS: &str = "nats";
 /// The check that fails once the service was asked to stop.
 const STOPPING: &str = "stopping";
 
@@ -119,17 +118,9 @@ impl<T> Daemon<T> {
     pub async fn connect(&self) -> Result<Bus, Fatal> {
         let connected = Bus::connect(&self.common.nats, self.identity.worker.as_str()).await;
         let bus = connected?;
-        let (mut health, ready) = (bus.health(), self.ready.clone());
-        let stop = self.stop.clone();
-        self.parts.spawn("nats health", async move {
-            loop {
-                ready.set(NATS, nats_state(&health.borrow_and_update()));
-                tokio::select! {
-                    changed = health.changed() => if changed.is_err() { return },
-                    () = stop.cancelled() => return,
-                }
-            }
-        });
+        let (ready, metrics) = (self.ready.clone(), self.metrics.clone());
+        let following = connection::follow(bus.health(), ready, metrics, self.stop.clone());
+        self.parts.spawn("nats health", following);
         Ok(bus)
     }
 
@@ -159,14 +150,6 @@ impl<T> Daemon<T> {
         });
         tracing::info!(%address, "listening");
         Ok(address)
-    }
-}
-
-fn nats_state(health: &Health) -> Result<(), String> {
-    match (&health.refused, health.connected) {
-        (_, false) => Err("not connected".to_owned()),
-        (Some(refused), true) => Err(format!("refused: {refused}")),
-        (None, true) => Ok(()),
     }
 }
 
@@ -297,7 +280,7 @@ where
     let mut signals = Signals::listen()?;
     let (broken, mut breaks) = mpsc::channel(1);
     let ready = Readiness::default();
-    ready.set(NATS, Err("not connected yet"));
+    ready.set(connection::NATS, Err("not connected yet"));
     let daemon = Daemon {
         identity: Identity::new(loaded.common.worker.id.as_ref(), service.short),
         stop: CancellationToken::new(),

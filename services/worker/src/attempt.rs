@@ -192,7 +192,8 @@ impl<P: Perform> Attempt<P> {
     ) -> Result<Option<Record>, BusError> {
         if matches!(ending, Ending::WorkerLost) {
             // Before the record is final: whoever comes after a crash in between does both again.
-            self.worker.bury(delivery, Code::WorkerLost).await?;
+            let job = &self.job.id;
+            self.worker.bury(delivery, job, Code::WorkerLost).await?;
         }
         let ending = self.in_line(ending, held).await?;
         let record = match self.write_ending(ending).await {

@@ -172,7 +172,8 @@ impl<P: Perform> Worker<P> {
             },
             Err(failed) => {
                 if dlq {
-                    self.bury(delivery, Code::JobMalformed).await?;
+                    let reason = Code::JobMalformed;
+                    self.bury(delivery, &failed.id, reason).await?;
                 }
                 (**failed).clone()
             }
@@ -308,17 +309,22 @@ impl<P: Perform> Worker<P> {
         })
     }
 
-    /// Copies a message that nobody will run to the dead letters.
-    pub(crate) async fn bury(&self, delivery: &Delivery, reason: Code) -> Result<(), BusError> {
+    /// Copies a message that nobody will run to the dead letters, under the name that its job has
+    /// here: what its publisher wrote may name another's.
+    pub(crate) async fn bury(
+        &self,
+        delivery: &Delivery,
+        job: &JobId,
+        reason: Code,
+    ) -> Result<(), BusError> {
         let reason = reason.as_str();
         let subject = delivery.queue.subject();
         let (stream, seq) = (delivery.queue.stream(), delivery.seq);
         let payload = delivery.payload();
-        let named = delivery.header(JOB_HEADER);
         let letter = DeadLetter {
             subject: &subject,
             payload,
-            job: named.or_else(|| delivery.header(MSG_ID_HEADER)),
+            job,
             reason,
             stream,
             seq,

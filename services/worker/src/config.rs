@@ -22,8 +22,6 @@ pub struct WorkConfig {
     pub low_floor: u32,
     /// Seconds that running jobs get to finish when the worker is stopped.
     pub drain_s: u64,
-    /// Days that final records stay.
-    pub keep_days: u64,
     /// Seconds without progress, or output of a tool, after which a quick job is stopped and tried
     /// again; 0 = never.
     pub stall_s: u64,
@@ -47,7 +45,6 @@ impl Default for WorkConfig {
             long_max,
             low_floor,
             drain_s: 20,
-            keep_days: 30,
             stall_s: 600,
             stall_long_s: 3600,
             pressure: PressureConfig::default(),

@@ -27,6 +27,7 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use virtbus_bus::{
     Appetite, Bus, Deliveries, Delivery, Jobs,
+    jobs::KEEP,
     lease::{LeaseError, Leases, Standing, Trust},
     locks::Locks,
 };
@@ -109,8 +110,7 @@ pub async fn serve<P: Perform>(
         };
         setup.bus.within(beating)
     }));
-    let keep = Duration::from_secs(setup.work.keep_days * 24 * 60 * 60);
-    let jobs = Jobs::new(&setup.bus, keep);
+    let jobs = Jobs::new(&setup.bus, KEEP);
     let worker_id = setup.identity.worker.as_str();
     let worker = Arc::new(Worker {
         counts: Counts::new(&setup.metrics, worker_id, slots.count()),

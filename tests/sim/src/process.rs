@@ -66,6 +66,7 @@ pub fn limits(cap: u32) -> LimitsRecord {
             storage: cap,
             hypervisor: 0,
         },
+        ..LimitsRecord::default()
     }
 }
 

@@ -8,8 +8,9 @@ use crate::{
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use serde_json::{Value, json};
-use virtbus_bus::Bus;
-use virtbus_wire::{Class, control::Operation};
+use std::collections::HashMap;
+use virtbus_bus::{Bucket, Bus};
+use virtbus_wire::{Class, catalog::QueueRecord, control::Operation};
 
 /// List the queues, or pause, resume or purge one
 #[derive(Debug, clap::Args)]
@@ -48,6 +49,9 @@ struct Queue {
     /// Workers that take from it.
     workers: usize,
     paused: bool,
+    /// Who paused it, why and when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause: Option<QueueRecord>,
 }
 
 pub(crate) async fn run(args: &Args, bus: &Bus, output: Output) -> Result<Exit, Failure> {
@@ -102,6 +106,7 @@ async fn read(bus: &Bus) -> Result<Vec<Queue>, Failure> {
         };
         leases.values().filter(takes).count()
     };
+    let mut pauses = pauses(bus).await?;
     let mut found = Vec::new();
     for class in Class::ALL {
         let name = class.stream();
@@ -119,11 +124,40 @@ async fn read(bus: &Bus) -> Result<Vec<Queue>, Failure> {
                 running: info.num_ack_pending,
                 workers: takers(&queue),
                 paused: info.paused,
+                pause: pauses.remove(&queue).filter(|_| info.paused),
                 queue,
             });
         }
     }
     Ok(found)
+}
+
+/// What is known of the pauses, by the queue's subject. A queue may be paused without: with the
+/// nats CLI.
+async fn pauses(bus: &Bus) -> Result<HashMap<String, QueueRecord>, Failure> {
+    let records: Bucket<QueueRecord> = Bucket::new(bus, "queues");
+    let records = records
+        .all()
+        .await
+        .map_err(|error| Failure::failed(format!("the pauses can't be read: {error}")))?;
+    let paused = records.into_iter().filter(|(_, entry)| entry.value.paused);
+    Ok(paused.map(|(key, entry)| (key, entry.value)).collect())
+}
+
+/// `paused by alice since 2026-11-21T16:30:00Z: the disk is full`, as far as it's known.
+fn paused(queue: &Queue) -> String {
+    let Some(pause) = &queue.pause else {
+        return if queue.paused { "paused" } else { "" }.to_owned();
+    };
+    let mut text = "paused".to_owned();
+    if let Some(by) = &pause.by {
+        text += &format!(" by {by}");
+    }
+    text += &format!(" since {}", pause.at);
+    if let Some(reason) = &pause.reason {
+        text += &format!(": {reason}");
+    }
+    text
 }
 
 fn row(queue: &Queue) -> Vec<Cell> {
@@ -134,6 +168,6 @@ fn row(queue: &Queue) -> Vec<Cell> {
         queue.depth.to_string().into(),
         queue.running.to_string().into(),
         Cell::new(queue.workers.to_string(), tone),
-        if queue.paused { "paused" } else { "" }.into(),
+        paused(queue).into(),
     ]
 }

@@ -70,6 +70,20 @@ async fn queues_and_workers_are_read_without_any_service() {
     let said = site.run("queues --json").await.ended(0).json();
     let core = json!({"queue": "core", "depth": 0, "running": 0, "workers": 1, "paused": false});
     assert_eq!(said, json!({"queues": [core]}));
+    let pause = json!({"pause_until": "2200-01-01T00:00:00Z"}).to_string();
+    let paused = site.bus.request("$JS.API.CONSUMER.PAUSE.CORE.core", pause);
+    paused.await.unwrap();
+    let said = site.run("queues").await.ended(0);
+    assert!(said.out.contains("  paused\n"), "{said:?}");
+    let pause = json!({"paused": true, "by": "alice", "reason": "the disk is full",
+        "at": "2026-11-21T16:30:00.000Z"});
+    let pauses = virtbus_bus::Bucket::<Value>::new(&site.bus, "queues");
+    pauses.put("core", &pause).await.unwrap();
+    let said = site.run("queues").await.ended(0);
+    let told = "paused by alice since 2026-11-21T16:30:00.000Z: the disk is full";
+    assert!(said.out.contains(told), "{said:?}");
+    let said = site.run("queues --json").await.ended(0).json();
+    assert_eq!(said["queues"][0]["pause"], pause);
     let pool = json!({"pool": "fast", "default": true, "state": "enabled"});
     let pools = virtbus_bus::Bucket::<Value>::new(&site.bus, "pools");
     pools.put("fast", &pool).await.unwrap();

@@ -209,7 +209,7 @@ pub async fn copy_to_dead_letters(
     let letter = DeadLetter {
         subject: lying.arrival.subject,
         payload: lying.arrival.payload,
-        job: Some(lying.id().as_str()),
+        job: lying.id(),
         reason: reason.as_str(),
         stream: lying.arrival.stream,
         seq: lying.arrival.seq,

@@ -90,13 +90,17 @@ async fn the_limits_of_the_configuration_are_where_workers_read_them() {
     stack.register("default").await;
     limits(
         &stack,
-        json!({"tenant_max_running": {"storage": 0, "hypervisor": 0}}),
+        json!({"tenant_max_running": {"storage": 0, "hypervisor": 0}, "jobs_keep": "30d"}),
     )
     .await;
     core.kill();
-    let limited = [("VIRTBUS__LIMITS__TENANT_MAX_RUNNING__STORAGE", "3")];
+    let limited = [
+        ("VIRTBUS__LIMITS__TENANT_MAX_RUNNING__STORAGE", "3"),
+        ("VIRTBUS__JOBS__KEEP", "2h"),
+    ];
     let _core = stack.core_with("core-b", &limited);
-    let expected = json!({"tenant_max_running": {"storage": 3, "hypervisor": 0}});
+    let expected =
+        json!({"tenant_max_running": {"storage": 3, "hypervisor": 0}, "jobs_keep": "2h"});
     limits(&stack, expected.clone()).await;
     // Somebody else's word doesn't count.
     let pools = virtbus_bus::Bucket::<Value>::new(&stack.bus, "pools");

@@ -162,11 +162,17 @@ pub(crate) trait Steps: Sync {
 }
 
 /// All steps in order. `commit` is the fence between the intent and the effect.
+///
+/// A job's first claim looks for an effect too: the job's record may be older than the pool, put
+/// back from a copy of the bucket.
 async fn drive<S: Steps>(
     steps: &S,
     pace: &Pace<'_>,
     commit: Later<'_, Result<(), Stop>>,
 ) -> Result<Done, Stop> {
+    if let Some(done) = steps.recover().await? {
+        return Ok(done);
+    }
     let mut plan = match steps.check().await? {
         Checked::Done(done) => return Ok(done),
         Checked::Plan(plan) => plan,

@@ -175,8 +175,9 @@ impl Site {
         paths.filter(is_held).map(read).collect()
     }
 
-    /// Runs a claim that freezes after a step, and goes on once the next claim is done. Both
-    /// results, the frozen one's first. For a runtime with several threads.
+    /// Runs a claim that freezes after a step, and goes on once the next claim is done, up to the
+    /// fence if it wasn't there yet: its record is the next claim's. Both results, the frozen
+    /// one's first. For a runtime with several threads.
     pub(super) async fn frozen(
         &self,
         job: &Assignment,
@@ -192,6 +193,9 @@ impl Site {
                 let runtime = tokio::runtime::Handle::current();
                 let done = tokio::task::block_in_place(|| runtime.block_on(done));
                 *second.lock().unwrap() = Some(done);
+            }
+            if step == Step::Intend && second.lock().unwrap().is_some() {
+                return Err(Stop::Lost);
             }
             Ok(())
         };

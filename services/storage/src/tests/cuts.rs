@@ -201,6 +201,7 @@ async fn cut(case: Case) {
     let (done, moments) = whole_run(&whole, case).await;
     let result = told(case, done, "whole");
     let after = whole.sight().await;
+    is_restored(case, &whole, (&result, &after)).await;
     let mut number = 10;
     let mut world = async || {
         number += 1;
@@ -214,9 +215,17 @@ async fn cut(case: Case) {
             dies_and_is_cancelled(case, &world().await, *at, (&before, &after)).await;
         }
     }
-    if !case.only_looks() {
-        freezes(case, &world().await, (&result, &after)).await;
+    for step in STEPS {
+        freezes(case, &world().await, step, (&result, &after)).await;
     }
+}
+
+/// The jobs' records are put back as they were before, so that the job is claimed for the first
+/// time once more: what it did is found, and not done again.
+async fn is_restored(case: Case, world: &World<'_>, (result, after): (&Value, &Sight)) {
+    let again = world.site.run(&world.claim(case, 1)).await;
+    assert_eq!(told(case, again, "restored"), *result, "{case:?} restored");
+    assert_eq!(world.sight().await, *after, "{case:?} restored");
 }
 
 /// A run that nothing disturbs: the result, and when it could have been cut.
@@ -281,23 +290,32 @@ async fn dies_and_is_cancelled(
     assert_eq!(world.sight().await, *expected, "{when}");
 }
 
-/// The worker freezes at its fence, and wakes up after the next claim came.
-async fn freezes(case: Case, world: &World<'_>, (result, after): (&Value, &Sight)) {
-    let when = format!("{case:?} frozen");
+/// The worker freezes after a step, and wakes up after the next claim came.
+async fn freezes(case: Case, world: &World<'_>, step: Step, (result, after): (&Value, &Sight)) {
+    let when = format!("{case:?} frozen after {step:?}");
     let (first, next) = (world.claim(case, 1), world.claim(case, 2));
-    let (woken, second) = world.site.frozen(&first, Step::Commit, &next).await;
-    assert!(woken.is_err() || second.is_err(), "{when}: two effects");
+    let (woken, second) = world.site.frozen(&first, step, &next).await;
+    match step {
+        Step::Check | Step::Work | Step::Intend => assert!(woken.is_err(), "{when}: {woken:?}"),
+        Step::Commit => assert!(
+            woken.is_err() || second.is_err() || case.only_looks(),
+            "{when}: two effects"
+        ),
+        // The next one only finds it.
+        Step::Effect | Step::Publish => {}
+    }
     // The lock on the file is what keeps the second out as long as the first is there.
     if let Err(Stop::Failed(error)) = &second {
         assert_eq!(error.code, Code::DiskBusy, "{when}");
     }
-    match (woken, second) {
-        (Ok(done), _) | (_, Ok(done)) => assert_eq!(told(case, Ok(done), &when), *result),
-        // The first found gone what the second's clean-up took: nothing was begun.
-        (Err(_), Err(_)) => {
-            let done = world.site.run(&world.claim(case, 3)).await;
-            assert_eq!(told(case, done, &when), *result, "{when}");
-        }
+    for done in [&woken, &second].into_iter().flatten() {
+        assert_eq!(told(case, Ok(done.clone()), &when), *result, "{when}");
+    }
+    // The first held what the second needed, or found gone what the second's clean-up took:
+    // nothing was begun.
+    if woken.is_err() && second.is_err() {
+        let done = world.site.run(&world.claim(case, 3)).await;
+        assert_eq!(told(case, done, &when), *result, "{when}");
     }
     assert_eq!(world.sight().await, *after, "{when}");
 }

@@ -21,6 +21,7 @@ mod move_disk;
 mod ping;
 mod resize;
 mod restore_disk;
+mod restored;
 mod site;
 mod snapshots;
 mod sparsify;

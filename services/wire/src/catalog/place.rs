@@ -160,12 +160,15 @@ pub const DRAIN_PREFIX: &str = "_worker.";
 /// The key in bucket `pools` of the [`LimitsRecord`]. No pool's name begins like that.
 pub const LIMITS_KEY: &str = "_limits";
 
-/// What core's configuration limits, for workers to read.
+/// What core's configuration says to all services: it's configured once, there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitsRecord {
     /// How many jobs of one tenant may run at once.
     #[serde(default)]
     pub tenant_max_running: TenantLimits,
+    /// How long the record of a final job stays; none = as long as is usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs_keep: Option<Span>,
 }
 
 /// How many jobs of one tenant may run at once, by class; 0 = as many as there is room for.

@@ -4,7 +4,6 @@ use crate::{
     probe::Probe,
     site::{Site, one_slot},
 };
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures_util::StreamExt;
 use virtbus_testbed::{until, watch::soon};
 use virtbus_wire::{
@@ -156,6 +155,13 @@ async fn what_cannot_be_decoded_fails_and_is_kept_as_a_dead_letter() {
         .await;
     site.publish_as("storage.p.high", "core-7", r#"{"task":"ping"}"#)
         .await;
+    let named = site
+        .publish_with(
+            "storage.p.high",
+            ("Virtbus-Job", "bad/id"),
+            r#"{"task":"ping"}"#,
+        )
+        .await;
     let code = |record: virtbus_wire::Record| {
         let JobState::Failed(_, error) = record.state else {
             panic!("{:?}", record.state)
@@ -176,19 +182,21 @@ async fn what_cannot_be_decoded_fails_and_is_kept_as_a_dead_letter() {
         Code::JobMalformed,
         "{MSG_ID_HEADER}"
     );
+    let named = format!("storage-{named}");
+    assert_eq!(code(site.ended(&named).await), Code::JobMalformed);
     site.emptied().await;
     let dlq = site.jetstream.get_stream("DLQ").await.unwrap();
-    let letter = until("a dead letter", async || {
-        let last = dlq
-            .get_last_raw_message_by_subject("dlq.storage.p.high")
-            .await;
-        last.map_err(|error| matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound))
-    })
-    .await;
-    assert_eq!(
-        letter.headers.get("Virtbus-Reason").unwrap().as_str(),
-        "job.malformed"
-    );
+    let mut buried = Vec::new();
+    for number in 1..=3 {
+        let letter = dlq.get_raw_message(number).await.unwrap();
+        let header = |name: &str| letter.headers.get(name).unwrap().to_string();
+        assert_eq!(letter.subject.as_str(), "dlq.storage.p.high");
+        assert_eq!(header("Virtbus-Reason"), "job.malformed");
+        buried.push(header("Virtbus-Job"));
+    }
+    buried.sort_unstable();
+    // Not the names that their publishers gave them.
+    assert_eq!(buried, [format!("storage-{seq}"), forged, named]);
     let job = site.publish("storage.p.high", r#"{"task":"ping"}"#).await;
     assert_eq!(
         site.ended(&format!("storage-{job}")).await.state.name(),

@@ -4,6 +4,7 @@
 mod cancels;
 mod claims;
 mod drains;
+mod leases;
 mod order;
 mod probe;
 mod site;

@@ -10,13 +10,16 @@ use tokio_util::sync::CancellationToken;
 use virtbus_bus::{
     Bucket, Bus, ConnectConfig, Entry, Jobs,
     jobs::KEEP,
-    locks,
+    lease, locks,
     topology::{Mode, Wanted, apply, queues_of_pool},
 };
 use virtbus_daemon::{Identity, Metrics, Readiness};
 
 use virtbus_testbed::{Server, until};
-use virtbus_wire::{BootId, Class, Event, JobId, Queue, Record, StateName, protocol::lock::Lock};
+use virtbus_wire::{
+    BootId, Class, Event, JobId, Queue, Record, StateName, catalog::WorkerRecord,
+    protocol::lock::Lock,
+};
 use virtbus_worker::{ServeError, Setup, WorkConfig, serve};
 
 pub(crate) struct Site {
@@ -28,6 +31,8 @@ pub(crate) struct Site {
 pub(crate) struct Running {
     pub(crate) stop: CancellationToken,
     pub(crate) task: JoinHandle<Result<(), ServeError>>,
+    pub(crate) boot: BootId,
+    pub(crate) ready: Readiness,
 }
 
 impl Running {
@@ -66,6 +71,7 @@ impl Site {
         self.worker_in(name, probe, work, None).await
     }
 
+    /// A worker on this host, whose lock file is in a folder.
     pub(crate) async fn worker_in(
         &self,
         name: &str,
@@ -73,12 +79,23 @@ impl Site {
         work: WorkConfig,
         state_dir: Option<Utf8PathBuf>,
     ) -> Running {
+        self.worker_on("here", (name, work), probe, state_dir).await
+    }
+
+    pub(crate) async fn worker_on(
+        &self,
+        host: &str,
+        (name, work): (&str, WorkConfig),
+        probe: &Probe,
+        state_dir: Option<Utf8PathBuf>,
+    ) -> Running {
+        let (boot, ready) = (BootId::now_v7(), Readiness::default());
         let setup = Setup {
             bus: connect(&self.server).await,
             identity: Identity {
                 worker: name.parse().unwrap(),
-                boot: BootId::now_v7(),
-                host_name: "here".to_owned(),
+                boot,
+                host_name: host.to_owned(),
             },
             // One of them is never found.
             queues: [queues(), vec!["storage.unknown.low".parse().unwrap()]].concat(),
@@ -86,12 +103,17 @@ impl Site {
             work,
             versions: BTreeMap::new(),
             state_dir,
-            ready: Readiness::default(),
+            ready: ready.clone(),
             metrics: Metrics::new("test", "test"),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve(setup, probe.clone(), stop.clone()));
-        Running { stop, task }
+        Running {
+            stop,
+            task,
+            boot,
+            ready,
+        }
     }
 
     /// Publishes as any program would, and returns the message's sequence.
@@ -104,13 +126,24 @@ impl Site {
     }
 
     pub(crate) async fn publish_as(&self, subject: &str, msg_id: &str, job: &str) {
+        self.publish_with(subject, ("Nats-Msg-Id", msg_id), job)
+            .await;
+    }
+
+    /// As [`Site::publish`], with a header.
+    pub(crate) async fn publish_with(
+        &self,
+        subject: &str,
+        (name, value): (&str, &str),
+        job: &str,
+    ) -> u64 {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", msg_id);
+        headers.insert(name, value);
         let subject = subject.to_owned();
         let ack = self
             .jetstream
             .publish_with_headers(subject, headers, job.to_owned().into());
-        ack.await.unwrap().await.unwrap();
+        ack.await.unwrap().await.unwrap().sequence
     }
 
     /// The record, as soon as it's in one of these states.
@@ -178,6 +211,23 @@ impl Site {
         let body = json!({"stream_name": "STORAGE", "config": config, "action": "update"});
         let answer = ask(create, body.to_string()).await;
         assert!(answer.get("error").is_none(), "{answer}");
+    }
+
+    /// The workers' leases.
+    pub(crate) async fn leases(&self) -> Bucket<WorkerRecord> {
+        Bucket::new(&self.bus().await, lease::BUCKET)
+    }
+
+    /// Waits until a worker's lease is of this start of it.
+    pub(crate) async fn leased(&self, worker: &str, boot: BootId) -> Entry<WorkerRecord> {
+        let leases = self.leases().await;
+        until("the lease", async || {
+            match leases.get_latest(worker).await.unwrap() {
+                Some(entry) if entry.value.boot == boot => Ok(entry),
+                other => Err(other.map(|entry| entry.value.boot)),
+            }
+        })
+        .await
     }
 
     /// Takes a worker's lease away.

@@ -106,11 +106,11 @@ async fn a_tenants_jobs_wait_for_each_other_and_not_those_of_others() {
         storage: 2,
         hypervisor: 0,
     };
-    let tenant_max_running = two;
-    limits
-        .put(LIMITS_KEY, &LimitsRecord { tenant_max_running })
-        .await
-        .unwrap();
+    let record = LimitsRecord {
+        tenant_max_running: two,
+        ..LimitsRecord::default()
+    };
+    limits.put(LIMITS_KEY, &record).await.unwrap();
     let work = WorkConfig {
         slots: 8,
         reserved_high: 0,
