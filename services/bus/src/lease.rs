@@ -91,6 +91,18 @@ impl Leases {
         Ok(entry.is_some_and(|entry| entry.value.boot == owner.boot))
     }
 
+    /// The process of a worker that has the lease, if it's alive.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn owner(&self, worker: &WorkerId) -> Result<Option<Owner>, BusError> {
+        let entry = self.records.get_latest(worker.as_str()).await?;
+        Ok(entry.map(|entry| Owner {
+            worker: worker.clone(),
+            boot: entry.value.boot,
+        }))
+    }
+
     /// Takes the lease for a process that just started. `replace` says that no other process of
     /// this worker can be alive on its host (it holds the lock file there), so an older boot's
     /// lease goes if it's this host's. Of another host the lock file says nothing.

@@ -106,7 +106,10 @@ impl Limits {
         {
             return Ok(limits);
         }
-        let entry = self.records.get(LIMITS_KEY).await?;
+        // From the leader: a replica that is late knows of no limits, and whoever asked it would
+        // take no lock that others count. That's one read in a while for all jobs of a process;
+        // what was read before core changed the limits is good for `FRESH` and no longer.
+        let entry = self.records.get_latest(LIMITS_KEY).await?;
         let limits = entry.map(|entry| entry.value).unwrap_or_default();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         *seen = Some((Instant::now(), limits));

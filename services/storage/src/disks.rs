@@ -3,7 +3,7 @@
 use crate::catalog::{self, Held};
 use std::collections::{BTreeSet, VecDeque};
 use thiserror::Error;
-use virtbus_bus::{Bucket, Bus, BusError, Entry, Row, WriteError};
+use virtbus_bus::{Bucket, Bus, BusError, Entry, Page, Row, WriteError};
 use virtbus_wire::{
     Code, DiskId, JobError, JobId, Label, Timestamp,
     catalog::{DiskRecord, DiskState, MediaRecord},
@@ -138,6 +138,14 @@ impl<R: Held> Shelf<R> {
             from = page.next;
         }
         Ok(kept)
+    }
+
+    /// A page of what was written at this revision or later, as any replica has it.
+    ///
+    /// # Errors
+    /// When the server doesn't answer.
+    pub async fn page(&self, from: u64) -> Result<Page<Row<R>>, CatalogError> {
+        Ok(self.records.page(from).await?)
     }
 
     /// Makes a record.

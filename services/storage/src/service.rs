@@ -2,7 +2,7 @@
 
 use crate::{
     cage,
-    care::{self, Counts},
+    care::{self, Counts, Leftovers},
     config::StorageConfig,
     pool::Pool,
     store::Store,
@@ -105,7 +105,8 @@ async fn versions(store: &Store, offer: Offer) -> BTreeMap<String, String> {
     versions
 }
 
-/// Empties the trash of each pool, and compares it with the catalogue, from time to time.
+/// Empties the trash of each pool, and compares it with the catalogue, from time to time; puts back
+/// what ended jobs have begun.
 fn care_for_pools(daemon: &Daemon<StorageConfig>, bus: &Bus) {
     let counts = Counts::new(&daemon.metrics);
     let every = daemon.settings.care_every.duration();
@@ -116,6 +117,10 @@ fn care_for_pools(daemon: &Daemon<StorageConfig>, bus: &Bus) {
         let watch = care::watch(store, jobs, pool, how, daemon.stop.clone());
         daemon.parts.spawn("care", watch);
     }
+    let (store, jobs) = (Store::new(bus, &daemon.settings), Jobs::new(bus, KEEP));
+    let leftovers = Leftovers::new(store, jobs, daemon.identity.worker.clone());
+    let watch = leftovers.watch(daemon.stop.clone());
+    daemon.parts.spawn("leftovers", watch);
 }
 
 /// Says of each pool whether it can be reached.

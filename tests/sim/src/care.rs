@@ -2,38 +2,39 @@
 //! cut off, or frozen, or died before it was answered, of a job that is over. Nobody else would
 //! ever put it back.
 
-use crate::{broker::stream::Ms, catalogue::Catalogue, perform::Work};
+use crate::{catalogue::Catalogue, perform::Work};
 use std::time::Duration;
 use tokio::time::sleep;
 use virtbus_bus::{Bus, Jobs};
-use virtbus_wire::{Class, JobId, Task, Timestamp, catalog::DiskState, state::Owner};
+use virtbus_wire::{
+    Class, JobId, Task,
+    protocol::leftover::{Intent, Verdict, decide},
+    state::Owner,
+};
 use virtbus_worker::{Assignment, Perform as _};
 
 /// How often it's looked.
 const LOOK: Duration = Duration::from_secs(10);
-/// How old an intent must be.
-const AGE_MIN: Ms = 10_000;
 
 /// Puts back what is left, for as long as this is polled.
 pub async fn run(bus: Bus, work: Work, owner: Owner, keep: Duration) {
     let (catalogue, jobs) = (Catalogue::new(&bus), Jobs::new(&bus, keep));
     loop {
         sleep(LOOK).await;
-        let begun = catalogue.begun().await.unwrap_or_default();
-        let is_old = |at: Timestamp| (bus.now().as_millis() - at.as_millis()) >= AGE_MIN;
-        for job in begun.into_iter().filter(|(_, at)| is_old(*at)) {
-            put_back(&jobs, &work, &owner, &job.0).await;
+        for (job, intent) in catalogue.begun(&bus).await.unwrap_or_default() {
+            put_back(&jobs, &work, &owner, &job, intent).await;
         }
     }
 }
 
-async fn put_back(jobs: &Jobs, work: &Work, owner: &Owner, job: &JobId) {
+async fn put_back(jobs: &Jobs, work: &Work, owner: &Owner, job: &JobId, intent: Intent) {
     let Ok(Some(entry)) = jobs.get_latest(job).await else {
         return;
     };
     let record = entry.value;
     let task = Task::restore(Class::Storage, &record.task, &record.params);
-    let (true, Ok(task)) = (record.state.name().is_final(), task) else {
+    let verdict = decide(intent, Some(&record), Class::Storage);
+    let (Verdict::PutBack, Ok(task)) = (verdict, task) else {
         return;
     };
     let assignment = Assignment {
@@ -47,17 +48,19 @@ async fn put_back(jobs: &Jobs, work: &Work, owner: &Owner, job: &JobId) {
     drop(work.abandon(&assignment).await);
 }
 
-/// What is being changed, as far as the catalogue says: by which job, since when.
-pub type Begun = Vec<(JobId, Timestamp)>;
+/// What is being changed, as far as the catalogue says, and by which job.
+pub type Begun = Vec<(JobId, Intent)>;
 
 impl Catalogue {
-    async fn begun(&self) -> Result<Begun, virtbus_bus::BusError> {
+    async fn begun(&self, bus: &Bus) -> Result<Begun, virtbus_bus::BusError> {
         let all = self.records().all().await?.into_iter();
         let begun = all.filter_map(|(_, entry)| {
-            let record = entry.value;
-            let is_intent = matches!(record.state, DiskState::Creating | DiskState::Changing);
-            let owner = record.owner_job.filter(|_| is_intent)?;
-            Some((owner, entry.written_at))
+            let intent = Intent {
+                state: entry.value.state,
+                is_in_use: !entry.value.in_use_by.is_empty(),
+                age: bus.now().since(entry.written_at),
+            };
+            Some((entry.value.owner_job?, intent))
         });
         Ok(begun.collect())
     }

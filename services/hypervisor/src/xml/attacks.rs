@@ -121,7 +121,7 @@ pub(super) const FORBIDDEN_DEVICES: &[&str] = &[
     "<interface type='bridge'><source bridge='br0'/><backend tap='/dev/x' vhost='/dev/y'/></interface>",
     "<interface type='bridge'><source bridge='br0'/><driver name='vhost' queues='4000000000'/></interface>",
     "<interface type='network'><source network='default' portgroup='x'/></interface>",
-    "<graphics type='sdl' display=':0' xauth='/root/.Xauthority'/>",
+    "<graphics type='sdl' display=':0' xauth='/var/lib/xauthority'/>",
     "<graphics type='desktop'/>",
     "<graphics type='rdp'/>",
     "<graphics type='dbus' address='unix:path=/x'/>",

@@ -47,15 +47,21 @@ impl Store {
         Ok(())
     }
 
-    /// Takes tombstones off what they were on top of.
+    /// Takes tombstones off what they were on top of, and what has no record: a disk has its
+    /// record before it's on top of another, unless that was written when both were taken back.
     async fn forget_the_dead(&self, disks: &[Kept<DiskRecord>]) -> Result<(), CareError> {
         let dead = disks
             .iter()
             .filter(|disk| disk.record.state == DiskState::Deleted);
         let dead: BTreeSet<_> = dead.map(|disk| &disk.id).collect();
+        let known: BTreeSet<_> = disks.iter().map(|disk| &disk.id).collect();
         for disk in disks {
-            for child in disk.record.children.iter().filter(|id| dead.contains(id)) {
-                self.disks.drop_child(&disk.id, child).await?;
+            for child in &disk.record.children {
+                // In another pool, or newer than what was listed.
+                let is_elsewhere = !known.contains(child) && self.disks.get(child).await?.is_some();
+                if dead.contains(child) || !known.contains(child) && !is_elsewhere {
+                    self.disks.drop_child(&disk.id, child).await?;
+                }
             }
         }
         Ok(())

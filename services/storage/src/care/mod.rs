@@ -4,12 +4,17 @@
 //! One of the pool's workers does it at a time; the pool itself says which, by a lock in it, and
 //! when it was done last, by the report in it. Nothing is guessed and nothing but the trash is
 //! changed: what doesn't agree is told, in the report, in the log and as a metric.
+//!
+//! Every few seconds, besides, what a job that is over has begun in the catalogue is put back.
 
 mod compare;
 mod expire;
+mod leftover;
 mod reconcile;
 
 pub use compare::{Finding, Kind};
+pub use leftover::Leftovers;
+pub(crate) use leftover::Still;
 pub use reconcile::Report;
 
 use crate::{
@@ -30,7 +35,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{BusError, Jobs};
 use virtbus_daemon::Metrics;
-use virtbus_wire::{Timestamp, catalog::PoolRecord};
+use virtbus_wire::{JobError, Timestamp, catalog::PoolRecord};
 
 /// How often a worker looks whether it's time.
 const LOOK: Duration = Duration::from_secs(60);
@@ -47,6 +52,9 @@ pub enum CareError {
     /// The server doesn't answer.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// What was begun can't be put back now.
+    #[error(transparent)]
+    Busy(JobError),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -7,6 +7,7 @@
 //! trash/disk.<id>.<job>.<claim>          a deleted disk, by the claim that deleted it
 //! locks/disk.<id>                        the lock on whatever changes the disk in place
 //! locks/care                             the lock of whoever cares for the pool
+//! locks/leftover                         the lock of whoever puts back what ended jobs began
 //! adopt/<name>                           what somebody put there to be adopted
 //! ```
 //! Media have `media.` where disks have `disk.`. The pool's archive has the same folders; a disk in
@@ -142,6 +143,15 @@ impl Name {
         Self {
             folder: Folder::Locks,
             file: "care".to_owned(),
+        }
+    }
+
+    /// The lock of whoever puts back what jobs that are over had begun.
+    #[must_use]
+    pub fn leftover() -> Self {
+        Self {
+            folder: Folder::Locks,
+            file: "leftover".to_owned(),
         }
     }
 

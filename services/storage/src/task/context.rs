@@ -3,6 +3,7 @@
 pub(crate) use super::ends::{out_of_order, tool};
 use crate::{
     blocking,
+    care::Still,
     catalog::{self, Held, Purpose},
     disks::{Disk, Kept},
     fence::Fence,
@@ -31,6 +32,8 @@ pub(crate) struct Context<'a> {
     pub(crate) store: &'a Store,
     pub(crate) job: &'a Assignment,
     pub(crate) pool: &'a Pool,
+    /// What must still be so once a lock is held, where no claim stands behind it.
+    pub(crate) still: Option<&'a Still>,
 }
 
 impl<'a> Context<'a> {
@@ -39,7 +42,11 @@ impl<'a> Context<'a> {
     /// # Errors
     /// `pool.not_found` when this service doesn't have it, `pool.unsupported` for a task that works
     /// within one pool on the queue of two, or the other way round.
-    pub(crate) fn new(store: &'a Store, job: &'a Assignment) -> Result<Self, JobError> {
+    pub(crate) fn new(
+        store: &'a Store,
+        job: &'a Assignment,
+        still: Option<&'a Still>,
+    ) -> Result<Self, JobError> {
         let refuse = |text: &str| Err(JobError::new(Code::PoolUnsupported, text));
         let target = match &job.task {
             Task::Storage(StorageTask::MoveDisk(params)) => Some(&params.pool),
@@ -64,7 +71,12 @@ impl<'a> Context<'a> {
             (_, None) => return refuse("this task works within one pool"),
         };
         let pool = store.pool(name)?;
-        Ok(Self { store, job, pool })
+        Ok(Self {
+            store,
+            job,
+            pool,
+            still,
+        })
     }
 
     /// The pool's folder.
@@ -169,7 +181,22 @@ impl<'a> Context<'a> {
     ) -> Result<Fence, Stop> {
         let claim = (&self.job.id, self.job.claim);
         let owner = &self.job.owner;
-        Ok(Fence::take(root, of, owner, claim, &self.store.leases).await?)
+        let mut fence = Fence::take(root, of, owner, claim, &self.store.leases).await?;
+        if let Err(stop) = self.confirm().await {
+            // A claim of the job may need it.
+            fence.leave_mark();
+            return Err(stop);
+        }
+        Ok(fence)
+    }
+
+    /// That what is put back without a claim is still what was looked at: the job, which somebody
+    /// may have retried meanwhile, and the record.
+    pub(crate) async fn confirm(&self) -> Result<(), Stop> {
+        match self.still {
+            Some(still) if !still.holds(self.store).await? => Err(Stop::Lost),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Removes the temporary files that older claims of this job left for a disk or a medium.

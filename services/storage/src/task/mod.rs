@@ -38,7 +38,7 @@ mod unarchive_disk;
 
 pub(crate) use context::Context;
 
-use crate::{qemu_img::Act, store::Store};
+use crate::{care::Still, qemu_img::Act, store::Store};
 use adopt_disk::AdoptDisk;
 use adopt_media::AdoptMedia;
 use archive_disk::ArchiveDisk;
@@ -264,6 +264,18 @@ impl<'a> Known<'a> {
 /// # Errors
 /// `job.unknown_task`, `pool.not_found`, `pool.unsupported`.
 pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'a>, JobError> {
+    known_while(store, job, None)
+}
+
+/// The same for a job that is over: it may only go on while that's so.
+///
+/// # Errors
+/// As [`known`].
+pub(crate) fn known_while<'a>(
+    store: &'a Store,
+    job: &'a Assignment,
+    still: Option<&'a Still>,
+) -> Result<Known<'a>, JobError> {
     use NewSnapshot as New;
     use StorageTask as Is;
     let snapshot = |at, disk, name, act| Snapshot {
@@ -272,7 +284,7 @@ pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'
         name,
         act,
     };
-    let at = || Context::new(store, job);
+    let at = || Context::new(store, job, still);
     let Task::Storage(task) = &job.task else {
         return Err(unknown(job));
     };

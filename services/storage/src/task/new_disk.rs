@@ -3,7 +3,7 @@
 use crate::{
     blocking, catalog,
     catalog::NewDisk,
-    disks::Disk,
+    disks::{CatalogError, Disk},
     draft::Draft,
     gate::{Expected, Measured},
     pool::{Name, Pool, PoolError, Root},
@@ -201,13 +201,14 @@ impl Context<'_> {
             return Ok(());
         }
         let (root, file) = (self.root().await?, context::file_of(&intent));
-        let aside = Name::trash(id, &self.job.id, self.job.claim);
-        let moved: Result<(), PoolError> = blocking::act(move || match root.facts(&file)? {
-            Some(_) => root.rename_new(&file, &aside),
-            None => Ok(()),
-        })
-        .await;
-        moved?;
+        if self.facts_of(&root, &file).await?.is_some() {
+            // Looked at after the file: one that a later claim placed came after its record.
+            self.confirm().await?;
+            let aside = Name::trash(id, &self.job.id, self.job.claim);
+            let moved: Result<(), PoolError> =
+                blocking::act(move || root.rename_new(&file, &aside)).await;
+            moved?;
+        }
         self.withdraw(&intent).await
     }
 
@@ -216,7 +217,16 @@ impl Context<'_> {
         if let Some(backing) = &intent.record.backing {
             self.store.disks.drop_child(backing, &intent.id).await?;
         }
-        Ok(self.store.disks.remove(intent).await?)
+        let removed = self.store.disks.remove(intent).await;
+        if let (Err(CatalogError::Conflict(_)), Some(backing)) = (&removed, &intent.record.backing)
+        {
+            // A later claim has it, and its place on the backing is that one's.
+            let now = self.store.disks.get(&intent.id).await?;
+            if now.is_some_and(|now| now.record.backing.as_ref() == Some(backing)) {
+                self.store.disks.add_child(backing, &intent.id).await?;
+            }
+        }
+        Ok(removed?)
     }
 }
 

@@ -153,6 +153,18 @@ async fn what_does_not_agree_is_told_and_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_disk_on_top_that_never_came_to_be_is_forgotten() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let overlay = json!({ "disk": "d2", "backing": "d1" });
+    site.done("make", "create_disk", overlay).await;
+    site.change("d1", |record| record.children.push("d9".parse().unwrap()))
+        .await;
+    now(&site).await;
+    assert_eq!(site.record("d1").await.children, ["d2".parse().unwrap()]);
+}
+
+#[tokio::test]
 async fn a_pool_that_is_away_misses_nothing() {
     let site = Site::start().await;
     site.filled_disk("d1").await;

@@ -16,6 +16,7 @@ mod delete_disk;
 mod delete_media;
 mod fences;
 mod killed;
+mod leftover;
 mod moments;
 mod move_disk;
 mod ping;

@@ -106,6 +106,11 @@ impl Site {
         site
     }
 
+    /// The means of another service with the same pools.
+    pub(super) fn another_store(&self) -> Store {
+        Store::new(&self.bus, &settings(self.dir.path(), |_| {}))
+    }
+
     /// The server's address.
     pub(super) fn url(&self) -> String {
         self.server.url.clone()

@@ -7,6 +7,7 @@ pub mod arrival;
 pub mod delivery;
 pub mod fence;
 pub mod gate;
+pub mod leftover;
 pub mod lock;
 pub mod outcome;
 pub mod reconcile;
