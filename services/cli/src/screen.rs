@@ -297,8 +297,10 @@ fn tail(progress: &Progress) -> String {
     if let Some(rate) = progress.bytes_per_s {
         add(format!("{}/s", bytes(rate)));
     }
-    if let Some(left) = progress.eta_s {
-        add(format!("{} to go", span(Duration::from_secs(left))));
+    match progress.eta_s {
+        Some(0) => add("less than 1s to go".to_owned()),
+        Some(left) => add(format!("{} to go", span(Duration::from_secs(left)))),
+        None => {}
     }
     text
 }
@@ -343,6 +345,16 @@ mod tests {
         let error = JobError::new(virtbus_wire::Code::DiskBusy, "d1 is being made");
         let failed = record(JobState::Failed(ended(1), error));
         assert_eq!(describe(&failed), "failed: disk.busy: d1 is being made");
+    }
+
+    #[test]
+    fn what_runs_has_some_time_to_go() {
+        let at = |seconds: u64| {
+            let progress = json!({"percent": 90.0, "attempt": 1, "eta_s": seconds});
+            tail(&serde_json::from_value(progress).unwrap())
+        };
+        assert_eq!(at(0), "  90.0%  less than 1s to go");
+        assert_eq!(at(2), "  90.0%  2.0s to go");
     }
 
     #[test]
