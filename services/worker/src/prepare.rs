@@ -30,6 +30,7 @@ const GIVE_UP_AGAIN: Duration = Duration::from_millis(500);
 const EARLIER_WAIT: Duration = Duration::from_secs(30);
 /// The wait between two looks at that.
 const EARLIER_AGAIN: Duration = Duration::from_millis(500);
+
 impl<P: Perform> Attempt<P> {
     /// Everything before the work: clean up, take locks, find an effect, begin the attempt.
     pub(crate) async fn prepare(&self, held: &mut LockSet) -> Result<(), Ending> {

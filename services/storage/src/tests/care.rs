@@ -1,4 +1,4 @@
-use super::site::{STARTS, Site};
+use super::site::Site;
 use crate::care::{Kind, Report};
 use serde_json::json;
 use std::{os::unix::fs::symlink, time::Duration};
@@ -6,7 +6,6 @@ use virtbus_testbed::until;
 use virtbus_wire::{Timestamp, catalog::DiskState};
 
 async fn care(site: &Site, every: Duration) -> Option<Report> {
-    let _others = STARTS.read().await;
     let pools = site.store.pools();
     let pool = pools.get(&"default".parse().unwrap()).unwrap();
     site.store.care(&site.jobs, pool, every).await.unwrap()

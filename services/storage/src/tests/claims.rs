@@ -3,7 +3,7 @@
 
 use super::{
     killed::{At, Moments},
-    site::{STARTS, Site},
+    site::Site,
 };
 use crate::{
     store::Store,
@@ -35,7 +35,6 @@ impl Site {
         stop: &process::Stop,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Done, Stop> {
-        let _others = STARTS.read().await;
         self.attempt(job, stop, progress, &|_| Ok(())).await
     }
 
@@ -72,7 +71,6 @@ impl Site {
     /// The claim that comes after a dead one and finds the job cancelled: what was begun is
     /// finished, or put back. The result, if it was finished.
     pub(super) async fn give_up(&self, job: &Assignment) -> Result<Option<Done>, Stop> {
-        let _others = STARTS.read().await;
         self.store.clean(job).await?;
         let found = self.store.recover(job).await?;
         if found.is_none() {
@@ -105,7 +103,6 @@ impl Site {
         after: Step,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) {
-        let _others = STARTS.read().await;
         // A killed worker doesn't clear up behind itself.
         let left = Mutex::new(None);
         let reached = |step| {
@@ -127,7 +124,6 @@ impl Site {
     /// Runs a claim until its worker dies at one of the moments it waits at after its work: when
     /// what it waited for has come. Whether it got through before.
     pub(super) async fn dies_at(&self, job: &Assignment, moment: usize) -> bool {
-        let _others = STARTS.read().await;
         let is_over = AtomicBool::new(false);
         let reached = |step| {
             is_over.fetch_or(step == Step::Work, Ordering::Relaxed);
@@ -184,7 +180,6 @@ impl Site {
         after: Step,
         next: &Assignment,
     ) -> (Result<Done, Stop>, Result<Done, Stop>) {
-        let _others = STARTS.read().await;
         let never = process::Stop::new();
         let second = Mutex::new(None);
         let reached = |step| {
@@ -241,7 +236,6 @@ impl Site {
         stop: &process::Stop,
         seen: &(dyn Fn(At) + Send + Sync),
     ) -> Result<Done, Stop> {
-        let _others = STARTS.read().await;
         let moments = Moments::default();
         let progress = |_| seen(moments.within());
         let reached = |step| {
@@ -258,7 +252,6 @@ impl Site {
         after: Step,
         act: &(dyn Fn() + Send + Sync),
     ) -> Result<Done, Stop> {
-        let _others = STARTS.read().await;
         let reached = |step| {
             if step == after {
                 act();

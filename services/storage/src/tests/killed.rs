@@ -3,7 +3,7 @@
 
 use super::{
     claims::drive,
-    site::{STARTS, STEPS, Site, assignment, owner, settings},
+    site::{STEPS, Site, assignment, owner, settings},
 };
 use crate::{store::Store, task::Step};
 use rustix::process::{Signal, getpid, kill_process};
@@ -79,7 +79,7 @@ impl Site {
             at,
         };
         let text = serde_json::to_string(&fate).unwrap();
-        let alone = STARTS.write().await;
+        let alone = process::no_starts().await;
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", WORKER])
             .env(FATE, text)

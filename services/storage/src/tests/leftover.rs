@@ -1,6 +1,6 @@
 //! Intents that came when their jobs were over.
 
-use super::site::{MIB, STARTS, Site};
+use super::site::{MIB, Site};
 use crate::{care::Leftovers, disks::Disk, pool::Name, task::Step};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -23,7 +23,6 @@ async fn service(site: &Site) -> Leftovers {
 
 /// One look, when what is there is old enough.
 async fn look(service: &mut Leftovers) {
-    let _others = STARTS.read().await;
     service.look(later()).await.unwrap();
 }
 
@@ -242,7 +241,6 @@ async fn a_job_that_is_retried_between_the_looks_keeps_what_it_began() {
     retry(&site, "j1").await;
     let before = site.disk("d1").await;
     for leftover in due {
-        let _others = STARTS.read().await;
         service.put_back(leftover).await.unwrap();
     }
     assert_eq!(site.disk("d1").await, before);
@@ -259,7 +257,6 @@ async fn two_services_put_one_thing_back_once() {
     let too_late = other.due(later()).await.unwrap();
     assert_eq!(too_late.len(), 1);
     settle(&mut one).await;
-    let _others = STARTS.read().await;
     let back = site.disk("d1").await.unwrap();
     assert_eq!(back.revision, intent.revision + 1);
     // By now a job of somebody else's is at it.

@@ -17,7 +17,6 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio::sync::RwLock;
 use virtbus_bus::{
     Bus, ConnectConfig, Jobs,
     topology::{self, Mode, Wanted},
@@ -30,14 +29,10 @@ use virtbus_wire::{
 };
 use virtbus_worker::{
     Assignment, Done, Stop,
-    process::{CommandLine, Exit, Limits, RunOptions, Stdout, find_program, run},
+    process::{CommandLine, Exit, Limits, RunOptions, Stdout, find_program, no_starts, run},
 };
 
 pub(super) const MIB: u64 = 1 << 20;
-
-/// While a tool is started, nothing else may start programs: they would inherit its lock. In a
-/// service the runner sees to that; here servers and helpers are started beside it.
-pub(super) static STARTS: RwLock<()> = RwLock::const_new(());
 
 pub(super) struct Site {
     pub(super) store: Store,
@@ -74,7 +69,7 @@ impl Site {
 
     /// With changes to the settings.
     pub(super) async fn configured(change: impl FnOnce(&mut StorageConfig)) -> Self {
-        let alone = STARTS.write().await;
+        let alone = no_starts().await;
         let server = Server::dev().await;
         drop(alone);
         let js = server.jetstream().await;

@@ -50,4 +50,5 @@ pub use error::RunError;
 pub use output::Excerpt;
 pub use progress::{Monotonic, percent};
 pub use run::{Ended, Exit, GRACE, RunOptions, Stdout, run};
+pub use spawn::{NoStarts, no_starts};
 pub use stop::Stop;

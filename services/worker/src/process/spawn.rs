@@ -1,8 +1,8 @@
 //! The one thread that starts tools, and the hold on a started one.
 //!
 //! One thread, because of the files handed down: close-on-exec is off for such a file only while
-//! this thread has its tool forked, and nobody else forks. (So nothing else in a worker may start
-//! programs.) The fork itself is done by a thread that is made for it, and waited for: it steps
+//! this thread has its tool forked, and nobody else forks. (So whatever else in a worker starts
+//! programs does it while it holds [`no_starts`].) The fork itself is done by a thread that is made for it, and waited for: it steps
 //! back in line and locks itself in before, and can do neither in reverse.
 
 use std::{
@@ -23,7 +23,7 @@ use rustix::{
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::{mpsc, oneshot},
+    sync::{MutexGuard, mpsc, oneshot},
 };
 
 use super::{
@@ -75,6 +75,24 @@ struct Request {
     room: Room,
     inherit: Vec<OwnedFd>,
     answer: oneshot::Sender<Result<Spawned, Failed>>,
+}
+
+/// Held while the files of a tool are open for whatever is started.
+static STARTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// No tool is started as long as this lives.
+#[derive(Debug)]
+pub struct NoStarts {
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Waits until no tool is being started, and keeps it so. A program that's started beside a tool
+/// would have that tool's files too, locks among them, for all of its life: whoever starts
+/// programs in a process that runs tools does it while this is held.
+pub async fn no_starts() -> NoStarts {
+    NoStarts {
+        _alone: STARTING.lock().await,
+    }
 }
 
 static REQUESTS: Mutex<Option<mpsc::Sender<Request>>> = Mutex::new(None);
@@ -133,6 +151,7 @@ fn start(mut command: Command, room: Room, inherit: &[OwnedFd]) -> Result<Spawne
         .stderr(Stdio::piped());
     command.process_group(group.number.as_raw_nonzero().get());
     group.own = room.groups.as_ref().and_then(own);
+    let alone = STARTING.blocking_lock();
     let opened = inherit
         .iter()
         .try_for_each(|fd| fcntl_setfd(fd, FdFlags::empty()));
@@ -143,6 +162,7 @@ fn start(mut command: Command, room: Room, inherit: &[OwnedFd]) -> Result<Spawne
         // They are closed in a moment anyway; this only keeps the rule exact for this thread.
         fcntl_setfd(fd, FdFlags::CLOEXEC).ok();
     }
+    drop(alone);
     let tool = group.tool.insert(tool?);
     if let Some(own) = &group.own {
         own.enter(number(tool)?)
