@@ -65,7 +65,7 @@ impl Life {
         self.bus.client.flush().await.unwrap();
         let job = json!({"id": id, "task": task, "params": params});
         self.bus.publish(subject, &job).await;
-        let record = self.bus.end_of(&id).await;
+        let record = self.bus.end_of_machine(&id).await;
         assert_eq!(state_of(&record), "succeeded", "{record:#}");
         assert_eq!(
             (&record["attempt"], &record["cancelable"]),

@@ -11,6 +11,8 @@ use virtbus_wire::{JobId, Record, StateName};
 /// Longest wait for a job that a dead worker had: its message comes again after 30 s, and again
 /// as long as its worker's lease lasts.
 pub const TAKE_OVER: Duration = Duration::from_secs(150);
+/// The longest that a tool may take which starts a machine, without KVM on a busy host.
+const MACHINE: Duration = Duration::from_secs(240);
 
 /// A connection, with the buckets.
 pub struct Bus {
@@ -148,6 +150,12 @@ impl Bus {
     pub async fn end_after_take_over(&self, id: &str) -> Value {
         let what = format!("{id}: over, by another claim");
         within(TAKE_OVER, &what, async || self.fitting(id, is_final).await).await
+    }
+
+    /// The same of one whose tool starts a machine, emulated perhaps.
+    pub async fn end_of_machine(&self, id: &str) -> Value {
+        let what = format!("{id}: over");
+        within(MACHINE, &what, async || self.fitting(id, is_final).await).await
     }
 
     /// What the catalogue says of a disk.
