@@ -20,6 +20,7 @@ pub mod ready;
 pub mod recorder;
 pub mod socket;
 pub mod stack;
+mod warden;
 
 pub use events::{Change, Events};
 pub use jobs::{Bus, code_of, field_of, is_final, state_of};

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,10 +18,12 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Waits to be seen; REAL and SEEN are put in.
 const SCRIPT: &str = "#!/bin/sh\nuntil [ -e 'SEEN/'$$ ]; do sleep 0.005; done\nexec REAL \"$@\"\n";
 
-/// Notes what is started, as long as the test process lives.
+/// Notes what is started, as long as it lives.
 pub(crate) struct Recorder {
     words: Arc<Mutex<BTreeSet<String>>>,
     seen: PathBuf,
+    /// Nothing is noted any more without it.
+    _alive: mpsc::Sender<()>,
 }
 
 impl Recorder {
@@ -31,14 +34,17 @@ impl Recorder {
         let words = Arc::new(Mutex::new(BTreeSet::new()));
         let (notes, marks) = (Arc::clone(&words), seen.clone());
         let script = folder.join("tools/qemu-img");
-        // It ends with the test process.
+        let (alive, ended) = mpsc::channel::<()>();
         std::thread::spawn(move || {
-            loop {
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK) {
                 note(&script, &notes, &marks);
-                std::thread::sleep(LOOK);
             }
         });
-        Self { words, seen }
+        Self {
+            words,
+            seen,
+            _alive: alive,
+        }
     }
 
     /// What stands before qemu-img.

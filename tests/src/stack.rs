@@ -7,9 +7,9 @@ use crate::jobs::Bus;
 use crate::process::{self, Signal};
 use crate::ready::{self, Ready, Service, virtbus};
 use crate::recorder::{self, Recorder};
+use crate::warden::Warden;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,17 +28,6 @@ const LOG_TAIL: usize = 12 << 10;
 /// What stands in a log when a service met a bug of its own.
 const PANIC: &str = "panicked at";
 
-/// Ends what a test process that is gone left behind: TERM to the stack and to all it was told of,
-/// then its folder goes.
-const WARDEN: &str = r#"
-pids=$1
-while read -r pid; do pids="$pids $pid"; done
-kill -TERM $pids 2>/dev/null
-left=600
-while [ "$left" -gt 0 ] && kill -0 "$1" 2>/dev/null; do sleep 0.1; left=$((left - 1)); done
-rm -rf "$2"
-"#;
-
 /// What differs from the usual.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -56,7 +45,7 @@ pub struct Stack {
     /// Where everything is.
     pub ready: Ready,
     up: Mutex<Child>,
-    warden: Mutex<Child>,
+    warden: Warden,
     again: Mutex<Again>,
     recorder: Option<Recorder>,
     folder: PathBuf,
@@ -114,13 +103,13 @@ impl Stack {
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         let mut up = command.spawn().unwrap();
-        let warden = watch_over(up.id(), &folder);
+        let warden = Warden::over(up.id(), &folder);
         let read = async || ready::read(&mut up, &ready_file);
         let ready = until("the ready file", read).await;
         let mut stack = Self {
             ready,
             up: Mutex::new(up),
-            warden: Mutex::new(warden),
+            warden,
             again: Mutex::default(),
             recorder: None,
             folder,
@@ -251,14 +240,8 @@ impl Stack {
             .unwrap();
         let pid = child.id();
         self.again().children.push(child);
-        self.tell_warden(pid);
+        self.warden.also(pid);
         pid
-    }
-
-    fn tell_warden(&self, pid: u32) {
-        let mut warden = self.warden.lock().unwrap_or_else(PoisonError::into_inner);
-        let pipe = warden.stdin.as_mut().expect("a pipe");
-        writeln!(pipe, "{pid}").unwrap();
     }
 
     /// How a process that was started here ends.
@@ -320,13 +303,7 @@ impl Stack {
 
     /// Ends all of it, and tells what is still there then.
     fn finish(&mut self) -> Vec<process::Found> {
-        // The warden would end it as well, later.
-        let warden = self
-            .warden
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        drop(warden.kill());
-        drop(warden.wait());
+        self.warden.leave();
         let up = self.up.get_mut().unwrap_or_else(PoisonError::into_inner);
         process::signal(up.id(), Signal::TERM);
         let deadline = Instant::now() + STOP_LIMIT;
@@ -380,18 +357,6 @@ impl Drop for Shared {
         let panics = self.0.logged(PANIC);
         assert!(panics.is_empty(), "{panics:#?}");
     }
-}
-
-fn watch_over(pid: u32, folder: &Path) -> Child {
-    Command::new("/bin/sh")
-        .args(["-c", WARDEN, "warden", &pid.to_string()])
-        .arg(folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/")
-        .spawn()
-        .unwrap()
 }
 
 fn logs(folder: &Path) -> Vec<PathBuf> {
