@@ -66,6 +66,10 @@ fn passed(
     let record = jobs
         .get(job)
         .and_then(|versions| version_at(versions, version.at));
+    // One that is only looked at and given up goes before all: an older claim of it had the lock.
+    if record.is_some_and(|record| text(&record.value, "state") == "cancelling") {
+        return None;
+    }
     let ticket = record.and_then(|record| record.value["ticket"].as_u64());
     let ticket = ticket.unwrap_or(u64::MAX);
     let mut ahead = list(before, "waiters").filter(|waiter| {

@@ -11,7 +11,7 @@ use virtbus_sim::{
     net::BEGIN,
     process::queues,
 };
-use virtbus_testbed::{Server, within};
+use virtbus_testbed::{Server, until};
 
 const ACK_WAIT: Ms = 30_000;
 
@@ -202,7 +202,7 @@ impl Real {
             }
         }
         let mut seen = Vec::new();
-        within(Duration::from_secs(5), "the answers", async || {
+        until("the answers", async || {
             while seen.len() < expected {
                 let next = self.answers.next().await.expect("a connection");
                 let next = self.see(next);
