@@ -349,13 +349,15 @@ async fn what_happened_while_the_service_was_dead_is_seen_at_its_start() {
     guests.service.kill();
     assert!(guests.libvirt.virsh(&["destroy", "web1"]).status.success());
     guests.restart().await;
-    until("the disk's release", async || {
-        let users = guests.site.users("web1").await;
-        if users.is_empty() { Ok(()) } else { Err(users) }
+    // Its disks are free before its record says that it's off.
+    until("the state", async || {
+        match guests.site.domain("web1").await {
+            Some(record) if record.state == DomainState::Shutoff => Ok(()),
+            other => Err(other),
+        }
     })
     .await;
-    let record = guests.site.domain("web1").await.unwrap();
-    assert_eq!(record.state, DomainState::Shutoff);
+    assert!(guests.site.users("web1").await.is_empty());
 }
 
 #[tokio::test]
