@@ -5,9 +5,9 @@
 
 use crate::service::Stores;
 use std::time::Duration;
-use tokio::time;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{BusError, WriteError};
+use virtbus_daemon::Beat;
 use virtbus_wire::catalog::LIMITS_KEY;
 
 /// How often the record is looked at.
@@ -15,14 +15,8 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Keeps the record as it should be until `stop`.
 pub async fn run(stores: Stores, stop: CancellationToken) {
-    let mut tick = time::interval(LOOK);
-    tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
+    let mut beat = Beat::every(LOOK, stop);
+    while beat.next().await {
         if let Err(error) = write(&stores).await {
             tracing::warn!(%error, "the limits can't be written");
         }

@@ -2,9 +2,9 @@
 
 use crate::service::Stores;
 use std::{collections::BTreeMap, time::Duration};
-use tokio::time;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{BusError, WriteError};
+use virtbus_daemon::Beat;
 use virtbus_wire::catalog::WorkerRecord;
 
 /// How often the leases are looked at; each lasts several times as long.
@@ -12,15 +12,9 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Watches the leases until `stop`.
 pub async fn run(stores: Stores, stop: CancellationToken) {
-    let mut tick = time::interval(LOOK);
-    tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut beat = Beat::every(LOOK, stop);
     let mut seen = BTreeMap::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
+    while beat.next().await {
         if let Err(error) = look(&stores, &mut seen).await {
             tracing::warn!(%error, "the leases of workers can't be read");
         }

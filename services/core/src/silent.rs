@@ -5,9 +5,9 @@
 
 use crate::{domains, service::Stores};
 use std::{collections::BTreeMap, time::Duration};
-use tokio::time;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{BusError, WriteError};
+use virtbus_daemon::Beat;
 use virtbus_wire::{
     Label,
     catalog::{DomainRecord, HypervisorState},
@@ -31,15 +31,9 @@ enum Silence {
 
 /// Watches the hosts until `stop`.
 pub async fn run(stores: Stores, stop: CancellationToken) {
-    let mut tick = time::interval(LOOK);
-    tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut beat = Beat::every(LOOK, stop);
     let mut silent = BTreeMap::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
+    while beat.next().await {
         if let Err(error) = look(&stores, &mut silent).await {
             tracing::warn!(%error, "the hosts can't be looked at");
         }

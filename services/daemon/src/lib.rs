@@ -34,6 +34,7 @@
 
 mod args;
 pub mod auth;
+mod beat;
 pub mod common;
 pub mod config;
 mod connection;
@@ -44,6 +45,7 @@ mod log;
 mod mask;
 mod run;
 
+pub use beat::Beat;
 pub use common::Common;
 pub use config::{ConfigError, Problem, Settings};
 pub use exit::{Exit, Fatal};

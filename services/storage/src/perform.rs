@@ -50,7 +50,7 @@ impl Perform for Store {
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
         match known(self, job)? {
             Known::Ping(task) => task.run(run.stop()).await,
-            Known::Steps(steps) => drive(steps.as_ref(), run).await,
+            Known::Steps(steps) => drive(steps.as_ref(), job.claim == 1, run).await,
         }
     }
 
@@ -66,11 +66,12 @@ impl Perform for Store {
 }
 
 /// All steps of a task, tied to its run.
-async fn drive(steps: &dyn AnySteps, run: &Run) -> Result<Done, Stop> {
+async fn drive(steps: &dyn AnySteps, is_first: bool, run: &Run) -> Result<Done, Stop> {
     let progress = |progress: Progress| run.progress(progress);
     let keep = |held: Box<dyn Send>| run.keep(held);
     let lost = process::Stop::new();
     let pace = Pace {
+        is_first,
         stop: run.stop().tools(),
         lost: &lost,
         progress: &progress,

@@ -9,10 +9,10 @@ use crate::{
 };
 use prometheus_client::metrics::gauge::Gauge;
 use std::{collections::BTreeMap, time::Duration};
-use tokio::{task::spawn_blocking, time::MissedTickBehavior};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{Bus, Jobs, jobs::KEEP};
-use virtbus_daemon::{Daemon, Fatal, Readiness, Service};
+use virtbus_daemon::{Beat, Daemon, Fatal, Readiness, Service};
 use virtbus_worker::{
     Setup,
     process::{self, Offer, Stop},
@@ -133,13 +133,8 @@ fn watch_pools(daemon: &Daemon<StorageConfig>, store: &Store) {
 
 async fn watch(pool: Pool, ready: Readiness, stop: CancellationToken) {
     let check = format!("pool {}", pool.name);
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = looks.tick() => {}
-        }
+    let mut looks = Beat::every(LOOK, stop);
+    while looks.next().await {
         let at = pool.clone();
         let look = tokio::time::timeout(LOOK, spawn_blocking(move || at.look()));
         match look.await {

@@ -8,7 +8,7 @@ use super::journal::Journal;
 use crate::process::{self, Signal};
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -257,40 +257,4 @@ fn spawn(spec: &Spec) -> Child {
         .stderr(log)
         .spawn()
         .unwrap_or_else(|error| panic!("start {}: {error}", spec.name))
-}
-
-/// Ends what a test process that is gone left behind, and removes nothing.
-const WARDEN: &str = r#"
-read -r _
-for process in /proc/[0-9]*; do
-    if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF -- "$1/"; then
-        [ "${process#/proc/}" = "$$" ] || kill -KILL "${process#/proc/}" 2>/dev/null
-    fi
-done
-"#;
-
-/// Watches over a folder's processes until it's dropped.
-#[derive(Debug)]
-pub struct Warden(Child);
-
-impl Warden {
-    /// Whatever names this folder on its command line ends with this process.
-    pub fn of(folder: &Path) -> Self {
-        let child = Command::new("/bin/sh")
-            .args(["-c", WARDEN, "warden"])
-            .arg(folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .current_dir("/")
-            .spawn();
-        Self(child.unwrap())
-    }
-}
-
-impl Drop for Warden {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }

@@ -1,10 +1,11 @@
 //! The system under test on this machine: nats-server, two of core and storage each, feedback,
 //! each behind wires of its own.
 
-use super::crew::{Crew, Kind, Spec, Warden};
+use super::crew::{Crew, Kind, Spec};
 use super::journal::Journal;
 use super::proxy::Wire;
 use crate::ready::programs;
+use crate::warden::Warden;
 use async_nats::{Client, ConnectOptions, ServerAddr};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,6 +1,9 @@
 //! Asking the control API: a request, an answer, or an error with its code.
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    exit::{Exit, Failure},
+    output::Output,
+};
 use async_nats::client::RequestErrorKind;
 use serde::Deserialize;
 use serde_json::Value;
@@ -58,6 +61,26 @@ pub(crate) async fn tell(
         request["by"] = by.into();
     }
     ask(bus, operation, &request).await
+}
+
+/// As [`tell`], and shows what came of it: the answer itself as JSON, else what `words` make of it.
+///
+/// # Errors
+/// As [`ask`]; when the answer can't be shown.
+pub(crate) async fn change(
+    bus: &Bus,
+    output: Output,
+    operation: Operation,
+    request: Value,
+    words: impl FnOnce(&Value) -> String,
+) -> Result<Exit, Failure> {
+    let answer = tell(bus, operation, request).await?;
+    if output.json {
+        output.value(&answer)?;
+    } else {
+        output.text(&words(&answer))?;
+    }
+    Ok(Exit::Done)
 }
 
 /// Who runs this program, as far as the environment says.

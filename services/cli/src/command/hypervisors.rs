@@ -97,14 +97,11 @@ async fn drain(
     on: &OnHost,
 ) -> Result<Exit, Failure> {
     let request = json!({"hypervisor": on.hypervisor, "reason": on.reason});
-    let answer = control::tell(bus, operation, request).await?;
-    if output.json {
-        output.value(&answer)?;
-    } else {
+    control::change(bus, output, operation, request, |answer| {
         let state = screen::plain(answer.get("state").unwrap_or(&Value::Null));
-        output.text(&format!("{}: {state}", on.hypervisor))?;
-    }
-    Ok(Exit::Done)
+        format!("{}: {state}", on.hypervisor)
+    })
+    .await
 }
 
 async fn fence(bus: &Bus, output: Output, asked: &Fence) -> Result<Exit, Failure> {
@@ -114,25 +111,29 @@ async fn fence(bus: &Bus, output: Output, asked: &Fence) -> Result<Exit, Failure
         restart,
     } = asked;
     let request = json!({"hypervisor": hypervisor, "reason": reason, "restart": restart});
-    let answer = control::tell(bus, Operation::HypervisorsFence, request).await?;
-    if output.json {
-        output.value(&answer)?;
-        return Ok(Exit::Done);
+    control::change(
+        bus,
+        output,
+        Operation::HypervisorsFence,
+        request,
+        |answer| {
+            let (off, restarted) = (names(answer, "domains"), names(answer, "restarted"));
+            format!("{hypervisor}: fenced\noff now: {off}\nstarted elsewhere: {restarted}")
+        },
+    )
+    .await
+}
+
+/// A list of names in an answer, in words.
+fn names(answer: &Value, field: &str) -> String {
+    let names = answer.get(field).and_then(Value::as_array);
+    let names: Vec<&str> = names
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(", "),
     }
-    let names = |field: &str| -> String {
-        let names = answer.get(field).and_then(Value::as_array);
-        let names: Vec<&str> = names
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        match names.is_empty() {
-            true => "none".to_owned(),
-            false => names.join(", "),
-        }
-    };
-    output.text(&format!("{hypervisor}: fenced"))?;
-    output.text(&format!("off now: {}", names("domains")))?;
-    output.text(&format!("started elsewhere: {}", names("restarted")))?;
-    Ok(Exit::Done)
 }

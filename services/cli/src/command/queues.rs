@@ -70,18 +70,15 @@ async fn change(
     on: &OnQueue,
 ) -> Result<Exit, Failure> {
     let request = json!({"queue": on.queue, "reason": on.reason});
-    let answer = control::tell(bus, operation, request).await?;
-    if output.json {
-        output.value(&answer)?;
-        return Ok(Exit::Done);
-    }
-    let said = match (answer.get("cancelled"), answer.get("paused")) {
-        (Some(count), _) => format!("{count} jobs cancelled"),
-        (None, Some(Value::Bool(true))) => "paused".to_owned(),
-        (None, _) => "goes on".to_owned(),
-    };
-    output.text(&format!("{}: {said}", on.queue))?;
-    Ok(Exit::Done)
+    control::change(bus, output, operation, request, |answer| {
+        let said = match (answer.get("cancelled"), answer.get("paused")) {
+            (Some(count), _) => format!("{count} jobs cancelled"),
+            (None, Some(Value::Bool(true))) => "paused".to_owned(),
+            (None, _) => "goes on".to_owned(),
+        };
+        format!("{}: {said}", on.queue)
+    })
+    .await
 }
 
 async fn list(bus: &Bus, output: Output) -> Result<Exit, Failure> {

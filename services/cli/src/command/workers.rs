@@ -63,17 +63,14 @@ async fn change(
     on: &OnWorker,
 ) -> Result<Exit, Failure> {
     let request = json!({"worker": on.worker, "reason": on.reason});
-    let answer = control::tell(bus, operation, request).await?;
-    if output.json {
-        output.value(&answer)?;
-        return Ok(Exit::Done);
-    }
-    let said = match answer.get("drained") {
-        Some(Value::Bool(true)) => "takes no more jobs",
-        Some(_) | None => "takes jobs",
-    };
-    output.text(&format!("{}: {said}", on.worker))?;
-    Ok(Exit::Done)
+    control::change(bus, output, operation, request, |answer| {
+        let said = match answer.get("drained") {
+            Some(Value::Bool(true)) => "takes no more jobs",
+            Some(_) | None => "takes jobs",
+        };
+        format!("{}: {said}", on.worker)
+    })
+    .await
 }
 
 /// A worker as the list shows it.

@@ -5,12 +5,13 @@ pub(crate) mod state;
 
 use crate::service::Stores;
 use std::{collections::BTreeSet, time::Duration};
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{
     BusError,
     topology::{self, TopologyError},
 };
+use virtbus_daemon::Beat;
 use virtbus_wire::{Class, Queue};
 
 /// How often the catalogue is looked at.
@@ -20,16 +21,10 @@ const SWEEP: Duration = Duration::from_secs(30);
 
 /// Keeps the consumers until `stop`.
 pub async fn run(stores: Stores, stop: CancellationToken) {
-    let mut tick = time::interval(LOOK);
-    tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut beat = Beat::every(LOOK, stop);
     let mut made: BTreeSet<Queue> = BTreeSet::new();
     let mut looked: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
+    while beat.next().await {
         let wanted = match stores.catalogue.queues().await {
             Ok(wanted) => wanted,
             Err(error) => {

@@ -18,9 +18,9 @@ use tail::Tail;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time,
 };
 use tokio_util::sync::CancellationToken;
+use virtbus_daemon::Beat;
 use virtbus_wire::{Class, JobId, Record, Timestamp};
 
 /// How often the streams are read on.
@@ -73,15 +73,9 @@ async fn follow(
     reports: mpsc::Sender<Report>,
     stop: CancellationToken,
 ) {
-    let mut tick = time::interval(TICK);
-    tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    let mut beat = Beat::every(TICK, stop.clone());
     let stream = tail.stream();
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
+    while beat.next().await {
         let began = stores.bus.now();
         match tail.read_on(&stores, &stop).await {
             Ok(()) => {

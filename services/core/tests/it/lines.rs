@@ -1,6 +1,6 @@
 //! Locks, and those in line for them: what core frees, fills up and wakes.
 
-use crate::mending::dead;
+use crate::mending::{claimed, dead};
 use crate::stack::{Stack, until};
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::json;
@@ -33,26 +33,7 @@ async fn a_lock_of_a_job_that_is_over_is_freed_and_who_waits_for_it_wakes() {
         beyond: None,
     };
     locks.create("disk.d1", &lock).await.unwrap();
-    let seq = stack
-        .publish("storage.default.low", r#"{"id":"waits","task":"ping"}"#)
-        .await;
-    let entry = stack.record("waits", StateName::Queued).await;
-    let claim = Event::Claim {
-        owner: dead(),
-        seq,
-        begin: false,
-    };
-    let entry = stack.jobs.change(&entry, claim).await.unwrap();
-    let park = Event::Park {
-        on: WaitReason::Lock {
-            resource: "disk.d1".to_owned(),
-            holder: Some("job.long-gone".to_owned()),
-            since: None,
-        },
-        refund: false,
-        ticket: Some(5),
-    };
-    stack.jobs.change(&entry, park).await.unwrap();
+    park(&stack, "waits", ("disk.d1", Some("job.long-gone")), 5).await;
     // On that very change, long before the next sweep.
     let woken = stack.record("waits", StateName::Queued).await;
     assert_eq!(woken.value.generation, 2);
@@ -75,21 +56,15 @@ async fn a_lock_of_a_job_that_is_over_is_freed_and_who_waits_for_it_wakes() {
     .await;
 }
 
-/// Makes a job wait for a lock in whose line it has this place.
-async fn park(stack: &Stack, id: &str, resource: &str, ticket: u64) {
+/// Makes a job wait for a lock, with its holder, in whose line it has this place.
+async fn park(stack: &Stack, id: &str, (resource, holder): (&str, Option<&str>), ticket: u64) {
     let job = json!({"id": id, "task": "ping"}).to_string();
     let seq = stack.publish("storage.default.low", job).await;
-    let entry = stack.record(id, StateName::Queued).await;
-    let claim = Event::Claim {
-        owner: dead(),
-        seq,
-        begin: false,
-    };
-    let entry = stack.jobs.change(&entry, claim).await.unwrap();
+    let entry = claimed(stack, id, seq, false).await;
     let park = Event::Park {
         on: WaitReason::Lock {
             resource: resource.to_owned(),
-            holder: None,
+            holder: holder.map(str::to_owned),
             since: None,
         },
         refund: false,
@@ -121,8 +96,8 @@ async fn who_is_cancelled_in_line_lets_the_next_go_on_at_once() {
     let lock = lock.enlist(&holder("first"), 1, Mode::Exclusive);
     let lock = lock.enlist(&holder("second"), 2, Mode::Shared);
     locks.create("disk.d1", &lock).await.unwrap();
-    park(&stack, "first", "disk.d1", 1).await;
-    park(&stack, "second", "disk.d1", 2).await;
+    park(&stack, "first", ("disk.d1", None), 1).await;
+    park(&stack, "second", ("disk.d1", None), 2).await;
     let cancel = Event::Cancel(Cancel {
         by: None,
         at: Timestamp::now(),
@@ -167,9 +142,9 @@ async fn a_look_at_a_job_far_back_in_a_line_costs_as_little_as_at_one_in_front()
         .subscribe("$JS.API.STREAM.MSG.GET.KV_jobs")
         .await
         .unwrap();
-    park(&stack, "last", "x.long", LINE).await;
+    park(&stack, "last", ("x.long", None), LINE).await;
     // Looked at after the other one; nobody has its lock, so it's woken.
-    park(&stack, "next", "x.free", 1).await;
+    park(&stack, "next", ("x.free", None), 1).await;
     stack.record("next", StateName::Queued).await;
     stack.bus.flush().await.unwrap();
     let mut behind = Vec::new();
@@ -206,13 +181,7 @@ async fn park_claimed(
 ) -> u64 {
     let seq = stack.publish("storage.default.low", job.to_string()).await;
     let id = job["id"].as_str().unwrap();
-    let entry = stack.record(id, StateName::Queued).await;
-    let claim = Event::Claim {
-        owner: dead(),
-        seq,
-        begin: false,
-    };
-    let entry = stack.jobs.change(&entry, claim).await.unwrap();
+    let entry = claimed(stack, id, seq, false).await;
     lines_up(&entry).await;
     let park = Event::Park {
         on,

@@ -5,13 +5,25 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use futures_util::StreamExt as _;
 use serde_json::json;
 use std::time::Duration;
-use virtbus_wire::{Event, StateName, Timestamp, state::Owner};
+use virtbus_bus::Entry;
+use virtbus_wire::{Event, Record, StateName, Timestamp, state::Owner};
 
 pub(crate) fn dead() -> Owner {
     Owner {
         worker: "st-dead".parse().unwrap(),
         boot: virtbus_wire::BootId::from_u128(7),
     }
+}
+
+/// The record of a job once it's queued, and claimed by a worker that is dead.
+pub(crate) async fn claimed(stack: &Stack, id: &str, seq: u64, begin: bool) -> Entry<Record> {
+    let entry = stack.record(id, StateName::Queued).await;
+    let claim = Event::Claim {
+        owner: dead(),
+        seq,
+        begin,
+    };
+    stack.jobs.change(&entry, claim).await.unwrap()
 }
 
 #[tokio::test]
@@ -23,13 +35,7 @@ async fn jobs_whose_message_vanished_are_published_again() {
         messages.push(stack.publish("storage.default.low", job).await);
     }
     stack.record("waits", StateName::Queued).await;
-    let entry = stack.record("runs", StateName::Queued).await;
-    let claim = Event::Claim {
-        owner: dead(),
-        seq: messages[1],
-        begin: true,
-    };
-    stack.jobs.change(&entry, claim).await.unwrap();
+    claimed(&stack, "runs", messages[1], true).await;
     for seq in messages {
         stack.bus.delete_message("STORAGE", seq).await.unwrap();
         stack.bus.delete_message("STORAGE", seq).await.unwrap();
@@ -141,13 +147,7 @@ async fn a_cancel_is_published_again_to_be_carried_out_when_its_worker_died() {
     let seq = stack
         .publish("storage.default.low", r#"{"id":"a","task":"ping"}"#)
         .await;
-    let entry = stack.record("a", StateName::Queued).await;
-    let claim = Event::Claim {
-        owner: dead(),
-        seq,
-        begin: true,
-    };
-    stack.jobs.change(&entry, claim).await.unwrap();
+    claimed(&stack, "a", seq, true).await;
     let ask = json!({"id": "a"});
     let answer = stack.ask::<serde_json::Value>("virtbus.jobs.cancel", &ask);
     assert_eq!(answer.await.unwrap(), json!({"outcome": "cancelling"}));

@@ -19,9 +19,9 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{BusError, Entry, Jobs, Row};
+use virtbus_daemon::Beat;
 use virtbus_wire::{
     Class, Envelope, JobId, Label, Place, Priority, Queue, Record, Task, Timestamp, WorkerId,
     catalog::{DiskRecord, DiskState, MediaRecord},
@@ -157,13 +157,8 @@ impl Leftovers {
 
     /// Looks until it's told to stop.
     pub async fn watch(mut self, stop: CancellationToken) {
-        let mut looks = interval_at(Instant::now() + LOOK, LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = looks.tick() => {}
-            }
+        let mut looks = Beat::after(LOOK, stop);
+        while looks.next().await {
             if let Err(error) = self.look(Timestamp::now()).await {
                 let chain: &dyn std::error::Error = &error;
                 tracing::warn!(error = chain, "what ended jobs began is put back later");

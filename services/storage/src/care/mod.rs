@@ -31,10 +31,9 @@ use prometheus_client::{
 };
 use std::time::Duration;
 use thiserror::Error;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{BusError, Jobs};
-use virtbus_daemon::Metrics;
+use virtbus_daemon::{Beat, Metrics};
 use virtbus_wire::{JobError, Timestamp, catalog::PoolRecord};
 
 /// How often a worker looks whether it's time.
@@ -104,13 +103,8 @@ pub async fn watch(
     (every, counts): (Duration, Counts),
     stop: CancellationToken,
 ) {
-    let mut looks = interval(LOOK.min(every));
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = looks.tick() => {}
-        }
+    let mut looks = Beat::every(LOOK.min(every), stop);
+    while looks.next().await {
         match store.care(&jobs, &pool, every).await {
             Ok(Some(report)) => counts.set(&pool, &report),
             Ok(None) => {}

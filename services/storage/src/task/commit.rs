@@ -229,13 +229,7 @@ impl Commit<'_> {
             return Ok(Err(pair));
         }
         let never = process::Stop::new();
-        let pace = Pace {
-            stop: &never,
-            lost: &never,
-            progress: &|_| {},
-            keep: &drop,
-            reached: &|_| Ok(()),
-        };
+        let pace = Pace::endless(&never);
         if is_there {
             self.run(&mut pair, &pace).await?;
         }

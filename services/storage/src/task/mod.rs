@@ -72,6 +72,8 @@ use virtbus_worker::{
 
 /// What the steps of a task are tied to while they can be stopped.
 pub(crate) struct Pace<'a> {
+    /// Nobody has asked yet whether the effect is there.
+    pub(crate) is_first: bool,
     /// Stops the tools of the work: for a cancel, a time-out, a shutdown.
     pub(crate) stop: &'a process::Stop,
     /// Stops the tools of the effect, which only a lost claim does: half a resize is worse than a
@@ -100,6 +102,7 @@ impl<'a> Pace<'a> {
     /// For what an earlier claim began and this one ends: nobody stops it, and nobody watches.
     pub(crate) fn endless(never: &'a process::Stop) -> Self {
         Self {
+            is_first: false,
             stop: never,
             lost: never,
             progress: &|_| {},
@@ -164,13 +167,15 @@ pub(crate) trait Steps: Sync {
 /// All steps in order. `commit` is the fence between the intent and the effect.
 ///
 /// A job's first claim looks for an effect too: the job's record may be older than the pool, put
-/// back from a copy of the bucket.
+/// back from a copy of the bucket. Later claims have asked [`Steps::recover`] before their work.
 async fn drive<S: Steps>(
     steps: &S,
     pace: &Pace<'_>,
     commit: Later<'_, Result<(), Stop>>,
 ) -> Result<Done, Stop> {
-    if let Some(done) = steps.recover().await? {
+    if pace.is_first
+        && let Some(done) = steps.recover().await?
+    {
         return Ok(done);
     }
     let mut plan = match steps.check().await? {

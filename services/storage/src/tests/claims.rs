@@ -273,6 +273,7 @@ pub(super) async fn drive(
 ) -> Result<Done, Stop> {
     let lost = process::Stop::new();
     let pace = Pace {
+        is_first: job.claim == 1,
         stop,
         lost: &lost,
         progress,
