@@ -23,11 +23,24 @@ pub(crate) struct Consumer {
     pub(crate) num_ack_pending: u64,
     /// Up to where all is done.
     pub(crate) ack_floor: Floor,
+    /// Up to where all was given out once.
+    pub(crate) delivered: Floor,
     /// Whether it gives nothing to anybody.
     #[serde(default)]
     pub(crate) paused: bool,
     /// How it's defined.
     pub(crate) config: Config,
+}
+
+impl Consumer {
+    /// Up to which place in the stream nothing is given to anybody any more: what still lies
+    /// there was given out as often as it may be.
+    pub(crate) fn given_up(&self) -> u64 {
+        match self.num_ack_pending {
+            0 => self.delivered.stream_seq,
+            _ => self.ack_floor.stream_seq,
+        }
+    }
 }
 
 /// What matters of a consumer's definition.

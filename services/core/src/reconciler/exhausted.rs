@@ -1,11 +1,14 @@
-//! Messages whose deliveries ran out: the server says so in a stream.
+//! Messages whose deliveries ran out: the server says so in a stream, once. Where that word was
+//! lost the sweep finds them, by what the consumers say of themselves.
 
 use super::look;
 use crate::{
+    consumers::state,
     registrar::lying,
     service::{Stores, per_job},
 };
 use serde::Deserialize;
+use std::collections::HashMap;
 use virtbus_bus::BusError;
 
 /// The stream of the server's notices of messages at `max_deliver`.
@@ -40,6 +43,20 @@ impl Notices {
         }
         Ok(())
     }
+}
+
+/// Up to which place in a stream each queue's consumer gives nothing to anybody any more. To be
+/// read before the stream is: what is done is gone from it by then.
+pub(super) async fn given_up(
+    stores: &Stores,
+    stream: &str,
+) -> Result<HashMap<String, u64>, BusError> {
+    let consumers = state::all(stores, stream).await?.into_iter();
+    let queues = consumers.filter_map(|consumer| {
+        let upto = consumer.given_up();
+        Some((consumer.config.filter_subject?, upto))
+    });
+    Ok(queues.collect())
 }
 
 async fn see_to(stores: &Stores, advisory: &Advisory) -> Result<(), BusError> {

@@ -1,7 +1,7 @@
 //! One look at everything: the streams, the leases, the locks.
 
 use super::{
-    held,
+    exhausted, held,
     index::{Doing, Index},
     keep,
     look::{self, Known},
@@ -93,19 +93,30 @@ impl Sweep {
         stream: &str,
         alive: &HashMap<WorkerId, BootId>,
     ) -> Result<u64, BusError> {
+        let given_up = exhausted::given_up(stores, stream).await?;
         let (mut from, mut refused) = (Some(1), 0);
         while let Some(seq) = from {
             let page = stores.bus.browse(stream, ">", seq).await?;
             let now = stores.bus.now();
-            let mut odd = Vec::new();
+            let (mut odd, mut spent) = (Vec::new(), Vec::new());
             for found in page.items.iter().filter_map(|stored| lying(stored, now)) {
                 let (job, subject) = (found.id(), found.arrival.subject);
                 let stands = index.found(job, found.generation(), subject, self.number);
-                if !stands && now.since(found.arrival.time) >= AGE_MIN {
+                let is_spent = given_up
+                    .get(subject)
+                    .is_some_and(|upto| found.arrival.seq <= *upto);
+                if now.since(found.arrival.time) < AGE_MIN {
+                    continue;
+                } else if !stands {
                     odd.push(found);
+                } else if is_spent {
+                    spent.push(found);
                 }
             }
             refused += strays(stores, odd, alive).await?;
+            for found in spent {
+                per_job(look::see_to_exhausted(stores, found).await)?;
+            }
             from = page.next;
         }
         Ok(refused)

@@ -272,6 +272,7 @@ impl Consumer {
             "num_ack_pending": self.given.len(),
             "num_waiting": self.waiting.len(),
             "ack_floor": {"consumer_seq": 0, "stream_seq": first.saturating_sub(1)},
+            "delivered": {"consumer_seq": self.delivered, "stream_seq": self.next.saturating_sub(1)},
             "paused": self.paused,
         })
     }
