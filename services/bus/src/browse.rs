@@ -197,7 +197,9 @@ impl Bus {
     /// When the server doesn't answer, or refuses.
     pub async fn delete_message(&self, stream: &str, seq: u64) -> Result<(), BusError> {
         let subject = format!("$JS.API.STREAM.MSG.DELETE.{stream}");
-        let wanted = json!({"seq": seq}).to_string();
+        // Without it the server overwrites the message's place on its disk first, which takes fifty
+        // times as long.
+        let wanted = json!({"seq": seq, "no_erase": true}).to_string();
         let call = || format!("the deletion of message {seq} of {stream}");
         let unreachable = |error: &dyn ToString| BusError::unreachable(call(), error.to_string());
         let answer = self.ask(subject, None, wanted.into()).await;
