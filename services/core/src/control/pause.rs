@@ -135,8 +135,23 @@ async fn remove(stores: &Stores, found: Lying<'_>, cancel: &Cancel) -> Result<bo
     Ok(is_cancelled)
 }
 
-/// Whether the job of a message was cancelled here.
+/// Whether the job of a message was cancelled here. Who comes between may have given it its record
+/// just now, or have taken it: that's looked at again.
 async fn cancel_job(stores: &Stores, found: &Lying<'_>, cancel: &Cancel) -> Result<bool, BusError> {
+    for _ in 0..TRIES_MAX {
+        if let Some(is_cancelled) = try_to_cancel(stores, found, cancel).await? {
+            return Ok(is_cancelled);
+        }
+    }
+    Ok(false)
+}
+
+/// As [`cancel_job`]; none when somebody came between.
+async fn try_to_cancel(
+    stores: &Stores,
+    found: &Lying<'_>,
+    cancel: &Cancel,
+) -> Result<Option<bool>, BusError> {
     let entry = stores.jobs.get_latest(found.id()).await?;
     let event = Event::Cancel(cancel.clone());
     let Some(entry) = entry else {
@@ -145,14 +160,14 @@ async fn cancel_job(stores: &Stores, found: &Lying<'_>, cancel: &Cancel) -> Resu
             record: Ok(record), ..
         } = &found.arrived
         else {
-            return Ok(false);
+            return Ok(Some(false));
         };
         let Ok(record) = record.apply(event, cancel.at) else {
-            return Ok(false);
+            return Ok(Some(false));
         };
         return match stores.jobs.create(&record).await {
-            Ok(_) => Ok(true),
-            Err(WriteError::Conflict(_)) => Ok(false),
+            Ok(_) => Ok(Some(true)),
+            Err(WriteError::Conflict(_)) => Ok(None),
             Err(WriteError::Bus(error)) => Err(error),
         };
     };
@@ -160,12 +175,12 @@ async fn cancel_job(stores: &Stores, found: &Lying<'_>, cancel: &Cancel) -> Resu
         .message()
         .is_some_and(|message| stands(&entry.value, &message));
     if !stands {
-        return Ok(false);
+        return Ok(Some(false));
     }
     match stores.jobs.change(&entry, event).await {
-        Ok(_) => Ok(true),
-        // Somebody took it just now.
-        Err(ChangeError::Illegal(_) | ChangeError::Write(WriteError::Conflict(_))) => Ok(false),
+        Ok(_) => Ok(Some(true)),
+        Err(ChangeError::Illegal(_)) => Ok(Some(false)),
+        Err(ChangeError::Write(WriteError::Conflict(_))) => Ok(None),
         Err(ChangeError::Write(WriteError::Bus(error))) => Err(error),
     }
 }
