@@ -116,8 +116,16 @@ pub async fn serve(daemon: Daemon<CoreSettings>) -> Result<(), Fatal> {
     Ok(())
 }
 
+/// What a core does beside answering, for as long as it runs.
+pub async fn duties(stores: Stores, leading: watch::Receiver<bool>, stop: CancellationToken) {
+    tokio::join!(
+        lost::run(stores.clone(), leading.clone(), stop.clone()),
+        lead(stores, leading, stop),
+    );
+}
+
 /// What the leader does, for as long as it leads.
-pub async fn duties(stores: Stores, mut leading: watch::Receiver<bool>, stop: CancellationToken) {
+async fn lead(stores: Stores, mut leading: watch::Receiver<bool>, stop: CancellationToken) {
     loop {
         tokio::select! {
             biased;
@@ -132,7 +140,6 @@ pub async fn duties(stores: Stores, mut leading: watch::Receiver<bool>, stop: Ca
         tasks.spawn(bus.within(reconciler::run(stores.clone(), registered, term.clone())));
         tasks.spawn(bus.within(consumers::run(stores.clone(), term.clone())));
         tasks.spawn(bus.within(limits::run(stores.clone(), term.clone())));
-        tasks.spawn(bus.within(lost::run(stores.clone(), term.clone())));
         tasks.spawn(bus.within(silent::run(stores.clone(), term.clone())));
         let broke_off = tokio::select! {
             biased;
