@@ -11,8 +11,8 @@ use crate::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// Longer than a take-over takes.
 const WORK_MS: u64 = 200;
+/// Longer than a take-over takes.
 const HELD_MS: u64 = 120_000;
 /// How this bench calls its two workers.
 const WORKERS: [&str; 2] = ["storage-one", "storage-two"];
@@ -49,12 +49,10 @@ pub(super) async fn measure(
         let cancel = site.client().request("virtbus.jobs.cancel", cancel.into());
         cancel.await?;
         start(site, &victim)?;
-        let job = Job::ping_with(
-            &format!("between-{number}"),
-            &json!({"sleep_ms": WORK_MS}),
-            &json!({}),
-        );
-        probe.start_one(job).await?;
+        // One that is over before the next worker dies: it must not be lost with it.
+        let between = format!("between-{number}");
+        let params = json!({"sleep_ms": WORK_MS});
+        probe.job(&between, "ping", params).await?;
     }
     for name in WORKERS {
         site.stop(name).await?;

@@ -94,20 +94,22 @@ async fn urgent_ones(site: &Site, name: &str) -> Result<Samples, Failure> {
 async fn purge(site: &Site) -> Result<(), Failure> {
     let stream = site.jetstream().get_stream("STORAGE").await?;
     let question = json!({"queue": LOW.subject, "reason": "bench"}).to_string();
-    let asked = || {
-        site.client()
-            .request("virtbus.queues.purge", question.clone().into())
-    };
-    let deadline = Instant::now() + 10 * LIMIT;
-    while stream.get_info().await?.state.messages > 0 {
-        if Instant::now() > deadline {
-            return Err(failure("the queue isn't empty after a purge"));
+    let mut left = u64::MAX;
+    let mut fell = Instant::now();
+    loop {
+        let now = stream.get_info().await?.state.messages;
+        if now == 0 {
+            return Ok(());
+        } else if now < left {
+            (left, fell) = (now, Instant::now());
+        } else if fell.elapsed() > LIMIT {
+            return Err(failure("a purge doesn't go on"));
         }
-        // A purge of very many takes longer than a request may.
-        if let Err(error) = asked().await {
-            eprintln!("bench: purge: {error}");
+        // A purge of very many takes longer than a request may, and goes on without it.
+        let client = site.client();
+        let asked = client.request("virtbus.queues.purge", question.clone().into());
+        if let Err(error) = asked.await {
+            eprintln!("bench: purge, {now} left: {error}");
         }
-        sleep(REST).await;
     }
-    Ok(())
 }
