@@ -75,40 +75,54 @@ async fn park(stack: &Stack, id: &str, (resource, holder): (&str, Option<&str>),
 
 /// Far less than the age that a sweep lets a lock or a wait come to.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// Of so many times one after the other one is in time: the machine may stop for a while, but a
+/// core that is slow is slow each time.
+const TRIES: usize = 3;
 
 #[tokio::test]
 async fn who_is_cancelled_in_line_lets_the_next_go_on_at_once() {
     let (stack, _core) = Stack::start().await;
+    let mut delays: Vec<Duration> = Vec::new();
+    while delays.iter().all(|delay| *delay >= AT_ONCE) {
+        assert!(delays.len() < TRIES, "it is woken at once: {delays:?}");
+        delays.push(woken_by_a_cancel(&stack, delays.len()).await);
+    }
+}
+
+/// How long the next in a line waits on after the one before it was cancelled.
+async fn woken_by_a_cancel(stack: &Stack, number: usize) -> Duration {
     let locks: Bucket<Lock> = Bucket::new(&stack.bus, locks::BUCKET);
     let holder = |id: &str| Holder {
         job: id.parse().unwrap(),
         claim: 1,
         since: None,
     };
-    let job = json!({"id": "holds", "task": "ping"}).to_string();
+    let [holds, first, second] = ["holds", "first", "second"].map(|id| format!("{id}-{number}"));
+    let resource = format!("disk.d{number}");
+    let job = json!({"id": holds, "task": "ping"}).to_string();
     stack.publish("storage.default.low", job).await;
-    stack.record("holds", StateName::Queued).await;
+    stack.record(&holds, StateName::Queued).await;
     // One wants it alone and must wait; who stands behind it could share it.
     let lock = Lock {
-        shared: vec![holder("holds")],
+        shared: vec![holder(&holds)],
         ..Lock::default()
     };
-    let lock = lock.enlist(&holder("first"), 1, Mode::Exclusive);
-    let lock = lock.enlist(&holder("second"), 2, Mode::Shared);
-    locks.create("disk.d1", &lock).await.unwrap();
-    park(&stack, "first", ("disk.d1", None), 1).await;
-    park(&stack, "second", ("disk.d1", None), 2).await;
+    let lock = lock.enlist(&holder(&first), 1, Mode::Exclusive);
+    let lock = lock.enlist(&holder(&second), 2, Mode::Shared);
+    locks.create(&resource, &lock).await.unwrap();
+    park(stack, &first, (resource.as_str(), None), 1).await;
+    park(stack, &second, (resource.as_str(), None), 2).await;
     let cancel = Event::Cancel(Cancel {
         by: None,
         at: Timestamp::now(),
         force: false,
     });
-    let first = stack.record("first", StateName::Waiting).await;
-    stack.record("second", StateName::Waiting).await;
-    stack.jobs.change(&first, cancel).await.unwrap();
-    let woken = stack.record("second", StateName::Queued);
-    let woken = tokio::time::timeout(AT_ONCE, woken).await;
-    assert_eq!(woken.expect("it is woken at once").value.generation, 2);
+    let first = stack.record(&first, StateName::Waiting).await;
+    stack.record(&second, StateName::Waiting).await;
+    let cancelled = stack.jobs.change(&first, cancel).await.unwrap();
+    let woken = stack.record(&second, StateName::Queued).await;
+    assert_eq!(woken.value.generation, 2);
+    woken.written_at.since(cancelled.written_at)
 }
 
 #[tokio::test]
@@ -196,16 +210,21 @@ async fn park_claimed(
 async fn those_beyond_a_locks_list_are_put_into_it_as_it_drains_and_the_first_wakes() {
     let (stack, _core) = Stack::start().await;
     let locks = Bucket::<Lock>::new(&stack.bus, locks::BUCKET);
-    let held = Lock {
-        exclusive: Some(Holder {
-            job: "long-gone".parse().unwrap(),
-            claim: 1,
-            since: None,
-        }),
-        beyond: Some(1),
+    let holder = |id: &str| Holder {
+        job: id.parse().unwrap(),
+        claim: 1,
+        since: None,
+    };
+    // Until all three are there, one that runs has it, and all are named: a sweep that came
+    // between would fill up the list with some of them alone.
+    let job = json!({"id": "runs", "task": "ping"}).to_string();
+    let seq = stack.publish("storage.default.low", job).await;
+    claimed(&stack, "runs", seq, true).await;
+    let mut named = Lock {
+        exclusive: Some(holder("runs")),
         ..Lock::default()
     };
-    locks.create("x.a", &held).await.unwrap();
+    let mut revision = locks.create("x.a", &named).await.unwrap();
     let mut tickets = Vec::new();
     for id in ["a", "b", "c"] {
         let on = WaitReason::Lock {
@@ -213,10 +232,23 @@ async fn those_beyond_a_locks_list_are_put_into_it_as_it_drains_and_the_first_wa
             holder: None,
             since: None,
         };
-        let mode = if id == "c" { "shared" } else { "exclusive" };
-        let job = json!({"id": id, "task": "ping", "locks": {mode: ["x.a"]}});
-        tickets.push(park_claimed(&stack, &job, on, async |_| {}).await);
+        let (mode, name) = match id {
+            "c" => (Mode::Shared, "shared"),
+            _ => (Mode::Exclusive, "exclusive"),
+        };
+        let job = json!({"id": id, "task": "ping", "locks": {name: ["x.a"]}});
+        let ticket = park_claimed(&stack, &job, on, async |entry| {
+            named = named.enlist(&holder(id), entry.revision, mode);
+            revision = locks.update("x.a", &named, revision).await.unwrap();
+        });
+        tickets.push(ticket.await);
     }
+    let held = Lock {
+        exclusive: Some(holder("long-gone")),
+        beyond: Some(1),
+        ..Lock::default()
+    };
+    locks.update("x.a", &held, revision).await.unwrap();
     stack.record("a", StateName::Queued).await;
     let lock = locks.get_latest("x.a").await.unwrap().unwrap().value;
     let line = lock.waiters.iter();
@@ -243,14 +275,16 @@ async fn a_job_that_waits_for_the_end_of_a_use_wakes_then_and_not_before() {
     );
     let end = Timestamp::now().after(Duration::from_secs(4));
     let pinned = json!([{"job": "loads", "expires_at": end}]);
-    disks
-        .put("d1", &disk(json!([domain("web1")])))
-        .await
-        .unwrap();
-    disks.put("d2", &disk(pinned)).await.unwrap();
+    disks.put("d0", &disk(pinned)).await.unwrap();
+    for name in ["d1", "d2", "d3"] {
+        let used = disk(json!([domain("web1")]));
+        disks.put(name, &used).await.unwrap();
+    }
     for (id, lock, holder) in [
-        ("a", "disk.d1", "domain.web1"),
-        ("b", "disk.d2", "job.loads"),
+        ("b", "disk.d0", "job.loads"),
+        ("a1", "disk.d1", "domain.web1"),
+        ("a2", "disk.d2", "domain.web1"),
+        ("a3", "disk.d3", "domain.web1"),
     ] {
         let on = WaitReason::Lock {
             resource: lock.to_owned(),
@@ -275,18 +309,21 @@ async fn a_job_that_waits_for_the_end_of_a_use_wakes_then_and_not_before() {
     }
     let woken = stack.record("b", StateName::Queued).await;
     assert!(woken.written_at >= end, "its pin had not expired");
-    // The other one was looked at when it began to wait, and twice a second since.
-    let waits = stack.record("a", StateName::Waiting).await.value;
-    assert_eq!(waits.generation, 1);
-    let before = Timestamp::now();
-    disks
-        .put("d1", &disk(json!([domain("other")])))
-        .await
-        .unwrap();
-    let woken = stack.record("a", StateName::Queued).await;
-    assert_eq!(woken.value.generation, 2);
-    let late = woken.written_at.since(before);
-    assert!(late < Duration::from_secs(2), "{late:?}");
+    // The others were looked at when they began to wait, and twice a second since: should the
+    // machine have stopped, then not for all of them.
+    let mut delays = Vec::new();
+    for (id, name) in [("a1", "d1"), ("a2", "d2"), ("a3", "d3")] {
+        let waits = stack.record(id, StateName::Waiting).await.value;
+        assert_eq!(waits.generation, 1);
+        let before = Timestamp::now();
+        let other = disk(json!([domain("other")]));
+        disks.put(name, &other).await.unwrap();
+        let woken = stack.record(id, StateName::Queued).await;
+        assert_eq!(woken.value.generation, 2);
+        delays.push(woken.written_at.since(before));
+    }
+    let soonest = delays.iter().min().unwrap();
+    assert!(*soonest < Duration::from_secs(2), "{delays:?}");
 }
 
 #[tokio::test]

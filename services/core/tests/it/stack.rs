@@ -227,11 +227,11 @@ impl Stack {
         items.collect()
     }
 
-    /// Writes a worker's lease that ends by itself in a few seconds, which core looks at several
-    /// times meanwhile.
+    /// Writes a worker's lease that ends by itself in some seconds, which core looks at several
+    /// times meanwhile, even if it's kept from its work for a few of them and leads anew.
     pub(crate) async fn last_beat(&self, worker: &str, beat: &Value) {
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-TTL", "4s");
+        headers.insert("Nats-TTL", "12s");
         let beat = beat.to_string().into_bytes();
         let key = format!("$KV.workers.{worker}");
         self.publish_with(&key, headers, beat).await;
