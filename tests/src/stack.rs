@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
-use virtbus_testbed::{server, until};
+use virtbus_testbed::{port, server, until};
 
 /// How long all of it may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
@@ -85,6 +85,7 @@ impl Stack {
         let folder = folder.canonicalize().unwrap();
         let ready_file = folder.join("ready.json");
         let log = File::create(folder.join("up.log")).unwrap();
+        port::choose_for_up(&folder.join("up"));
         let mut command = Command::new(virtbus());
         command.arg("up").arg("--dir").arg(folder.join("up"));
         command.arg("--ready-file").arg(&ready_file);

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use virtbus_testbed::{server, until, within};
+use virtbus_testbed::{port, server, until, within};
 
 /// The one pool.
 pub const POOL: &str = "default";
@@ -322,6 +322,6 @@ fn address(port: u16) -> SocketAddr {
 
 /// Ports that nobody else gets as long as these are held.
 fn hold_ports(count: usize) -> Vec<TcpListener> {
-    let bind = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+    let bind = |_| TcpListener::bind(address(port::free())).unwrap();
     (0..count).map(bind).collect()
 }

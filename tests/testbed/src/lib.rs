@@ -5,6 +5,7 @@
 )]
 
 pub mod libvirt;
+pub mod port;
 pub mod server;
 pub mod watch;
 

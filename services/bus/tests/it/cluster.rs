@@ -2,23 +2,18 @@
 
 use crate::person::{Keys, Person};
 use futures_util::future::join_all;
-use std::net::TcpListener;
-use virtbus_bus::topology::{Mode, Outcome, Role, Wanted, apply};
+use virtbus_bus::topology::{Mode, Outcome, Report, Role, Wanted, apply};
 use virtbus_bus::{Bucket, Bus, ConnectConfig, WriteError};
+use virtbus_testbed::port;
 use virtbus_testbed::server::{Server, copy_nats_folder};
 use virtbus_testbed::watch::until;
 
 /// Three servers that know each other; routes need ports that are known beforehand.
 async fn cluster() -> (Vec<Server>, Keys) {
     let keys = Keys::new();
-    let listeners: Vec<TcpListener> = (0..3)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+    let routes: Vec<String> = (0..3)
+        .map(|_| format!("nats://127.0.0.1:{}", port::free()))
         .collect();
-    let routes: Vec<String> = listeners
-        .iter()
-        .map(|listener| format!("nats://{}", listener.local_addr().unwrap()))
-        .collect();
-    drop(listeners);
     let all = routes.join(",");
     let mut servers = Vec::new();
     for (index, route) in routes.iter().enumerate() {
@@ -34,6 +29,18 @@ async fn cluster() -> (Vec<Server>, Keys) {
     (servers, keys)
 }
 
+/// Applies a topology. Until there is a leader, requests time out or are refused; so are copies
+/// until all servers have met.
+async fn applied(admin: &Person, wanted: &Wanted) -> Report {
+    until("a topology", async || {
+        let report = apply(&admin.js, wanted, Mode::Apply).await;
+        let report = report.map_err(|error| error.to_string())?;
+        let refused = report.refused().next().map(|item| format!("{item:?}"));
+        refused.map_or(Ok(report), Err)
+    })
+    .await
+}
+
 /// A topology with three copies of everything.
 async fn three_copies(url: &str, keys: &Keys) {
     let admin = Person::connect(url, keys, Role::Admin).await;
@@ -41,16 +48,7 @@ async fn three_copies(url: &str, keys: &Keys) {
         replicas: Some(3),
         queues: Vec::new(),
     };
-    // Until there is a leader, requests time out or are refused.
-    until("a topology with three copies", async || {
-        let report = apply(&admin.js, &three, Mode::Apply).await;
-        let report = report.map_err(|error| error.to_string())?;
-        match report.refused().next() {
-            None => Ok(()),
-            Some(item) => Err(format!("{item:?}")),
-        }
-    })
-    .await;
+    applied(&admin, &three).await;
 }
 
 #[tokio::test]
@@ -102,24 +100,15 @@ async fn a_cluster_elects_a_leader_and_keeps_three_copies() {
         queues,
     };
 
-    // Until there is a leader, requests time out or are refused.
-    until("a topology with one copy each", async || {
-        let report = apply(&admin.js, &single, Mode::Apply)
-            .await
-            .map_err(|error| error.to_string())?;
-        match report.refused().next() {
-            None => Ok(()),
-            Some(item) => Err(format!("{item:?}")),
-        }
-    })
-    .await;
-
-    let report = apply(&admin.js, &three, Mode::Apply).await.unwrap();
-    assert_eq!(report.refused().count(), 0, "{report}");
+    applied(&admin, &single).await;
+    applied(&admin, &three).await;
 
     until("three copies of a stream and of its consumer", async || {
-        let stream = admin.js.get_stream("STORAGE").await.unwrap();
-        let consumer = stream.consumer_info("storage_default_high").await.unwrap();
+        // While they elect a leader nobody answers.
+        let stream = admin.js.get_stream("STORAGE").await;
+        let stream = stream.map_err(|error| error.to_string())?;
+        let consumer = stream.consumer_info("storage_default_high").await;
+        let consumer = consumer.map_err(|error| error.to_string())?;
         let cluster = [
             stream.cached_info().cluster.clone(),
             consumer.cluster.clone(),
@@ -128,12 +117,12 @@ async fn a_cluster_elects_a_leader_and_keeps_three_copies() {
             let current = cluster.replicas.iter().filter(|peer| peer.current).count();
             cluster.leader.is_some() && current == 2
         });
-        complete.then_some(()).ok_or(cluster)
+        complete.then_some(()).ok_or(format!("{cluster:?}"))
     })
     .await;
 
     // Asking for nothing keeps the copies: a setup without the option must not lower safety.
-    let report = apply(&admin.js, &single, Mode::Apply).await.unwrap();
+    let report = applied(&admin, &single).await;
     assert!(
         report
             .items

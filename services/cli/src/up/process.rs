@@ -259,13 +259,19 @@ mod tests {
         let config = folder.path().canonicalize().unwrap().join("core.toml");
         fs::write(&config, "").unwrap();
         let start = |words: &[&str]| {
-            std::process::Command::new("/bin/sh")
-                .args(["-c", "read x", "sh"])
+            let mut child = std::process::Command::new("/bin/sh")
+                .args(["-c", "echo; read x", "sh"])
                 .args(words)
                 .current_dir(folder.path())
                 .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
                 .spawn()
-                .unwrap()
+                .unwrap();
+            // Its command line isn't there yet when the start returns, but when it speaks.
+            let mut said = [0];
+            let pipe = child.stdout.as_mut().unwrap();
+            std::io::Read::read_exact(pipe, &mut said).unwrap();
+            child
         };
         let path = config.to_str().unwrap();
         let mut ours = [

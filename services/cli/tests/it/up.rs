@@ -11,7 +11,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 use tempfile::TempDir;
-use virtbus_testbed::{until, watch::soon};
+use virtbus_testbed::{port, until, watch::soon};
 
 const NAMES: [&str; 5] = ["nats", "core", "storage", "hypervisor", "feedback"];
 
@@ -22,6 +22,7 @@ struct Up {
 }
 
 fn command(dir: &Path, more: &str) -> Command {
+    port::choose_for_up(dir);
     let mut command = virtbus("nats://127.0.0.1:1", "up");
     command.env("VIRTBUS_NATS_SERVER", virtbus_testbed::server::program());
     command.arg("--dir").arg(dir).args(more.split_whitespace());

@@ -68,6 +68,12 @@ impl Browser {
     }
 
     async fn ask(&mut self, method: &str, params: Value) -> Value {
+        let answer = self.answer(method, params).await;
+        answer.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// The result, or the error.
+    async fn answer(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.asked += 1;
         let mut question = json!({"id": self.asked, "method": method, "params": params});
         if !self.session.is_empty() {
@@ -83,17 +89,20 @@ impl Browser {
             };
             let answer: Value = serde_json::from_str(&text).unwrap();
             if answer["id"] == self.asked {
-                assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].clone();
+                return match answer.get("error") {
+                    None => Ok(answer["result"].clone()),
+                    Some(error) => Err(error.clone()),
+                };
             }
         }
     }
 
-    /// The value of an expression in the page.
+    /// The value of an expression in the page; none while the page is still on its way, when its
+    /// place is taken by another.
     async fn value(&mut self, expression: &str) -> Value {
         let wanted = json!({"expression": expression, "returnByValue": true});
-        let answer = self.ask("Runtime.evaluate", wanted).await;
-        answer["result"]["value"].clone()
+        let answer = self.answer("Runtime.evaluate", wanted).await;
+        answer.map_or(Value::Null, |answer| answer["result"]["value"].clone())
     }
 
     /// Waits until an expression is true; the page's text says why it isn't.

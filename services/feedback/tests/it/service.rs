@@ -12,7 +12,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use virtbus_testbed::until;
+use virtbus_testbed::{port, until};
 
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -35,8 +35,7 @@ impl Service {
     /// Starts it with these settings besides, and waits until it's ready.
     pub(crate) async fn start(bus: &TestBus, settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
-        Self::start_at(bus, folder, port, settings).await
+        Self::start_at(bus, folder, port::free(), settings).await
     }
 
     async fn start_at(bus: &TestBus, folder: TempDir, port: u16, settings: &str) -> Self {
@@ -150,11 +149,6 @@ impl Drop for Service {
         drop(self.child.kill());
         drop(self.child.wait());
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// A token that is valid for ten minutes.

@@ -148,11 +148,18 @@ impl Socket {
         soon("the close", read).await
     }
 
-    /// Whether nothing comes for so long.
+    /// Whether nothing is told for so long. That the service lives is said now and then.
     pub(crate) async fn is_quiet_for(&mut self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.stream.next())
-            .await
-            .is_err()
+        let told = async {
+            loop {
+                match self.stream.next().await {
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(Message::Text(text))) if text.contains(r#""t":"hb""#) => {}
+                    Some(_) | None => return,
+                }
+            }
+        };
+        tokio::time::timeout(time, told).await.is_err()
     }
 
     /// A larger `seq` takes the place of a smaller one; what is in `left` is dropped.

@@ -70,9 +70,15 @@ async fn whoever_comes_back_gets_the_newest_state_of_what_changed_once() {
         socket.until("a snapshot", is_last_of_load).await;
         drop(socket);
 
+        let mut witness = Socket::subscribed(&service, &alice).await;
+        let mut last = 0;
         for state in ["running", "cancelling", "running"] {
-            bus.put("j2", "alice", state).await;
+            last = bus.put("j2", "alice", state).await;
         }
+        // What the service hasn't heard of yet nobody has missed.
+        witness
+            .until("the last change", |frame| frame["seq"] == last)
+            .await;
         if is_restarted {
             service = service.restart(&bus, "").await;
         }
