@@ -18,6 +18,9 @@ const MIB: usize = 1 << 20;
 const RECORD_BYTES_MAX: usize = 32 << 10;
 /// A second on an idle machine; this one is testing.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// Of so many one after the other one is told in time: the machine may stop for a while, but who is
+/// slow is slow each time.
+const TRIES: usize = 3;
 
 /// The job behind a bad one goes on, and no service has ended.
 pub(crate) async fn goes_on(stack: &Stack, bus: &Bus) {
@@ -169,13 +172,17 @@ async fn a_queue_that_is_none_is_told_so() {
         "hypervisor.nobody.default",
     ];
     for subject in subjects {
-        let record = bus.run(subject, "ping", json!({})).await;
-        fails(&stack, &record, "queue.unknown");
-        assert_eq!(record["queue"], subject);
-        let time =
-            |field: &str| -> Timestamp { serde_json::from_value(record[field].clone()).unwrap() };
-        let took = time("finished_at").since(time("submitted_at"));
-        assert!(took < TOLD_WITHIN, "{subject}: {took:?}");
+        let mut delays: Vec<Duration> = Vec::new();
+        while delays.iter().all(|took| *took >= TOLD_WITHIN) {
+            assert!(delays.len() < TRIES, "{subject}: {delays:?}");
+            let record = bus.run(subject, "ping", json!({})).await;
+            fails(&stack, &record, "queue.unknown");
+            assert_eq!(record["queue"], subject);
+            let time = |field: &str| -> Timestamp {
+                serde_json::from_value(record[field].clone()).unwrap()
+            };
+            delays.push(time("finished_at").since(time("submitted_at")));
+        }
     }
     goes_on(&stack, &bus).await;
 }

@@ -6,6 +6,9 @@ use virtbus_tests::cli::virtbus;
 use virtbus_tests::ready;
 use virtbus_tests::state_of;
 
+/// Where no server is: nobody is given this port.
+const NOBODY: &str = "nats://127.0.0.1:1";
+
 #[tokio::test]
 async fn submit_waits_and_its_exit_code_tells_how_it_ended() {
     let stack = shared().await;
@@ -34,12 +37,15 @@ async fn submit_waits_and_its_exit_code_tells_how_it_ended() {
         "submit",
         "ping",
         "-p",
-        "sleep_ms=4000",
+        "sleep_ms=60000",
+        "--id",
+        "cli-late",
         "--wait",
         "--wait-timeout",
         "1s",
     ];
     assert_eq!(virtbus(&stack, &late).await.code, 7, "not over in time");
+    virtbus(&stack, &["cancel", "cli-late"]).await.ok();
 }
 
 #[tokio::test]
@@ -98,7 +104,9 @@ async fn submit_watches_a_job_with_its_progress() {
         "-p",
         "format=raw",
     ];
-    let words = [words.as_slice(), &["--watch", "--json"]].concat();
+    // It begins when it's surely being watched: what was over by then would be told as it ended.
+    let later = ["--not-before", "5s", "--watch", "--json"];
+    let words = [words.as_slice(), &later].concat();
     let lines = virtbus(&stack, &words).await.ok().json_lines();
     assert_eq!(lines[0]["event"], "submitted", "{lines:#?}");
     let text = json!(lines).to_string();
@@ -196,13 +204,8 @@ async fn list_and_show_tell_what_happened() {
 #[tokio::test]
 async fn a_server_that_is_not_there_is_an_exit_code_of_its_own() {
     let stack = shared().await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let server = format!("nats://{free}");
     let mut command = tokio::process::Command::new(ready::virtbus());
-    command.args(["list", "--server", &server]);
+    command.args(["list", "--server", NOBODY]);
     let ended = virtbus_tests::cli::run(command).await;
     assert_eq!(ended.code, 6, "{ended:?}");
     assert_eq!(

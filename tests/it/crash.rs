@@ -1,15 +1,19 @@
 //! The storage service dies in the middle of a convert.
 
 use serde_json::{Value, json};
-use virtbus_testbed::until;
+use virtbus_testbed::{until, within};
 use virtbus_tests::disk::{self, MIB};
+use virtbus_tests::jobs::TAKE_OVER;
 use virtbus_tests::process::{self, Signal};
 use virtbus_tests::{Bus, Events, Service, Stack, is_final, state_of};
 
 const HIGH: &str = "storage.default.high";
 const LOW: &str = "storage.default.low";
-/// Enough to be in the middle of it for seconds: it's compressed, and can't be.
 const SOURCE_MIB: u64 = 192;
+/// The first worker's tool: qemu-img, so slow that a test is surely in the middle of a copy when it
+/// says so. Those that come after it are as fast as they can.
+const SLOW: &str = "#!/bin/sh\n[ \"$1\" = convert ] && shift && exec REAL convert -r 8M \"$@\"\n\
+    exec REAL \"$@\"\n";
 
 /// A stack with a disk that takes long to convert.
 async fn with_source() -> (Stack, Bus) {
@@ -21,6 +25,7 @@ async fn with_source() -> (Stack, Bus) {
         &disk::path(&stack.ready.pool_root, "source", "raw"),
         SOURCE_MIB,
     );
+    stack.with_qemu_img(SLOW).await;
     (stack, bus)
 }
 
@@ -30,7 +35,8 @@ async fn in_the_middle(stack: &Stack, bus: &Bus) {
     let job = json!({"id": "convert", "task": "convert", "params": params});
     bus.publish(LOW, &job).await;
     let root = &stack.ready.pool_root;
-    until("the tool has written something", async || {
+    // A long job isn't begun for a minute while the machine is short of disk.
+    within(TAKE_OVER, "the tool has written something", async || {
         let parts = disk::leftovers(root);
         let written = parts
             .iter()
@@ -150,7 +156,12 @@ async fn a_convert_whose_worker_is_stopped_is_handed_back() {
     let events = bus.events().await;
     // It shall not wait for the convert's end.
     stack.stop(Service::Storage).await;
-    stack.start_again_with(Service::Storage, &[("VIRTBUS__WORK__DRAIN_S", "0")]);
+    let tools = stack.folder().join("tools");
+    let settings = [
+        ("VIRTBUS__TOOLS_DIR", tools.to_str().unwrap()),
+        ("VIRTBUS__WORK__DRAIN_S", "0"),
+    ];
+    stack.start_again_with(Service::Storage, &settings);
     in_the_middle(&stack, &bus).await;
     let pid = stack.pid(Service::Storage);
     process::signal(pid, Signal::TERM);

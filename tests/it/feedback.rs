@@ -149,9 +149,12 @@ async fn a_job_that_no_longer_fits_leaves_the_list() {
         .send(&json!({"t": "sub", "id": 3, "filter": filter}))
         .await;
     let job = json!({"id": "fb-leaves", "task": "ping", "labels": {"test": "leaves"},
-        "params": {"sleep_ms": 1500}});
+        "params": {"sleep_ms": 60_000}});
     bus.publish(HIGH, &job).await;
+    // It runs until that was seen, however long it takes.
     socket.until_job(3, "fb-leaves", "running").await;
+    let cancel = json!({"id": "fb-leaves"});
+    bus.ask("virtbus.jobs.cancel", &cancel).await.unwrap();
     let left = |frame: &Value| {
         frame["left"]
             .as_array()

@@ -31,11 +31,14 @@ async fn a_disk_is_made_resized_converted_and_deleted_and_all_of_it_is_seen() {
     let bus = stack.bus().await;
     let events = bus.events().await;
     let publisher = Publisher { stack, bus, events };
-    publisher.creates().await;
-    publisher.resizes().await;
-    publisher.converts().await;
-    publisher.deletes().await;
-    saw_all(&mut socket).await;
+    let publishes = async {
+        publisher.creates().await;
+        publisher.resizes().await;
+        publisher.converts().await;
+        publisher.deletes().await;
+    };
+    // Meanwhile the browser reads: one that is silent for long is taken for gone.
+    tokio::join!(publishes, saw_all(&mut socket));
 }
 
 impl Publisher {

@@ -1,7 +1,8 @@
 //! Priorities: the more urgent first, and in order within one.
 
 use serde_json::json;
-use virtbus_tests::{Service, Stack, is_final, state_of};
+use virtbus_testbed::until;
+use virtbus_tests::{Bus, Service, Stack, is_final, state_of};
 
 /// One slot, so that the order of starts is the order of takes.
 const ONE_SLOT: [(&str, &str); 2] = [
@@ -23,11 +24,29 @@ const JOBS: [(&str, &str); 10] = [
     ("low-4", "low"),
 ];
 
+/// The server has noticed that the worker is gone: else it would still give it the first jobs, and
+/// these would come again behind all others.
+async fn nobody_asks(bus: &Bus) {
+    let stream = bus.jetstream.get_stream("STORAGE").await.unwrap();
+    for priority in ["high", "default", "low"] {
+        let consumer = format!("storage_default_{priority}");
+        until("nobody asks for jobs", async || {
+            let info = stream.consumer_info(&consumer).await;
+            match info.map_err(|error| error.to_string())?.num_waiting {
+                0 => Ok(()),
+                asking => Err(asking.to_string()),
+            }
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn ten_jobs_that_wait_for_their_worker_come_out_in_the_order_of_their_priorities() {
     let stack = Stack::start().await;
     let bus = stack.bus().await;
     stack.kill(Service::Storage).await;
+    nobody_asks(&bus).await;
     let events = bus.events().await;
     for (id, priority) in JOBS {
         let subject = format!("storage.default.{priority}");

@@ -2,6 +2,7 @@
 
 use crate::shared;
 use serde_json::{Value, json};
+use virtbus_testbed::until;
 use virtbus_tests::disk::{self, MIB};
 use virtbus_tests::state_of;
 
@@ -211,6 +212,12 @@ async fn a_chain_of_jobs_published_at_once_runs_in_its_order() {
         let record = bus.end_of(id).await;
         assert_eq!(state_of(&record), "succeeded", "{record:#}");
     }
+    let is_over = |id: &str| events.of(id).iter().any(virtbus_tests::Change::is_final);
+    until("all their events", async || {
+        let seen = ["task-c1", "task-c2", "task-c3"].map(is_over);
+        if seen == [true; 3] { Ok(()) } else { Err(seen) }
+    })
+    .await;
     let end = |id: &str| {
         events
             .of(id)

@@ -7,8 +7,8 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::Command;
 
-/// Longest run of a command.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest run of a command; some wait for a job, which may wait for the machine.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How a command ended.
 #[derive(Debug)]

@@ -11,6 +11,9 @@ use virtbus_wire::{JobId, Record, StateName};
 /// Longest wait for a job that a dead worker had: its message comes again after 30 s, and again
 /// as long as its worker's lease lasts.
 pub const TAKE_OVER: Duration = Duration::from_secs(150);
+/// Longest wait for any other: while the machine is short of disk a long one isn't begun for a
+/// minute, and there may be others before it.
+const JOB: Duration = Duration::from_secs(180);
 /// The longest that a tool may take which starts a machine, without KVM on a busy host.
 const MACHINE: Duration = Duration::from_secs(240);
 
@@ -143,7 +146,8 @@ impl Bus {
 
     /// The record of a job, once it's over.
     pub async fn end_of(&self, id: &str) -> Value {
-        self.once(id, "over", is_final).await
+        let what = format!("{id}: over");
+        within(JOB, &what, async || self.fitting(id, is_final).await).await
     }
 
     /// The same of one that a dead worker had.
