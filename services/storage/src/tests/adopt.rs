@@ -100,17 +100,10 @@ async fn what_a_file_says_of_its_backing_must_be_what_the_job_says() {
 async fn what_is_not_what_it_should_be_stays_where_it_lies() {
     let site = Site::start().await;
     adopt(&site, "image", &["-f", "qcow2"]);
-    adopt(
-        &site,
-        "outside",
-        &[
-            "-f",
-            "qcow2",
-            "-o",
-            "data_file=/dev/shm/virtbus-x,data_file_raw=on",
-        ],
-    );
-    std::fs::remove_file("/dev/shm/virtbus-x").ok();
+    let outside = site.dir.path().join("outside");
+    let option = format!("data_file={},data_file_raw=on", outside.display());
+    adopt(&site, "outside", &["-f", "qcow2", "-o", &option]);
+    std::fs::remove_file(outside).ok();
     symlink("/etc/passwd", site.path("adopt/link")).unwrap();
     std::fs::write(site.path("adopt/short"), "QFI").unwrap();
     for (file, format, expected) in [

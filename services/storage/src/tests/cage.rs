@@ -5,7 +5,7 @@ use super::site::{MIB, Site, program};
 use serde_json::json;
 use std::{
     fs,
-    os::unix::{fs::PermissionsExt, net::UnixListener},
+    os::unix::net::UnixListener,
     time::{Duration, Instant},
 };
 use virtbus_testbed::until;
@@ -40,7 +40,7 @@ fn tools_now(subcommand: &str, folder: &str) -> Vec<u32> {
 
 #[tokio::test]
 async fn a_live_tool_of_a_job_is_locked_in_within_its_limits() {
-    let site = Site::with(|pool| pool.bandwidth = Some("1MiB".parse().unwrap())).await;
+    let site = Site::with(|pool| pool.bandwidth = Some("256KiB".parse().unwrap())).await;
     site.filled_disk("d1").await;
     site.write("d1.qcow2", "qcow2", "write -P 9 0 4M");
     let params = json!({ "disk": "d1", "to": "d2", "format": "raw" });
@@ -54,7 +54,8 @@ async fn a_live_tool_of_a_job_is_locked_in_within_its_limits() {
     };
     let (done, [status, limits, stat]) = tokio::join!(site.run(&job), look);
     done.unwrap();
-    // 4 MiB at 1 MiB a second, less the 2 MiB that go at once in the beginning.
+    // 4 MiB at 256 KiB a second, less the 2 MiB that go at once in the beginning: long enough for
+    // a look that comes late.
     assert!(began.elapsed() > Duration::from_secs(1));
     let field = |text: &str, name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -75,7 +76,7 @@ async fn a_live_tool_of_a_job_is_locked_in_within_its_limits() {
 /// A qemu-img that an image has taken over: it tries what it shouldn't, and only if nothing of
 /// that works it does what it's asked to.
 fn taken_over(folder: &std::path::Path, tries: &[String]) {
-    let tool = folder.join("qemu-img");
+    let (text, tool) = (folder.join("script"), folder.join("qemu-img"));
     let tries = tries.join("\n");
     let script = format!(
         "#!/bin/sh\n\
@@ -85,8 +86,11 @@ fn taken_over(folder: &std::path::Path, tries: &[String]) {
          fi\n\
          exec /usr/bin/qemu-img \"$@\"\n"
     );
-    fs::write(&tool, script).unwrap();
-    fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+    fs::write(&text, script).unwrap();
+    // By a process that is over then: what this one has open to write, programs that tests beside
+    // this one start have too for a moment, and nobody can run it meanwhile.
+    let paths = [&text, &tool].map(|path| path.to_str().unwrap());
+    program("install", &["-m", "755", paths[0], paths[1]]);
 }
 
 #[tokio::test]
@@ -168,6 +172,10 @@ async fn convert_on(site: &Site, name: &str) {
     }
 }
 
+/// How often it's measured: tests beside this one want the processors too, and more of them at one
+/// moment than at the next.
+const ROUNDS: u32 = 4;
+
 #[tokio::test]
 async fn two_conversions_do_not_slow_a_new_disk() {
     let site = Site::start().await;
@@ -186,22 +194,26 @@ async fn two_conversions_do_not_slow_a_new_disk() {
             "status=none",
         ],
     );
-    let alone = time_of_new_disks(&site, "alone").await;
-    let beside = tokio::select! {
-        () = async { tokio::join!(convert_on(&site, "b"), convert_on(&site, "c")); } => {
-            panic!("there is always a next one")
+    for round in 0..ROUNDS {
+        let name = |what: &str| format!("{what}{round}-");
+        let alone = time_of_new_disks(&site, &name("alone")).await;
+        let (one, other) = (name("b"), name("c"));
+        let beside = tokio::select! {
+            () = async { tokio::join!(convert_on(&site, &one), convert_on(&site, &other)); } => {
+                panic!("there is always a next one")
+            }
+            beside = async {
+                let folder = site.path("disks").to_str().unwrap().to_owned();
+                tools(2, "convert", &folder).await;
+                time_of_new_disks(&site, &name("beside")).await
+            } => beside,
+        };
+        println!("a new disk takes {alone:?} alone, {beside:?} beside two conversions");
+        // Both processors are wanted by others now; without its place in line it would be many
+        // times as long, in every round.
+        if beside < alone * 4 + Duration::from_millis(250) {
+            return;
         }
-        beside = async {
-            let folder = site.path("disks").to_str().unwrap().to_owned();
-            tools(2, "convert", &folder).await;
-            time_of_new_disks(&site, "beside").await
-        } => beside,
-    };
-    println!("a new disk takes {alone:?} alone, {beside:?} beside two conversions");
-    // Both processors are wanted by others now; without its place in line it would be many times
-    // as long.
-    assert!(
-        beside < alone * 4 + Duration::from_millis(250),
-        "{alone:?} {beside:?}"
-    );
+    }
+    panic!("new disks are slow beside conversions");
 }

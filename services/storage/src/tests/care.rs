@@ -92,10 +92,12 @@ async fn the_trash_keeps_what_a_job_is_at() {
     site.done("j1", "delete_disk", json!({ "disk": "d1" }))
         .await;
     long_ago(&site, "d1").await;
-    let held = {
+    let held = until("the disk's lock", async || {
         let lock = crate::pool::Name::lock(&"d1".parse::<virtbus_wire::DiskId>().unwrap());
-        crate::fence::Quiet::take(&site.root(), lock).await.unwrap()
-    };
+        let taken = crate::fence::Quiet::take(&site.root(), lock).await.unwrap();
+        taken.ok_or("somebody has it")
+    })
+    .await;
     now(&site).await;
     assert_eq!(site.state("d1").await, Some(DiskState::Trashed));
     assert_eq!(site.files("trash").len(), 1);

@@ -32,6 +32,11 @@ const fn case(task: &'static str, params: &'static str) -> Case {
 }
 
 impl Case {
+    /// The same, where another claim, or one on another file, measures this anew.
+    const fn measures(self, measured: &'static [&'static str]) -> Self {
+        Self { measured, ..self }
+    }
+
     /// Whether it has no effect in the pool: two at once then do no harm.
     fn only_looks(&self) -> bool {
         self.task == "check_disk" && !self.params.contains("repair")
@@ -344,26 +349,19 @@ cuts!(
     a_commit_that_takes_the_disk_along: case("commit", r#"{"disk": "{c}", "delete": true}"#),
     a_rebase_onto_another_backing: case("rebase", r#"{"disk": "{c}", "backing": "{e}"}"#),
     a_rebase_onto_nothing: case("rebase", r#"{"disk": "{c}", "backing": null}"#),
-    a_check: Case {
-        measured: &["actual_size"],
-        ..case("check_disk", r#"{"disk": "{a}"}"#)
-    },
-    a_repair: Case {
-        measured: &["actual_size"],
-        ..case("check_disk", r#"{"disk": "{a}", "repair": "all"}"#)
-    },
+    a_check: case("check_disk", r#"{"disk": "{a}"}"#).measures(&["actual_size"]),
+    a_repair: case("check_disk", r#"{"disk": "{a}", "repair": "all"}"#).measures(&["actual_size"]),
     a_disk_that_goes_to_the_trash: case("delete_disk", r#"{"disk": "{a}"}"#),
-    a_tree_that_is_unlinked: case("delete_disk", r#"{"disk": "{b}", "mode": "unlink", "tree": true}"#),
-    a_disk_that_is_overwritten: case("delete_disk", r#"{"disk": "{e}", "mode": "wipe"}"#),
+    a_tree_that_is_unlinked:
+        case("delete_disk", r#"{"disk": "{b}", "mode": "unlink", "tree": true}"#).measures(&["freed"]),
+    a_disk_that_is_overwritten:
+        case("delete_disk", r#"{"disk": "{e}", "mode": "wipe"}"#).measures(&["freed"]),
     a_disk_out_of_the_trash: Case {
         before: &[("delete_disk", r#"{"disk": "{a}"}"#)],
         measured: &["actual_size"],
         ..case("restore_disk", r#"{"disk": "{a}"}"#)
     },
-    a_disk_into_the_archive: Case {
-        measured: &["archived_size"],
-        ..case("archive_disk", r#"{"disk": "{c}"}"#)
-    },
+    a_disk_into_the_archive: case("archive_disk", r#"{"disk": "{c}"}"#).measures(&["archived_size"]),
     a_disk_out_of_the_archive: Case {
         before: &[("archive_disk", r#"{"disk": "{c}"}"#)],
         measured: &["actual_size"],
@@ -372,7 +370,8 @@ cuts!(
     an_overlay_from_outside: case("adopt_disk", r#"{"disk": "{n}", "format": "qcow2", "backing": "{b}", "file": "{x}"}"#),
     a_medium_from_outside: case("adopt_media", r#"{"media": "{p}", "format": "raw", "file": "{y}"}"#),
     a_medium_that_goes_to_the_trash: case("delete_media", r#"{"media": "{m}"}"#),
-    a_medium_that_is_unlinked: case("delete_media", r#"{"media": "{m}", "mode": "unlink"}"#),
+    a_medium_that_is_unlinked:
+        case("delete_media", r#"{"media": "{m}", "mode": "unlink"}"#).measures(&["freed"]),
     a_tree_that_moves: Case {
         measured: &["bytes"],
         ..case("move_disk", r#"{"disk": "{c}", "pool": "other", "tree": true}"#)

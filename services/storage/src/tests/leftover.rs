@@ -4,6 +4,7 @@ use super::site::{MIB, Site};
 use crate::{care::Leftovers, disks::Disk, pool::Name, task::Step};
 use serde_json::{Value, json};
 use std::time::Duration;
+use virtbus_testbed::until;
 use virtbus_wire::{
     DiskId, Event, JobId, Timestamp,
     catalog::{DiskState, UseMode},
@@ -12,12 +13,14 @@ use virtbus_wire::{
 use virtbus_worker::Assignment;
 
 const WORKER: &str = "st-7";
-/// How often it's looked until all is put back.
-const SETTLE_MAX: u32 = 100;
 
 /// What another service with the same pools looks after.
 async fn service(site: &Site) -> Leftovers {
-    let worker = site.live_worker(WORKER).await.worker;
+    let worker = WORKER.parse().unwrap();
+    // Two of them are one worker's, with one lease.
+    if site.store.leases.owner(&worker).await.unwrap().is_none() {
+        site.live_worker(WORKER).await;
+    }
     Leftovers::new(site.another_store(), site.jobs.clone(), worker)
 }
 
@@ -29,13 +32,14 @@ async fn look(service: &mut Leftovers) {
 /// Looks until nothing is left to be put back: a program that a test beside this one starts has
 /// the pool's locks too, for the moment before it becomes that program.
 async fn settle(service: &mut Leftovers) {
-    for _ in 0..SETTLE_MAX {
+    until("the end of what is to be put back", async || {
         look(service).await;
-        if service.due(later()).await.unwrap().is_empty() {
-            return;
+        match service.due(later()).await.unwrap() {
+            due if due.is_empty() => Ok(()),
+            due => Err(due),
         }
-    }
-    panic!("something is never put back");
+    })
+    .await;
 }
 
 fn later() -> Timestamp {
@@ -282,8 +286,12 @@ async fn two_services_at_the_same_time_write_once() {
 async fn while_another_program_has_the_disk_it_is_not_put_back() {
     let site = Site::start().await;
     let intent = stuck(&site).await;
-    let lock = Name::lock(&"d1".parse::<DiskId>().unwrap());
-    let held = crate::fence::Quiet::take(&site.root(), lock).await.unwrap();
+    let held = until("the disk's lock", async || {
+        let lock = Name::lock(&"d1".parse::<DiskId>().unwrap());
+        let taken = crate::fence::Quiet::take(&site.root(), lock).await.unwrap();
+        taken.ok_or("somebody has it")
+    })
+    .await;
     let mut service = service(&site).await;
     look(&mut service).await;
     assert_eq!(site.disk("d1").await.as_ref(), Some(&intent));

@@ -237,6 +237,16 @@ fn hash(mut bytes: Vec<u8>, p: &str) -> u64 {
     hasher.finish()
 }
 
+/// What a job says, but for what files take on their disk: that's not the same for another file.
+fn said(done: &Value, p: &str) -> Value {
+    let mut said: Value = serde_json::from_str(&done.to_string().replace(p, "")).unwrap();
+    let fields = said.as_object_mut().unwrap();
+    for field in ["freed", "bytes", "actual_size", "archived_size"] {
+        fields.remove(field);
+    }
+    said
+}
+
 /// A record without what is another number each time.
 fn bare(record: Value, p: &str) -> Value {
     let text = record.to_string().replace(p, "");
@@ -253,17 +263,14 @@ async fn survives(case: Case) {
     case.begin(&site, WHOLE).await;
     let before = picture(&site, WHOLE).await;
     let expected = site.run(&case.job(&site, WHOLE, 1)).await.unwrap();
-    let expected =
-        serde_json::from_str::<Value>(&Value::Object(expected).to_string().replace(WHOLE, ""))
-            .unwrap();
+    let expected = said(&Value::Object(expected), WHOLE);
     let after = picture(&site, WHOLE).await;
     for moment in 0..MOMENTS_MAX {
         let (p, q) = (format!("a{moment:03}-"), format!("b{moment:03}-"));
         case.begin(&site, &p).await;
         let is_through = site.dies_at(&case.job(&site, &p, 1), moment).await;
         let done = case.goes_on(&site, &p, moment).await;
-        let done: Value = serde_json::from_str(&done.to_string().replace(&p, "")).unwrap();
-        assert_eq!(done, expected, "{} {moment}", case.task);
+        assert_eq!(said(&done, &p), expected, "{} {moment}", case.task);
         assert_eq!(picture(&site, &p).await, after, "{} {moment}", case.task);
         case.begin(&site, &q).await;
         site.dies_at(&case.job(&site, &q, 1), moment).await;

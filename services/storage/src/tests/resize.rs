@@ -1,4 +1,4 @@
-use super::site::{MIB, Site, code, failed};
+use super::site::{MIB, Site, code, failed, ran};
 use serde_json::json;
 use std::process::{Command, Stdio};
 use virtbus_testbed::until;
@@ -7,7 +7,7 @@ use virtbus_wire::{
     catalog::{DiskState, InUseBy, UseMode},
     state::WaitReason,
 };
-use virtbus_worker::Stop;
+use virtbus_worker::{Stop, process::no_starts};
 
 #[tokio::test]
 async fn a_disk_gets_the_size_and_keeps_its_content() {
@@ -118,17 +118,17 @@ async fn an_image_that_another_program_has_open_is_busy_and_stays_as_it_was() {
     let site = Site::start().await;
     site.filled_disk("d1").await;
     let path = site.path("disks/d1.qcow2");
-    let mut holder = Command::new("qemu-io")
+    // Else it would keep the locks of a tool that a test beside this one starts just then.
+    let alone = no_starts().await;
+    let holder = Command::new("qemu-io")
         .args(["-f", "qcow2", path.to_str().unwrap()])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+        .spawn();
+    drop(alone);
+    let mut holder = holder.unwrap();
     until("qemu's lock on the image", async || {
-        let info = Command::new("qemu-img")
-            .args(["info", path.to_str().unwrap()])
-            .output();
-        if info.unwrap().status.success() {
+        if ran("qemu-img", &["info", path.to_str().unwrap()]).success() {
             Err("free")
         } else {
             Ok(())

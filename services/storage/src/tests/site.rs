@@ -19,6 +19,7 @@ use std::{
 use tempfile::TempDir;
 use virtbus_bus::{
     Bus, ConnectConfig, Jobs,
+    lease::BEAT,
     topology::{self, Mode, Wanted},
 };
 use virtbus_testbed::Server;
@@ -117,7 +118,7 @@ impl Site {
         pools.put(record.pool.as_str(), &record).await.unwrap();
     }
 
-    /// A worker that holds its lease.
+    /// A worker that holds its lease, as long as the test goes on.
     pub(super) async fn live_worker(&self, worker: &str) -> Owner {
         let owner = owner(worker);
         let record = json!({
@@ -126,6 +127,14 @@ impl Site {
         });
         let leases: virtbus_bus::Bucket<Value> = virtbus_bus::Bucket::new(&self.bus, "workers");
         leases.put(worker, &record).await.unwrap();
+        let (worker, mut beats) = (worker.to_owned(), tokio::time::interval(BEAT));
+        tokio::spawn(async move {
+            loop {
+                beats.tick().await;
+                // The server may be gone with the test.
+                drop(leases.put(&worker, &record).await);
+            }
+        });
         owner
     }
 
@@ -340,7 +349,7 @@ pub(super) fn program(name: &str, args: &[&str]) -> Exit {
 
 /// Runs a program by way of the services' runner: started beside it, it would inherit the locks
 /// that are given to tools at that moment.
-fn ran(name: &str, args: &[&str]) -> Exit {
+pub(super) fn ran(name: &str, args: &[&str]) -> Exit {
     let limits = Limits {
         file_size_bytes: u64::MAX,
         wall: Duration::from_secs(120),

@@ -192,9 +192,12 @@ async fn published_jobs_are_done_in_pool_and_catalogue() {
 #[tokio::test]
 async fn a_killed_services_copy_is_made_by_another_one() {
     let site = Site::start().await;
-    let mut first = site.service("st-1");
+    // Half a minute's work for the first: it's at it however late it's killed.
+    let mut slow = site.command("st-1");
+    slow.env("VIRTBUS__POOLS__DEFAULT__BANDWIDTH", "1MiB");
+    let mut first = Service(slow.spawn().unwrap());
     let create = json!({ "id": "j1", "task": "create_disk",
-                         "params": { "disk": "d1", "size": "128MiB", "format": "raw" } });
+                         "params": { "disk": "d1", "size": "32MiB", "format": "raw" } });
     site.succeeds("storage.default.high", create).await;
     fill(&site.dir.path().join("pool/disks/d1.raw"));
     let convert = json!({ "id": "j2", "task": "convert", "params": {
@@ -228,7 +231,7 @@ fn fill(path: &Path) {
         .args([
             "if=/dev/urandom",
             "bs=1M",
-            "count=128",
+            "count=32",
             "conv=notrunc",
             "status=none",
         ])
