@@ -60,7 +60,8 @@ async fn an_attempt_that_takes_too_long_is_tried_again_later() {
 async fn work_of_which_nothing_is_heard_is_tried_again_later() {
     let (site, probe) = (Site::start().await, Probe::default());
     let work = WorkConfig {
-        stall_long_s: 2,
+        // Longer than a machine stands still in which the probe would tell something.
+        stall_long_s: 5,
         ..one_slot()
     };
     let worker = site.worker("st-1", &probe, work).await;
@@ -80,7 +81,7 @@ async fn work_of_which_nothing_is_heard_is_tried_again_later() {
     assert_eq!((error.code, error.retryable), (Code::JobStalled, true));
     assert_eq!(parked.tries_left, 2);
     let ran = waiting.since.since(parked.started_at.unwrap());
-    assert!(ran >= Duration::from_millis(2_900), "{ran:?}");
+    assert!(ran >= Duration::from_millis(5_900), "{ran:?}");
     assert_eq!(probe.notes.steps_of("j"), ["run", "stopped", "abandon"]);
     worker.end().await;
 }
@@ -102,8 +103,24 @@ async fn a_stopped_worker_gives_its_jobs_back_with_their_try() {
     assert_eq!(probe.notes.steps_of("j"), ["run", "stopped", "abandon"]);
 }
 
+/// How often a worker's end is measured: it takes longer while the machine stands still.
+const ROUNDS: u32 = 4;
+
 #[tokio::test]
 async fn a_worker_stops_in_time_while_the_server_is_silent() {
+    let mut took = Vec::new();
+    for _ in 0..ROUNDS {
+        let time = time_to_stop_while_the_server_is_silent().await;
+        // An answer that isn't there would be waited for longer, in every round.
+        if time < Duration::from_secs(4) {
+            return;
+        }
+        took.push(time);
+    }
+    panic!("{took:?}");
+}
+
+async fn time_to_stop_while_the_server_is_silent() -> Duration {
     let (site, probe) = (Site::start().await, Probe::default());
     let worker = site.worker("st-1", &probe, one_slot()).await;
     let seq = site.publish("storage.p.low", r#"{"task":"ping"}"#).await;
@@ -118,11 +135,7 @@ async fn a_worker_stops_in_time_while_the_server_is_silent() {
     );
     let began = Instant::now();
     worker.end().await;
-    assert!(
-        began.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        began.elapsed()
-    );
+    began.elapsed()
 }
 
 #[tokio::test]

@@ -229,11 +229,18 @@ async fn a_second_process_of_one_name_is_refused_on_the_same_host() {
 async fn killed_worker_leaves_the_job_to_another() {
     let (site, probe) = (Site::start().await, Probe::default());
     let first = site.worker("st-1", &probe, one_slot()).await;
-    let job = r#"{"id":"long","task":"ping","params":{"sleep_ms":3000}}"#;
-    site.publish("storage.p.low", job).await;
-    site.wait("long", &[StateName::Running]).await;
+    probe.hold("long");
+    site.publish("storage.p.low", r#"{"id":"long","task":"ping"}"#)
+        .await;
+    // The record says so before the work begins.
+    until("the work", async || match probe.notes.steps_of("long") {
+        steps if steps == ["run"] => Ok(()),
+        steps => Err(steps),
+    })
+    .await;
     first.task.abort();
     drop(first.task.await);
+    probe.let_go("long");
     let second = site.worker("st-2", &probe, one_slot()).await;
     let record = site.ended("long").await;
     assert_eq!(record.state.name(), StateName::Succeeded);

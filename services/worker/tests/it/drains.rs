@@ -23,31 +23,37 @@ async fn a_drained_worker_finishes_what_runs_and_takes_nothing_until_it_is_undra
         reason: None,
         at: Timestamp::now(),
     };
-    let tells = async |draining: bool| {
-        until(&format!("draining: {draining}"), async || {
-            match workers.get_latest("st-1").await {
-                Ok(Some(entry)) if entry.value.draining == draining => Ok(()),
+    let tells = async |draining: bool, busy: u32| {
+        until(
+            &format!("draining: {draining}, {busy} run"),
+            async || match workers.get_latest("st-1").await {
+                Ok(Some(entry)) if (entry.value.draining, entry.value.busy) == (draining, busy) => {
+                    Ok(())
+                }
                 other => Err(format!("{other:?}")),
-            }
-        })
+            },
+        )
         .await;
     };
     // It's told before it starts, and takes nothing.
     let revision = queues.put("_worker.st-1", &drained).await.unwrap();
     let worker = site.worker("st-1", &probe, one_slot()).await;
-    let job = r#"{"id":"j","task":"ping","params":{"sleep_ms":8000}}"#;
-    site.publish("storage.p.low", job).await;
-    tells(true).await;
+    probe.hold("j");
+    site.publish("storage.p.low", r#"{"id":"j","task":"ping"}"#)
+        .await;
+    tells(true, 0).await;
     assert!(probe.notes.jobs_at("run").is_empty());
     queues.remove("_worker.st-1", revision).await.unwrap();
     site.wait("j", &[StateName::Running]).await;
     // While something runs: that goes on, and nothing follows.
-    tells(false).await;
+    tells(false, 1).await;
     queues.put("_worker.st-1", &drained).await.unwrap();
     site.publish("storage.p.low", r#"{"id":"next","task":"ping"}"#)
         .await;
+    tells(true, 1).await;
+    probe.let_go("j");
     assert_eq!(site.ended("j").await.state.name(), StateName::Succeeded);
-    tells(true).await;
+    tells(true, 0).await;
     assert_eq!(probe.notes.jobs_at("run"), ["j"]);
     assert!(!worker.task.is_finished(), "it stays up");
     let entry = queues.get_latest("_worker.st-1").await.unwrap().unwrap();

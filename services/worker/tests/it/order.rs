@@ -65,8 +65,10 @@ async fn an_urgent_job_starts_at_once_while_all_other_slots_are_busy() {
         .await;
     let urgent = site.ended("urgent").await;
     assert_eq!(urgent.state.name(), StateName::Succeeded);
+    assert_eq!(probe.notes.jobs_at("effect"), ["urgent"]);
+    // A request that waits at the server ends after 10 s: it doesn't have to.
     assert!(
-        began.elapsed() < Duration::from_secs(2),
+        began.elapsed() < Duration::from_secs(9),
         "{:?}",
         began.elapsed()
     );
@@ -90,7 +92,7 @@ async fn jobs_for_many_idle_workers_are_stranded_with_none() {
     site.emptied().await;
     // A message handed to a worker that didn't want it would come back after 30 s.
     assert!(
-        began.elapsed() < Duration::from_secs(20),
+        began.elapsed() < Duration::from_secs(29),
         "{:?}",
         began.elapsed()
     );

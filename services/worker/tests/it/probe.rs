@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+use tokio::sync::watch;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Class, Code, JobError,
@@ -62,6 +63,8 @@ pub(crate) struct Probe {
     done: Arc<Mutex<BTreeSet<String>>>,
     /// Jobs of which an earlier claim stands still behind its fence, by the step that finds it.
     frozen: Arc<Mutex<BTreeSet<(String, &'static str)>>>,
+    /// Jobs whose work goes on until they are let go.
+    held: watch::Sender<BTreeSet<String>>,
 }
 
 impl Probe {
@@ -74,6 +77,20 @@ impl Probe {
     /// Says that an earlier claim of a job had its effect.
     pub(crate) fn was_done(&self, job: &str) {
         self.done.lock().unwrap().insert(job.to_owned());
+    }
+
+    /// Keeps a job at its work, however late a test looks at it.
+    pub(crate) fn hold(&self, job: &str) {
+        self.held.send_modify(|held| {
+            held.insert(job.to_owned());
+        });
+    }
+
+    /// Lets a job go that was held.
+    pub(crate) fn let_go(&self, job: &str) {
+        self.held.send_modify(|held| {
+            held.remove(job);
+        });
     }
 
     /// Says that an earlier claim of a job is in the way of this step, until it's thawed.
@@ -151,8 +168,14 @@ impl Perform for Probe {
         self.admit(job)?;
         run.progress(percent(0.0));
         let work = Duration::from_millis(ping.sleep_ms.map_or(0, |millis| millis.get()));
+        let work = async {
+            tokio::time::sleep(work).await;
+            let mut held = self.held.subscribe();
+            // The sender is in `self`, so the channel can't close first.
+            drop(held.wait_for(|held| !held.contains(job.id.as_str())).await);
+        };
         tokio::select! {
-            () = tokio::time::sleep(work) => {}
+            () = work => {}
             () = run.stop().asked() => {
                 self.notes.add(job, "stopped");
                 return Err(Stop::Stopped);

@@ -224,8 +224,9 @@ async fn work_that_fails_past_its_fence_has_succeeded_if_its_effect_is_there() {
 async fn a_claim_given_up_in_doubt_is_a_dead_owners_for_everybody() {
     let (site, probe) = (Site::start().await, Probe::default());
     let first = site.worker("st-1", &probe, one_slot()).await;
-    let job = r#"{"id":"long","task":"ping","params":{"sleep_ms":8000}}"#;
-    site.publish("storage.p.low", job).await;
+    probe.hold("long");
+    site.publish("storage.p.low", r#"{"id":"long","task":"ping"}"#)
+        .await;
     let running = site.wait("long", &[StateName::Running]).await.value;
     let old = running.state.hold().unwrap().owner.clone();
     // As when its beats weren't heard for too long.
@@ -237,6 +238,7 @@ async fn a_claim_given_up_in_doubt_is_a_dead_owners_for_everybody() {
         }
     })
     .await;
+    probe.let_go("long");
     let other = r#"{"id":"other","task":"ping","params":{"sleep_ms":60000}}"#;
     site.publish("storage.p.high", other).await;
     let other = site.wait("other", &[StateName::Running]).await.value;
@@ -267,6 +269,14 @@ async fn a_job_that_kills_each_of_its_workers_ends_and_is_kept_as_a_dead_letter(
             match site.wait("poison", &[StateName::Running]).await.value {
                 record if record.attempt == attempt => Ok(()),
                 record => Err(record.attempt),
+            }
+        })
+        .await;
+        // The record says so before the work begins.
+        until("its work", async || {
+            match u32::try_from(probe.notes.jobs_at("run").len()) {
+                Ok(runs) if runs == attempt => Ok(()),
+                other => Err(other),
             }
         })
         .await;

@@ -18,7 +18,8 @@ const LOCK: &str = r#""locks":{"exclusive":["x.a"]}"#;
 async fn a_job_that_waits_for_a_lock_goes_on_as_soon_as_it_is_free() {
     let (site, probe) = (Site::start().await, Probe::default());
     let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
-    let slow = format!(r#"{{"id":"slow","task":"ping","params":{{"sleep_ms":800}},{LOCK}}}"#);
+    probe.hold("slow");
+    let slow = format!(r#"{{"id":"slow","task":"ping",{LOCK}}}"#);
     site.publish("storage.p.low", &slow).await;
     site.wait("slow", &[StateName::Running]).await;
     for n in 0..5 {
@@ -43,6 +44,7 @@ async fn a_job_that_waits_for_a_lock_goes_on_as_soon_as_it_is_free() {
         );
         assert!(parked.ticket.is_some());
     }
+    probe.let_go("slow");
     for n in 0..5 {
         assert_eq!(
             site.ended(&format!("next-{n}")).await.state.name(),
@@ -117,19 +119,18 @@ async fn a_tenants_jobs_wait_for_each_other_and_not_those_of_others() {
         ..WorkConfig::default()
     };
     let worker = site.worker("st-1", &probe, work).await;
-    let publish = async |id: &str, tenant: &str, sleep_ms: u32| {
-        let job = format!(
-            r#"{{"id":"{id}","task":"ping","tenant":"{tenant}","params":{{"sleep_ms":{sleep_ms}}}}}"#
-        );
+    let publish = async |id: &str, tenant: &str| {
+        let job = format!(r#"{{"id":"{id}","task":"ping","tenant":"{tenant}"}}"#);
         site.publish("storage.p.low", &job).await;
     };
-    for n in 0..2 {
-        publish(&format!("first-{n}"), "acme", 1_500).await;
-        site.wait(&format!("first-{n}"), &[StateName::Running])
-            .await;
+    let first = ["first-0", "first-1"];
+    for id in first {
+        probe.hold(id);
+        publish(id, "acme").await;
+        site.wait(id, &[StateName::Running]).await;
     }
     for n in 0..6 {
-        publish(&format!("acme-{n}"), "acme", 10).await;
+        publish(&format!("acme-{n}"), "acme").await;
         let parked = site.wait(&format!("acme-{n}"), &[StateName::Waiting]).await;
         let JobState::Waiting(waiting) = &parked.value.state else {
             panic!("{:?}", parked.value.state)
@@ -140,9 +141,12 @@ async fn a_tenants_jobs_wait_for_each_other_and_not_those_of_others() {
         };
         assert_eq!(waiting.on, full);
     }
-    publish("other", "other", 0).await;
+    publish("other", "other").await;
     assert_eq!(site.ended("other").await.state.name(), StateName::Succeeded);
     assert_eq!(probe.notes.jobs_at("effect"), ["other"]);
+    for id in first {
+        probe.let_go(id);
+    }
     for n in 0..6 {
         let ended = site.ended(&format!("acme-{n}")).await;
         // One claim that was refused, and one that was granted: nobody is woken in vain.
