@@ -11,7 +11,7 @@ use virtbus_wire::{
 /// The bucket.
 const BUCKET: &str = "queues";
 /// How often the record is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Follows the record from before anything is taken. While the server can't say, what it said
 /// last holds.

@@ -15,7 +15,7 @@ use virtbus_daemon::Beat;
 use virtbus_wire::{Class, Queue};
 
 /// How often the catalogue is looked at.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 /// How often all consumers are looked at, though nothing changed.
 const SWEEP: Duration = Duration::from_secs(30);
 

@@ -1,9 +1,10 @@
 //! Jobs that no worker has taken get their record within a second.
 //!
-//! Each stream is read on from the last sequence seen, by batched direct get, several times a
-//! second, and each by a task of its own: a flood in one of them holds up none of the others.
-//! What a worker takes at once is never read at all; what lies there for a moment is looked up,
-//! and gets its record if it has none. Start, gap and reconnect are the same case.
+//! Each stream is read on from the last sequence seen, by batched direct get, whenever something
+//! may have lain there long enough, and each by a task of its own: a flood in one of them holds up
+//! none of the others. What a worker takes at once is never read at all; what lies there for a
+//! moment is looked up, and gets its record if it has none. Start, gap and reconnect are the same
+//! case.
 
 mod message;
 mod register;
@@ -20,11 +21,12 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use virtbus_daemon::Beat;
 use virtbus_wire::{Class, JobId, Record, Timestamp};
 
-/// How often the streams are read on.
-const TICK: Duration = Duration::from_millis(100);
+/// The least time between two looks at a stream.
+const REST_MIN: Duration = Duration::from_millis(100);
+/// The same where nothing lay that needed a record: half of the second that one may take.
+const REST_MAX: Duration = Duration::from_millis(500);
 /// How long a message may lie before its record is made here: a worker that is free is faster.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Tails that have something to tell at the same time; more wait for their turn.
@@ -73,12 +75,18 @@ async fn follow(
     reports: mpsc::Sender<Report>,
     stop: CancellationToken,
 ) {
-    let mut beat = Beat::every(TICK, stop.clone());
     let stream = tail.stream();
-    while beat.next().await {
+    let mut rest = Duration::ZERO;
+    while stop
+        .run_until_cancelled(tokio::time::sleep(rest))
+        .await
+        .is_some()
+    {
         let began = stores.bus.now();
+        rest = REST_MIN;
         match tail.read_on(&stores, &stop).await {
-            Ok(()) => {
+            Ok(nothing_for) => {
+                rest = rest.max(nothing_for);
                 // What is younger than this may still have been left to the workers.
                 let millis = i64::try_from(2 * PATIENCE.as_millis()).unwrap_or(i64::MAX);
                 let until = Timestamp::from_millis(began.as_millis().saturating_sub(millis));

@@ -1,7 +1,7 @@
 //! One stream, read on from the last sequence seen.
 
 use super::{
-    PATIENCE,
+    PATIENCE, REST_MAX,
     message::{KnownJobs, Lying, lying},
     register::{register, register_new},
 };
@@ -40,12 +40,12 @@ impl Tail {
     }
 
     /// Makes the records of all that has lain there long enough. While those of one page are
-    /// made, the next one is read.
+    /// made, the next one is read. Says how long to rest until the next look.
     pub(super) async fn read_on(
         &mut self,
         stores: &Stores,
         stop: &CancellationToken,
-    ) -> Result<(), BusError> {
+    ) -> Result<Duration, BusError> {
         let mut page = stores.bus.browse(self.stream, ">", self.next).await?;
         while !stop.is_cancelled() {
             let now = stores.bus.now();
@@ -56,6 +56,10 @@ impl Tail {
             let ripe: Vec<&Stored> = page.items.iter().take_while(old).collect();
             let all_ripe = ripe.len() == page.items.len();
             let last = ripe.last().map(|item| item.seq);
+            let unripe = page.items.get(ripe.len());
+            let rest = unripe.map_or(REST_MAX, |item| {
+                PATIENCE.saturating_sub(self.clock.age(item.time, now))
+            });
             let from = page.next.filter(|_| all_ripe);
             let (registered, ahead) = tokio::join!(
                 register_all(stores, &ripe),
@@ -65,10 +69,10 @@ impl Tail {
             self.next = last.map_or(self.next, |seq| seq + 1);
             match ahead? {
                 Some(next) => page = next,
-                None => return Ok(()),
+                None => return Ok(rest),
             }
         }
-        Ok(())
+        Ok(REST_MAX)
     }
 }
 
