@@ -211,8 +211,9 @@ impl Deliveries {
             delivery.hand_back(None).await;
             return Ok(None);
         };
+        let is_its_turn = self.pulls.is_turn_of(source, appetite, Instant::now());
         self.pulls.delivered(source);
-        if appetite.of(delivery.queue.priority()) == 0 {
+        if appetite.of(delivery.queue.priority()) == 0 || !is_its_turn {
             delivery.hand_back(None).await;
             return Ok(None);
         }
