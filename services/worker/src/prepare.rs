@@ -26,7 +26,7 @@ const GIVE_UP_TRIES: u32 = 60;
 /// The wait between two of those.
 const GIVE_UP_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long a claim waits in its place for an earlier one that may still have its effect.
+/// How long a claim waits in its place until it's known what came of the earlier ones.
 const EARLIER_WAIT: Duration = Duration::from_secs(30);
 /// The wait between two looks at that.
 const EARLIER_AGAIN: Duration = Duration::from_millis(500);
@@ -40,11 +40,7 @@ impl<P: Perform> Attempt<P> {
             // Its work began with the first claim, and it needs no locks.
             return Ok(());
         }
-        let perform = &self.worker.perform;
-        if record.claim > 1 {
-            perform.clean(&self.job).await.map_err(Ending::Failed)?;
-        }
-        self.take_locks(held).await?;
+        self.clean_and_lock(held).await?;
         if record.claim > 1
             && let Some(done) = self.settle_earlier().await?
         {
@@ -62,10 +58,32 @@ impl<P: Perform> Attempt<P> {
             .map_err(|stop| self.stopped(stop))
     }
 
+    /// Removes what older claims left, and takes the locks. A claim that can't may not fail of it
+    /// while an older one may have had its effect.
+    async fn clean_and_lock(&self, held: &mut LockSet) -> Result<(), Ending> {
+        let is_first = self.job.record.claim <= 1;
+        let until = Instant::now() + EARLIER_WAIT;
+        loop {
+            let cleaned = match is_first {
+                true => Ok(()),
+                false => self.worker.perform.clean(&self.job).await,
+            };
+            let locked = match cleaned {
+                Ok(()) => self.take_locks(held).await,
+                Err(error) => Err(Ending::Failed(error)),
+            };
+            match locked {
+                Err(Ending::Failed(error)) if !is_first && error.retryable => {
+                    self.look_again(&error, until).await?;
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// What came of the claims until now. Only with the locks held: without them an effect might be
     /// somebody else's. As long as that can't be said, no final state may be written; nor may the
-    /// job be parked, since one that waits can be cancelled at once. So it's asked again here for
-    /// a while, then the claim is given up, and the message comes to be claimed anew.
+    /// job be parked, since one that waits can be cancelled at once.
     pub(crate) async fn settle_earlier(&self) -> Result<Option<Done>, Ending> {
         let until = Instant::now() + EARLIER_WAIT;
         loop {
@@ -75,13 +93,20 @@ impl<P: Perform> Attempt<P> {
                 Err(Stop::Failed(error)) if error.retryable => error,
                 Err(stop) => return Err(self.stopped(stop)),
             };
-            let is_told = !matches!(self.stop.why(), None | Some(Why::Cancel));
-            if is_told || Instant::now() >= until {
-                tracing::warn!(job = %self.job.id, %error, "earlier claims are looked at later");
-                return Err(Ending::Lost);
-            }
-            sleep(EARLIER_AGAIN).await;
+            self.look_again(&error, until).await?;
         }
+    }
+
+    /// Waits until earlier claims can be asked for again. After a while the claim is given up, and
+    /// the message comes to be claimed anew.
+    async fn look_again(&self, error: &JobError, until: Instant) -> Result<(), Ending> {
+        let is_told = !matches!(self.stop.why(), None | Some(Why::Cancel));
+        if is_told || Instant::now() >= until {
+            tracing::warn!(job = %self.job.id, %error, "earlier claims are looked at later");
+            return Err(Ending::Lost);
+        }
+        sleep(EARLIER_AGAIN).await;
+        Ok(())
     }
 
     /// Whether it was claimed to be given up.

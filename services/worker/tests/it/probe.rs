@@ -140,7 +140,11 @@ impl Perform for Probe {
 
     async fn clean(&self, job: &Assignment) -> Result<(), JobError> {
         self.notes.add(job, "clean");
-        Ok(())
+        let at = (job.id.to_string(), "clean");
+        match self.frozen.lock().unwrap().contains(&at) {
+            true => Err(JobError::new(Code::PoolUnreachable, "it's not there")),
+            false => Ok(()),
+        }
     }
 
     async fn recover(&self, job: &Assignment) -> Result<Option<Done>, Stop> {

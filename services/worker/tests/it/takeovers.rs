@@ -125,6 +125,25 @@ async fn the_last_attempts_effect_counts_though_its_worker_died() {
     worker.end().await;
 }
 
+#[tokio::test]
+async fn a_claim_that_can_not_clean_up_does_not_end_a_job_whose_effect_is_there() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    probe.was_done("j");
+    probe.freeze("j", "clean");
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    let attempt = [claim(), Event::Enter(Phase::Work)];
+    let events: Vec<Event> = attempt.iter().cycle().take(4).cloned().collect();
+    assert_eq!(left_behind(&site, "j", events).await.tries_left, 1);
+    until("two tries to clean up", async || {
+        let steps = probe.notes.steps_of("j");
+        if steps.len() > 1 { Ok(()) } else { Err(steps) }
+    })
+    .await;
+    probe.thaw("j");
+    assert_eq!(site.ended("j").await.state.name(), StateName::Succeeded);
+    worker.end().await;
+}
+
 /// What a job went through whose only attempt's worker stands still behind the fence.
 fn at_its_only_fence() -> Vec<Event> {
     let reached_commit = [Phase::Work, Phase::Commit].map(Event::Enter);
