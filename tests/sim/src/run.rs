@@ -1,19 +1,23 @@
 //! One simulation from its seed to its history.
 
 use crate::{
-    broker::{Broker, stream::Ms},
+    broker::{
+        Broker,
+        stream::{Ms, Stored},
+    },
     catalogue,
-    check::{History, Left},
+    check::History,
     client::Client,
     disk::Disks,
     hosts::{self, Host},
-    net::{BEGIN, Net},
+    net::{BEGIN, Net, World},
     perform::{Faults, Shop},
     plan::{Fault, Plan, SHARED_DISKS},
     process::{Process, Role, limits, queues},
     transport::Connection,
 };
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
     sync::{Arc, Mutex},
@@ -188,50 +192,19 @@ impl Simulation {
     }
 
     fn is_at_rest(&self) -> bool {
-        let is_busy = self.client.told().busy > 0;
-        !is_busy && self.left().is_nothing()
-    }
-
-    /// What is left of jobs.
-    fn left(&self) -> Left {
-        let world = self.net.world();
-        let live = |stored: &&crate::broker::stream::Stored| {
-            !stored.payload.is_empty() && stored.header("KV-Operation").is_none()
+        let is_awaited = |(_, step): &(Ms, Step)| match step {
+            Step::Publish(_) | Step::Copy(_) => true,
+            Step::Ask(n) => !self.plan.asks[*n].ends_another(),
+            Step::Fault(_) | Step::Thaw(_) | Step::Mend(_) | Step::Calm => false,
         };
-        let of = |stream: &str| {
-            world
-                .broker
-                .stream(stream)
-                .into_iter()
-                .flat_map(|s| s.messages())
-        };
-        let messages = of("STORAGE").map(|stored| format!("{} {}", stored.subject, stored.seq));
-        let locks = of("KV_locks")
-            .filter(live)
-            .map(|stored| stored.subject.to_string());
-        let open = of("KV_jobs").filter(live).filter_map(|stored| {
-            let record: Value = serde_json::from_slice(&stored.payload).unwrap_or_default();
-            let state = record["state"].as_str().unwrap_or_default();
-            let is_final = matches!(state, "succeeded" | "failed" | "cancelled");
-            (!is_final).then(|| format!("{} {state} {}", stored.subject, record["waiting"]))
-        });
-        let changing = of("KV_disks").filter(live).filter_map(|stored| {
-            let record: Value = serde_json::from_slice(&stored.payload).unwrap_or_default();
-            let is_changing = matches!(record["state"].as_str(), Some("creating" | "changing"));
-            is_changing.then(|| format!("{} {record}", stored.subject))
-        });
-        Left {
-            messages: messages.collect(),
-            locks: locks.collect(),
-            open: open.collect(),
-            parts: self.disks.parts(),
-            changing: changing.collect(),
-        }
+        let is_busy = self.client.told().busy > 0 || self.steps.iter().any(is_awaited);
+        !is_busy && left(&self.net.world(), &self.disks).next().is_none()
     }
 
     fn history(&self, end: Ms) -> History {
-        let (left, disks) = (self.left(), self.disks.sizes());
+        let disks = self.disks.sizes();
         let mut world = self.net.world();
+        let left = left(&world, &self.disks).collect();
         let mut told = self.client.told();
         History {
             plan: self.plan.clone(),
@@ -248,6 +221,44 @@ impl Simulation {
             steps: world.steps,
         }
     }
+}
+
+/// What is left of jobs, what is seen most easily first.
+fn left<'a>(world: &'a World, disks: &Disks) -> impl Iterator<Item = String> + use<'a> {
+    let of = |stream: &str| {
+        let stream = world.broker.stream(stream).into_iter();
+        stream.flat_map(|stream| stream.messages())
+    };
+    let live =
+        |stored: &&Stored| !stored.payload.is_empty() && stored.header("KV-Operation").is_none();
+    let messages = of("STORAGE").map(|stored| format!("message {} {}", stored.subject, stored.seq));
+    let parts = disks.parts().into_iter();
+    let parts = parts.map(|job| format!("begun by {job}"));
+    let locks = of("KV_locks").filter(live);
+    let locks = locks.map(|stored| format!("lock {}", stored.subject));
+    let unsettled = |stored: &Stored, states: &[&str], wanted: bool| {
+        // What can't be read isn't settled either.
+        let record: Stated<'_> = serde_json::from_slice(&stored.payload).unwrap_or_default();
+        let text = || String::from_utf8_lossy(&stored.payload);
+        (states.contains(&record.state) == wanted).then(|| format!("{} {}", stored.subject, text()))
+    };
+    let open = of("KV_jobs").filter(live);
+    let open = open
+        .filter_map(move |stored| unsettled(stored, &["succeeded", "failed", "cancelled"], false));
+    let changing = of("KV_disks").filter(live);
+    let changing =
+        changing.filter_map(move |stored| unsettled(stored, &["creating", "changing"], true));
+    messages
+        .chain(parts)
+        .chain(locks)
+        .chain(open)
+        .chain(changing)
+}
+
+/// What matters here of a record.
+#[derive(Default, Deserialize)]
+struct Stated<'a> {
+    state: &'a str,
 }
 
 /// The server with what is there before the beginning: pools, limits, disks.

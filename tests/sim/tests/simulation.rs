@@ -67,6 +67,12 @@ fn no_seed_breaks_a_promise() {
             let text = String::from_utf8_lossy(payload);
             println!("{:8} {subject} {revision} {text}", at - BEGIN);
         }
+        for (at, subject, seq) in &history.queued {
+            println!("{:8} queued {subject} {seq}", at - BEGIN);
+        }
+        for (at, subject, seq, to) in &history.given {
+            println!("{:8} given to {to}: {subject} {seq}", at - BEGIN);
+        }
         println!("{:#?}", history.effects);
         println!("{:#?}", history.plan);
         println!("{}", wrong.join("\n"));

@@ -54,13 +54,7 @@ impl Broker {
         let Some(subject) = subject else {
             return self.batch(stream, message, now, out);
         };
-        let found = match message.behind {
-            0 => stream.last_of(subject).cloned(),
-            behind => {
-                let mut view = stream.view(1, behind, now).into_iter();
-                view.rfind(|stored| *stored.subject == *subject)
-            }
-        };
+        let found = stream.last_of_old(subject, message.behind, now);
         out.push(found.map_or_else(absent, |stored| answer(reply, stream, &stored, Vec::new())));
     }
 
@@ -69,13 +63,12 @@ impl Broker {
         let asked: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
         let count = asked["batch"].as_u64().unwrap_or(1);
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let found = wanted(stream, &asked, message.behind, now);
+        let (found, all) = wanted(stream, &asked, count, message.behind, now);
         if found.is_empty() {
             return out.push(Out::status(reply.clone(), 404, "Message Not Found"));
         }
-        let all = found.len();
         let mut before = 0;
-        for (place, stored) in found.iter().take(count).enumerate() {
+        for (place, stored) in found.iter().enumerate() {
             let place = place_of(all - place - 1, before);
             out.push(answer(reply, stream, stored, place));
             before = stored.seq;
@@ -86,29 +79,37 @@ impl Broker {
     }
 }
 
-fn wanted(stream: &Stream, asked: &Value, behind: Ms, now: Ms) -> Vec<Stored> {
+/// The first of what is wanted, and how many there are in all.
+fn wanted(
+    stream: &Stream,
+    asked: &Value,
+    count: usize,
+    behind: Ms,
+    now: Ms,
+) -> (Vec<Stored>, usize) {
     if let Some(subjects) = asked["multi_last"].as_array() {
         let subjects = subjects.iter().filter_map(Value::as_str);
-        let mut found: Vec<Stored> = match behind {
-            0 => subjects
-                .filter_map(|subject| stream.last_of(subject).cloned())
-                .collect(),
-            behind => {
-                let view = stream.view(1, behind, now);
-                let last = |subject: &str| view.iter().rfind(|m| *m.subject == *subject).cloned();
-                subjects.filter_map(last).collect()
-            }
-        };
+        let last = subjects.filter_map(|subject| stream.last_of_old(subject, behind, now));
+        let mut found: Vec<Stored> = last.collect();
         found.sort_by_key(|stored| stored.seq);
-        return found;
+        let all = found.len();
+        found.truncate(count);
+        return (found, all);
     }
     let from = asked["seq"].as_u64().unwrap_or(1);
     let filter = asked["next_by_subj"].as_str().unwrap_or(">");
     let since = asked["start_time"].as_str();
     let since = since.and_then(|text| text.parse::<Timestamp>().ok());
     let since = since.map_or(Ms::MIN, Timestamp::as_millis);
-    let mut found = stream.view(from, behind, now);
     let everything = filter == ">";
-    found.retain(|m| (everything || matches(filter, &m.subject)) && m.time >= since);
-    found
+    let (mut found, mut all) = (Vec::new(), 0);
+    stream.look(from, behind, now, |stored| {
+        if stored.time >= since && (everything || matches(filter, &stored.subject)) {
+            all += 1;
+            if all <= count {
+                found.push(stored.clone());
+            }
+        }
+    });
+    (found, all)
 }

@@ -297,18 +297,14 @@ impl Stream {
         self.messages.values()
     }
 
-    /// The messages from a sequence on, as they were so long ago.
-    #[must_use]
-    pub fn view(&self, from: u64, behind: Ms, now: Ms) -> Vec<Stored> {
+    /// Looks at the messages from a sequence on, as they were so long ago.
+    pub fn look(&self, from: u64, behind: Ms, now: Ms, mut at: impl FnMut(&Stored)) {
         let is_newer = |time: &Ms| *time > now - behind;
         if behind == 0 || !self.undo.back().is_some_and(|(time, _)| is_newer(time)) {
-            return self
-                .messages
-                .range(from..)
-                .map(|(_, m)| m.clone())
-                .collect();
+            return self.messages.range(from..).for_each(|(_, m)| at(m));
         }
-        let mut old = self.messages.clone();
+        let mut old: BTreeMap<u64, &Stored> =
+            self.messages.iter().map(|(seq, m)| (*seq, m)).collect();
         for (time, undo) in self.undo.iter().rev() {
             if !is_newer(time) {
                 break;
@@ -318,11 +314,26 @@ impl Stream {
                     old.remove(seq);
                 }
                 Undo::Removed(stored) => {
-                    old.insert(stored.seq, stored.clone());
+                    old.insert(stored.seq, stored);
                 }
             }
         }
-        old.split_off(&from).into_values().collect()
+        old.range(from..).for_each(|(_, m)| at(m));
+    }
+
+    /// The newest message of a subject, as it was so long ago.
+    #[must_use]
+    pub fn last_of_old(&self, subject: &str, behind: Ms, now: Ms) -> Option<Stored> {
+        if behind == 0 {
+            return self.last_of(subject).cloned();
+        }
+        let mut last = None;
+        self.look(1, behind, now, |stored| {
+            if *stored.subject == *subject {
+                last = Some(stored.clone());
+            }
+        });
+        last
     }
 }
 

@@ -62,6 +62,10 @@ fn passed(
     let lock = &version.value;
     let had = |job: &str| holders(before).any(|(other, _)| other == job);
     let (job, mode) = holders(lock).find(|(job, _)| !had(job))?;
+    // A claim that stood still while another ended its job is about to find that out.
+    if is_over(jobs, job, version.at) {
+        return None;
+    }
     // Its record keeps the ticket of an earlier wait, also while it's in no line.
     let record = jobs
         .get(job)
