@@ -43,6 +43,8 @@ pub(crate) enum Ending {
     Wait(WaitReason, Option<u64>),
     /// The claim is lost: nothing more is changed.
     Lost,
+    /// It can't be said yet what came of it, or not be put back: it's to be claimed anew.
+    Open,
 }
 
 /// One claim of one job.
@@ -151,7 +153,7 @@ impl<P: Perform> Attempt<P> {
     /// Puts back what was begun, unless there is an effect or the claim is lost.
     pub(crate) async fn undo(&self, ending: Ending) -> Ending {
         match &ending {
-            Ending::Done(_) | Ending::Found(_) | Ending::Lost => return ending,
+            Ending::Done(_) | Ending::Found(_) | Ending::Lost | Ending::Open => return ending,
             Ending::Failed(_) | Ending::WorkerLost | Ending::GaveUp => {}
             Ending::Shutdown | Ending::Wait(..) => {}
         }
@@ -177,10 +179,9 @@ impl<P: Perform> Attempt<P> {
                 }
             }
         }
-        // No final state may be written before all is as it was: the job stays as it is, and its
-        // message comes to be claimed, cleaned and put back anew.
+        // No final state may be written before all is as it was.
         tracing::error!(job = %self.job.id, "what was begun could not be put back");
-        Ending::Lost
+        Ending::Open
     }
 
     /// Writes how it ended, then gives back locks. None when the claim was lost.
@@ -240,7 +241,7 @@ impl<P: Perform> Attempt<P> {
         let record = self.keeper.record().await;
         let now = self.worker.bus.now();
         let event = match ending {
-            Ending::Lost => return Err(KeepError::Lost),
+            Ending::Lost | Ending::Open => return Err(KeepError::Lost),
             Ending::Done(done) => Event::Succeed(done),
             Ending::Found(done) => Event::Recover(done),
             Ending::WorkerLost => Event::Fail(outcome::worker_lost(&record)),

@@ -97,13 +97,16 @@ impl<P: Perform> Attempt<P> {
         }
     }
 
-    /// Waits until earlier claims can be asked for again. After a while the claim is given up, and
-    /// the message comes to be claimed anew.
+    /// Waits until earlier claims can be asked for again. After a while the claim is given up.
     async fn look_again(&self, error: &JobError, until: Instant) -> Result<(), Ending> {
-        let is_told = !matches!(self.stop.why(), None | Some(Why::Cancel));
+        let why = self.stop.why();
+        if why == Some(Why::Lost) {
+            return Err(Ending::Lost);
+        }
+        let is_told = !matches!(why, None | Some(Why::Cancel));
         if is_told || Instant::now() >= until {
             tracing::warn!(job = %self.job.id, %error, "earlier claims are looked at later");
-            return Err(Ending::Lost);
+            return Err(Ending::Open);
         }
         sleep(EARLIER_AGAIN).await;
         Ok(())
@@ -130,7 +133,7 @@ impl<P: Perform> Attempt<P> {
                 Granted::Lost => return Err(Ending::Lost),
                 Granted::None { .. } | Granted::Full { .. } if self.is_cancelling() => {
                     tracing::warn!(job = %self.job.id, "others have its locks: looked at later");
-                    return Err(Ending::Lost);
+                    return Err(Ending::Open);
                 }
                 Granted::Full { running, limit } => {
                     let on = WaitReason::Tenant { running, limit };

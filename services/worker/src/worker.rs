@@ -1,7 +1,7 @@
 //! A running worker: what all its jobs share.
 
 use crate::{
-    attempt::Attempt,
+    attempt::{Attempt, Ending},
     claim::{Room, Settled},
     config::WorkConfig,
     metrics::Counts,
@@ -32,13 +32,26 @@ use virtbus_wire::{
     task::Task,
 };
 
-/// How long a message is handed back for when the server didn't answer while it was settled.
-const UNSETTLED: Duration = Duration::from_secs(5);
-/// How often an ending is written when the server doesn't answer, before the claim is given up and
-/// its message comes to be claimed anew.
+/// How often an ending is written when the server doesn't answer, before the claim is given up.
 const FINISHES_MAX: u32 = 10;
 /// The wait between two of those.
 const FINISH_AGAIN: Duration = Duration::from_secs(1);
+/// How often a message is tried here that could not be settled, or whose claim was given up.
+const CLAIMS_MAX: u32 = 100;
+/// The wait between two of those, shorter than `ack_wait`.
+const OPEN_AGAIN: Duration = Duration::from_secs(5);
+
+/// What a message has come to.
+enum Handled {
+    /// It's over.
+    Over,
+    /// Another should have it, or we later.
+    HandBack(Duration),
+    /// Its job is another's.
+    Lost,
+    /// Its job isn't over, and may be ours without anything going on.
+    Open,
+}
 
 /// What all jobs of one worker share.
 #[derive(Debug)]
@@ -87,31 +100,50 @@ impl<P: Perform> Worker<P> {
         }
     }
 
-    /// Does with a message what is to be done with it, to the end.
+    /// Does with a message what is to be done with it, to the end. A claim of ours that we gave up
+    /// must be ours again: others see that its owner lives, and would let the message lie.
     pub(crate) async fn handle(self: Arc<Self>, delivery: Delivery, slot: Option<Slot>) {
         let room = if slot.is_some() {
             Room::Slot
         } else {
             Room::None
         };
-        if self.standing.borrow().trust != Trust::Held {
-            return delivery.hand_back(Some(UNSETTLED)).await;
+        for _ in 0..CLAIMS_MAX {
+            if self.standing.borrow().trust != Trust::Held {
+                break;
+            }
+            match self.try_to_handle(&delivery, room).await {
+                Handled::Over => return self.acknowledge(&delivery).await,
+                Handled::HandBack(delay) => return delivery.hand_back(Some(delay)).await,
+                Handled::Lost => return,
+                Handled::Open => {}
+            }
+            delivery.keep().await;
+            tokio::select! {
+                () = self.hard_stop.cancelled() => break,
+                () = tokio::time::sleep(OPEN_AGAIN) => {}
+            }
         }
-        let settled = match self.settle(&delivery, room).await {
-            Ok(settled) => settled,
+        delivery.hand_back(Some(OPEN_AGAIN)).await;
+    }
+
+    async fn try_to_handle(self: &Arc<Self>, delivery: &Delivery, room: Room) -> Handled {
+        match self.settle(delivery, room).await {
+            Ok(Settled::HandBack(delay)) => Handled::HandBack(delay),
+            Ok(Settled::Over) => Handled::Over,
+            Ok(Settled::Claimed(entry, running)) => {
+                let handled = self.run_claimed(delivery, *entry).await;
+                drop(running);
+                handled
+            }
             Err(error) => {
                 tracing::warn!(%error, queue = %delivery.queue, "a message could not be settled");
-                return delivery.hand_back(Some(UNSETTLED)).await;
-            }
-        };
-        match settled {
-            Settled::HandBack(delay) => delivery.hand_back(Some(delay)).await,
-            Settled::Over => self.acknowledge(&delivery).await,
-            Settled::Claimed(entry, running) => {
-                let is_over = self.run_claimed(&delivery, *entry).await;
-                drop(running);
-                if is_over {
-                    self.acknowledge(&delivery).await;
+                match error {
+                    // Its job may be ours all the same: perhaps only the answer was lost.
+                    BusError::Unreachable { .. } => Handled::Open,
+                    BusError::Refused { .. }
+                    | BusError::TooLarge { .. }
+                    | BusError::Corrupt { .. } => Handled::HandBack(OPEN_AGAIN),
                 }
             }
         }
@@ -124,8 +156,8 @@ impl<P: Perform> Worker<P> {
         }
     }
 
-    /// Runs a claimed job to its ending; true when its message is over.
-    async fn run_claimed(self: &Arc<Self>, delivery: &Delivery, entry: Entry<Record>) -> bool {
+    /// Runs a claimed job to its ending.
+    async fn run_claimed(self: &Arc<Self>, delivery: &Delivery, entry: Entry<Record>) -> Handled {
         let (id, number) = (entry.value.id.clone(), entry.value.claim);
         let name = entry.value.task.clone();
         tracing::info!(job = %id, task = name, queue = %delivery.queue, claim = number, "claimed");
@@ -137,17 +169,20 @@ impl<P: Perform> Worker<P> {
         };
         let attempt = Arc::new(Attempt::new(self, entry, task));
         let (ending, held) = attempt.supervise(delivery).await;
+        if matches!(ending, Ending::Open) {
+            return Handled::Open;
+        }
         for _ in 0..FINISHES_MAX {
             match attempt.finish(delivery, ending.clone(), &held).await {
                 Ok(Some(record)) => {
                     self.counts.ended(&record);
                     let state = record.state.name();
                     tracing::info!(job = %id, task = name, %state, attempt = record.attempt, "ended");
-                    return true;
+                    return Handled::Over;
                 }
                 Ok(None) => {
                     tracing::warn!(job = %id, claim = number, "the claim was lost");
-                    return false;
+                    return Handled::Lost;
                 }
                 Err(error) => {
                     tracing::warn!(job = %id, %error, "the ending could not be written yet");
@@ -155,13 +190,16 @@ impl<P: Perform> Worker<P> {
                 }
             }
         }
-        false
+        Handled::Open
     }
 
     /// Ends a job whose record another version of us wrote, or damaged: it can't be run here.
-    async fn fail_undecodable(&self, entry: &Entry<Record>, error: JobError) -> bool {
+    async fn fail_undecodable(&self, entry: &Entry<Record>, error: JobError) -> Handled {
         tracing::error!(job = %entry.value.id, %error, "a record that was accepted can't be decoded");
-        self.jobs.change(entry, Event::Fail(error)).await.is_ok()
+        match self.jobs.change(entry, Event::Fail(error)).await {
+            Ok(_) => Handled::Over,
+            Err(_) => Handled::Open,
+        }
     }
 
     /// The lock that counts the running jobs of a job's tenant, if their number is limited.

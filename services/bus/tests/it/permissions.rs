@@ -58,14 +58,14 @@ const MATRIX: &[(Verb, &str, &str)] = {
         (
             Publish,
             "$JS.API.CONSUMER.MSG.NEXT.STORAGE.storage_p_high",
-            "S",
+            "SC",
         ),
         (
             Publish,
             "$JS.API.CONSUMER.MSG.NEXT.HYPERVISOR.hypervisor_p_low",
-            "H",
+            "HC",
         ),
-        (Publish, "$JS.API.CONSUMER.MSG.NEXT.CORE.core", "F"),
+        (Publish, "$JS.API.CONSUMER.MSG.NEXT.CORE.core", "CF"),
         (Publish, "$JS.ACK.STORAGE.storage_p_high.1.1.1.1.0", "S"),
         (Publish, "$JS.ACK._.h.STORAGE.storage_p_high.1.1.1.1.0", "S"),
         (

@@ -102,7 +102,21 @@ pub(crate) async fn pause(
         false => serde_json::json!({}),
     };
     let answer = ask::<serde_json::Value>(stores, &subject, payload.to_string()).await?;
+    if answer.is_some() && !paused {
+        wake(stores, stream, consumer).await;
+    }
     Ok(answer.is_some())
+}
+
+/// Makes the server look at a consumer's requests. It doesn't when a pause ends, only when the next
+/// one comes: this one, which no message fits, and which takes none.
+async fn wake(stores: &Stores, stream: &str, consumer: &str) {
+    let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+    let pull = serde_json::json!({"batch": 1, "no_wait": true, "max_bytes": 1});
+    if let Err(error) = stores.bus.request(&subject, pull.to_string()).await {
+        // Those who wait ask again by themselves, some seconds later.
+        tracing::debug!(%error, consumer, "requests that wait were not looked at");
+    }
 }
 
 /// Removes a consumer. One that is gone already is fine.

@@ -1,7 +1,9 @@
 //! Pause, resume and purge of a queue.
 
 use crate::stack::{Stack, until};
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
+use std::time::Duration;
 use virtbus_wire::StateName;
 
 const LOW: &str = "storage.default.low";
@@ -63,6 +65,29 @@ async fn a_paused_queue_says_who_and_why_and_stays_paused_when_its_consumer_is_m
     assert_eq!(answer, json!({"queue": LOW, "paused": false}));
     consumer_is_paused(&stack, false).await;
     assert_eq!(row(&stack).await["paused"], false);
+}
+
+/// What a worker asked for before its queue was paused, the server doesn't look at again by itself.
+#[tokio::test]
+async fn a_resumed_queue_gives_its_jobs_at_once_to_those_who_asked_before() {
+    let (stack, _core) = Stack::start().await;
+    let client = stack.bus.client();
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.unwrap();
+    let ask = json!({"queue": LOW, "reason": "disks full"});
+    let _: Value = stack.ask("virtbus.queues.pause", &ask).await.unwrap();
+    let life = Duration::from_secs(5);
+    let pull = json!({"batch": 1, "expires": life.as_nanos()}).to_string();
+    let subject = "$JS.API.CONSUMER.MSG.NEXT.STORAGE.storage_default_low";
+    let asked = client.publish_with_reply(subject, inbox, pull.into());
+    asked.await.unwrap();
+    stack.publish(LOW, r#"{"id":"j","task":"ping"}"#).await;
+    // The server has looked at the request, and let it wait.
+    stack.record("j", StateName::Queued).await;
+    let resume = json!({"queue": LOW});
+    let _: Value = stack.ask("virtbus.queues.resume", &resume).await.unwrap();
+    let first = answers.next().await.unwrap();
+    assert_eq!(first.subject.as_str(), LOW, "{first:?}");
 }
 
 #[tokio::test]

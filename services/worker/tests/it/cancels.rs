@@ -5,6 +5,7 @@ use crate::{
     site::{Site, one_slot},
 };
 use std::time::{Duration, Instant};
+use virtbus_testbed::until;
 use virtbus_wire::{
     Code, Event, JobState, StateName, Timestamp,
     state::{Cancel, WaitReason},
@@ -31,6 +32,35 @@ async fn a_running_job_is_stopped_and_put_back_before_it_is_cancelled() {
     assert_eq!(record.state.name(), StateName::Cancelled);
     assert_eq!(probe.notes.steps_of("j"), ["run", "stopped", "abandon"]);
     site.emptied().await;
+    worker.end().await;
+}
+
+/// Other workers see that its owner lives, and would let its message lie again and again.
+#[tokio::test]
+async fn what_could_not_be_put_back_is_put_back_later_by_the_same_worker() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    probe.freeze("j", "abandon");
+    probe.hold("j");
+    site.publish("storage.p.low", r#"{"id":"j","task":"ping"}"#)
+        .await;
+    site.wait("j", &[StateName::Running]).await;
+    site.change("j", cancel()).await;
+    until("a second claim", async || {
+        let steps = probe.notes.steps_of("j");
+        if steps.contains(&"clean") {
+            Ok(())
+        } else {
+            Err(steps)
+        }
+    })
+    .await;
+    probe.thaw("j");
+    let record = site.ended("j").await;
+    assert_eq!(record.state.name(), StateName::Cancelled);
+    assert!(record.claim > 1);
+    site.emptied().await;
+    assert_eq!(site.deliveries().await, 1);
     worker.end().await;
 }
 

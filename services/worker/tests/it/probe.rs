@@ -61,7 +61,7 @@ pub(crate) struct Probe {
     in_use: Arc<Mutex<BTreeMap<String, String>>>,
     /// Jobs of which an earlier claim's effect is there.
     done: Arc<Mutex<BTreeSet<String>>>,
-    /// Jobs of which an earlier claim stands still behind its fence, by the step that finds it.
+    /// Jobs that something is in the way of, by the step that finds it.
     frozen: Arc<Mutex<BTreeSet<(String, &'static str)>>>,
     /// Jobs whose work goes on until they are let go.
     held: watch::Sender<BTreeSet<String>>,
@@ -93,12 +93,13 @@ impl Probe {
         });
     }
 
-    /// Says that an earlier claim of a job is in the way of this step, until it's thawed.
+    /// Says that an earlier claim of a job, or a pool that is away, is in the way of this step,
+    /// until it's thawed.
     pub(crate) fn freeze(&self, job: &str, step: &'static str) {
         self.frozen.lock().unwrap().insert((job.to_owned(), step));
     }
 
-    /// Says that the earlier claims of a job are over.
+    /// Says that nothing is in the way of a job any more.
     pub(crate) fn thaw(&self, job: &str) {
         self.frozen.lock().unwrap().retain(|(id, _)| id != job);
     }
@@ -111,6 +112,14 @@ impl Probe {
         self.notes.add(job, "waits");
         let text = "an earlier claim has it";
         Err(Stop::Earlier(JobError::new(Code::DiskBusy, text)))
+    }
+
+    fn reach_the_pool(&self, job: &Assignment, step: &'static str) -> Result<(), JobError> {
+        let at = (job.id.to_string(), step);
+        match self.frozen.lock().unwrap().contains(&at) {
+            true => Err(JobError::new(Code::PoolUnreachable, "it's not there")),
+            false => Ok(()),
+        }
     }
 
     fn admit(&self, job: &Assignment) -> Result<(), Stop> {
@@ -140,11 +149,7 @@ impl Perform for Probe {
 
     async fn clean(&self, job: &Assignment) -> Result<(), JobError> {
         self.notes.add(job, "clean");
-        let at = (job.id.to_string(), "clean");
-        match self.frozen.lock().unwrap().contains(&at) {
-            true => Err(JobError::new(Code::PoolUnreachable, "it's not there")),
-            false => Ok(()),
-        }
+        self.reach_the_pool(job, "clean")
     }
 
     async fn recover(&self, job: &Assignment) -> Result<Option<Done>, Stop> {
@@ -200,7 +205,7 @@ impl Perform for Probe {
 
     async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
         self.notes.add(job, "abandon");
-        Ok(())
+        self.reach_the_pool(job, "abandon")
     }
 }
 

@@ -1,7 +1,10 @@
 //! A server with the pool `p`, and workers on it.
 
 use crate::probe::Probe;
-use async_nats::{HeaderMap, jetstream::Context};
+use async_nats::{
+    HeaderMap,
+    jetstream::{Context, consumer::PullConsumer},
+};
 use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
@@ -182,6 +185,16 @@ impl Site {
             Err(error) => Err(error.to_string()),
         })
         .await;
+    }
+
+    /// How often the server gave out messages of `storage.p.low`.
+    pub(crate) async fn deliveries(&self) -> u64 {
+        let consumer: PullConsumer = self
+            .jetstream
+            .get_consumer_from_stream("storage_p_low", "STORAGE")
+            .await
+            .unwrap();
+        consumer.cached_info().delivered.consumer_sequence
     }
 
     /// One more connection.

@@ -33,7 +33,7 @@ impl Broker {
         } else if let Some(stream) = call.strip_prefix("STREAM.MSG.DELETE.") {
             self.delete(stream, &asked, now)
         } else if let Some(rest) = call.strip_prefix("CONSUMER.") {
-            self.consumer_call(rest, &asked, now, out)
+            self.consumer_call(rest, &asked)
         } else {
             error(400, 10021, "not simulated")
         };
@@ -80,7 +80,7 @@ impl Broker {
         }
     }
 
-    fn consumer_call(&mut self, call: &str, asked: &Value, now: Ms, out: &mut Vec<Out>) -> String {
+    fn consumer_call(&mut self, call: &str, asked: &Value) -> String {
         let tokens: Vec<&str> = call.splitn(4, '.').collect();
         let [verb, stream, ..] = tokens[..] else {
             return error(400, 10021, "not simulated");
@@ -107,15 +107,12 @@ impl Broker {
                 consumer.info(&self.streams[stream]).to_string()
             }
             ("PAUSE", Some(name)) => {
-                let (Some(stream), Some(consumer)) = (
-                    self.streams.get_mut(stream),
-                    self.consumers.get_mut(&key(name)),
-                ) else {
+                let Some(consumer) = self.consumers.get_mut(&key(name)) else {
                     return no_consumer();
                 };
                 let until = &asked["pause_until"];
+                // A real one doesn't look at the requests that wait when a pause ends either.
                 consumer.pause(until.is_string());
-                consumer.pump(stream, now, out);
                 json!({"paused": until.is_string(), "pause_until": until}).to_string()
             }
             _ => error(400, 10021, "not simulated"),

@@ -14,6 +14,8 @@ struct Pull {
     left: u64,
     expires: Option<Ms>,
     no_wait: bool,
+    /// With a limit of bytes that no message fits.
+    no_room: bool,
 }
 
 /// A message that somebody has.
@@ -102,6 +104,7 @@ impl Consumer {
             left: number("batch").unwrap_or(1).max(1),
             expires: expires.map(|wait| now + wait),
             no_wait: asked["no_wait"].as_bool().unwrap_or(false),
+            no_room: number("max_bytes").is_some_and(|max| max > 0),
         });
     }
 
@@ -167,6 +170,9 @@ impl Consumer {
             }
         }
         while !self.paused && !self.waiting.is_empty() {
+            if self.refuse_too_small(stream, out) {
+                continue;
+            }
             let Some(stored) = self.next_message(stream, out) else {
                 break;
             };
@@ -180,6 +186,18 @@ impl Consumer {
             }
             self.waiting.retain(|pull| !is_told(pull));
         }
+    }
+
+    /// Answers the oldest request if something is there that doesn't fit it.
+    fn refuse_too_small(&mut self, stream: &Stream, out: &mut Vec<Out>) -> bool {
+        let is_there = !self.again.is_empty() || stream.first_of(&self.filter, self.next).is_some();
+        let too_small = self.waiting.pop_front_if(|pull| is_there && pull.no_room);
+        let Some(pull) = too_small else {
+            return false;
+        };
+        let text = "Message Size Exceeds MaxBytes";
+        out.push(Out::status(pull.route, 409, text));
+        true
     }
 
     /// First what comes again, then what is new.

@@ -145,11 +145,15 @@ async fn paused_queues_answer_alike() {
         pull(json!({"batch": 1, "expires": 300_000_000})),
         Step::Wait(900),
         api(&format!("CONSUMER.INFO.{LOW}"), json!({})),
-        // A real one doesn't look at the requests that wait when it's resumed, but at the next one.
+        // Not before the next request are those that wait looked at, also when no message fits it.
+        pull(json!({"batch": 1, "expires": 60_000_000_000_u64})),
+        Step::Wait(900),
         api(&pause, json!({})),
-        pull(json!({"batch": 1, "expires": 5_000_000_000_u64})),
+        pull(json!({"batch": 1, "no_wait": true, "max_bytes": 1})),
         Step::Wait(300),
+        pull(json!({"batch": 1, "no_wait": true, "max_bytes": 1})),
         Step::Say(0, "+ACK"),
+        pull(json!({"batch": 1, "no_wait": true, "max_bytes": 1})),
         api("CONSUMER.NAMES.STORAGE", json!({"offset": 0})),
     ])
     .await;
