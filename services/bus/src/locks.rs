@@ -30,6 +30,15 @@ pub struct Locks {
     limits: Limits,
 }
 
+/// A job that asks for its locks.
+struct Asked<'a> {
+    holder: &'a Holder,
+    /// Before whom it may take them; none = behind all who wait.
+    place: Option<u64>,
+    /// Its place should it have to wait.
+    ticket: u64,
+}
+
 /// The answer to a job that asked for its locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Granted {
@@ -82,9 +91,16 @@ impl Locks {
         ticket: u64,
         waited: bool,
     ) -> Result<Granted, WriteError> {
-        let granted = self.take_all(set, holder, waited.then_some(ticket)).await?;
+        let asked = Asked {
+            holder,
+            place: waited.then_some(ticket),
+            ticket,
+        };
+        let (granted, beyond) = self.take_all(set, &asked).await?;
         if matches!(granted, Granted::None { .. } | Granted::Full { .. }) {
-            self.enlist(set, holder, ticket).await?;
+            let mut rest = set.clone();
+            rest.retain(|name, _| beyond != Some(name));
+            self.enlist(&rest, holder, ticket).await?;
         }
         Ok(granted)
     }
@@ -94,43 +110,48 @@ impl Locks {
     /// # Errors
     /// As [`Locks::take`].
     pub async fn try_take(&self, set: &LockSet, holder: &Holder) -> Result<Granted, WriteError> {
-        let granted = self.take_all(set, holder, Some(0)).await?;
+        let asked = Asked {
+            holder,
+            place: Some(0),
+            ticket: 0,
+        };
+        let (granted, _) = self.take_all(set, &asked).await?;
         if matches!(granted, Granted::None { .. } | Granted::Full { .. }) {
             self.release(set.keys(), holder).await?;
         }
         Ok(granted)
     }
 
-    /// Takes the locks in order up to the first that is refused.
-    async fn take_all(
+    /// Takes the locks in order up to the first that is refused. With that, the lock in whose line
+    /// the job stands already, if it's one that doesn't name all who wait.
+    async fn take_all<'a>(
         &self,
-        set: &LockSet,
-        holder: &Holder,
-        ticket: Option<u64>,
-    ) -> Result<Granted, WriteError> {
+        set: &'a LockSet,
+        asked: &Asked<'_>,
+    ) -> Result<(Granted, Option<&'a String>), WriteError> {
         for (name, mode) in set {
             let claimant = Claimant {
-                holder: holder.clone(),
-                ticket,
+                holder: asked.holder.clone(),
+                ticket: asked.place,
                 mode: *mode,
                 limit: self.limits.of_lock(name).await?,
             };
-            match self.take_one(name, &claimant).await? {
+            let (answer, is_beyond) = self.take_one(name, &claimant, asked.ticket).await?;
+            let beyond = is_beyond.then_some(name);
+            match answer {
                 Take::Taken(_) => {}
                 Take::Full(running) => {
                     let limit = claimant.limit.unwrap_or(running);
-                    return Ok(Granted::Full { running, limit });
+                    return Ok((Granted::Full { running, limit }, beyond));
                 }
-                Take::Lost => return Ok(Granted::Lost),
-                Take::Refused(by) => {
-                    return Ok(Granted::None {
-                        resource: name.clone(),
-                        holder: by,
-                    });
+                Take::Lost => return Ok((Granted::Lost, None)),
+                Take::Refused(holder) => {
+                    let resource = name.clone();
+                    return Ok((Granted::None { resource, holder }, beyond));
                 }
             }
         }
-        Ok(Granted::All)
+        Ok((Granted::All, None))
     }
 
     /// Gives back what this claim holds of these locks, and wakes who waits for them.
@@ -196,18 +217,29 @@ impl Locks {
         self.records.bus().now()
     }
 
-    /// Takes one lock, if it may be had.
-    async fn take_one(&self, name: &str, claimant: &Claimant) -> Result<Take, WriteError> {
+    /// Takes one lock, if it may be had; with whether the job is refused as one of those beyond
+    /// its list, by its ticket.
+    async fn take_one(
+        &self,
+        name: &str,
+        claimant: &Claimant,
+        ticket: u64,
+    ) -> Result<(Take, bool), WriteError> {
         for _ in 0..TRIES_MAX {
             let slot = self.records.slot(name).await?;
             let lock = slot.value.unwrap_or_default();
-            let over = self.over(&lock).await?;
+            let is_beyond = lock.is_beyond(&claimant.holder.job, ticket);
+            // With so many in line it doesn't matter who of them is over.
+            let over = match is_beyond {
+                true => HashSet::new(),
+                false => self.over(&lock).await?,
+            };
             let answer = lock.take(claimant, self.now(), |id| over.contains(id));
             let Take::Taken(next) = &answer else {
-                return Ok(answer);
+                return Ok((answer, is_beyond));
             };
             match self.records.update(name, next, slot.revision).await {
-                Ok(_) => return Ok(answer),
+                Ok(_) => return Ok((answer, false)),
                 Err(WriteError::Conflict(_)) => {}
                 Err(error) => return Err(error),
             }

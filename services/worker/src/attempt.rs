@@ -102,6 +102,10 @@ impl<P: Perform> Attempt<P> {
         let mut held = LockSet::new();
         let ending = match self.prepare(&mut held).await {
             Ok(()) => self.work().await,
+            // It got in line before anything was begun.
+            Err(ending @ Ending::Wait(_, Some(_))) if self.job.record.claim <= 1 => {
+                return (ending, held);
+            }
             Err(ending) => ending,
         };
         (self.undo(ending).await, held)
@@ -197,12 +201,17 @@ impl<P: Perform> Attempt<P> {
             self.worker.bury(delivery, job, Code::WorkerLost).await?;
         }
         let ending = self.in_line(ending, held).await?;
+        let is_in_line = matches!(ending, Ending::Wait(_, Some(_)));
         let record = match self.write_ending(ending).await {
             Ok(record) => record,
             Err(KeepError::Lost | KeepError::Illegal) => return Ok(None),
             Err(KeepError::Bus(error)) => return Err(error),
         };
         self.kept.drop_all();
+        if is_in_line {
+            // What it had of them it gave back as it got in line.
+            return Ok(Some(record));
+        }
         if held.is_empty() {
             // Ended before the locks were noted, by a panic perhaps.
             self.worker.release_remains(&record).await;

@@ -14,7 +14,7 @@ use virtbus_bus::{
 };
 use virtbus_wire::{
     Code, JobError, JobState,
-    protocol::lock::Mode,
+    protocol::{arrival::expired_error, gate::has_expired, lock::Mode},
     state::{Phase, WaitReason},
 };
 
@@ -51,6 +51,10 @@ impl<P: Perform> Attempt<P> {
         }
         if record.tries_left == 0 {
             return Err(Ending::WorkerLost);
+        }
+        // Its claim may have waited for this one since it was looked at.
+        if has_expired(record, self.worker.bus.now()) {
+            return Err(Ending::Failed(expired_error()));
         }
         self.keeper
             .enter(Phase::Work)

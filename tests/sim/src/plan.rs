@@ -147,6 +147,12 @@ impl Plan {
         for job in &mut jobs {
             jobs::settle(&mut more, &mut job.body, cap, hosts);
         }
+        let mut crowd = Chance::new(seed, "crowd");
+        if crowd.permille(200) {
+            for job in &mut jobs {
+                jobs::join(&mut crowd, &mut job.body);
+            }
+        }
         asks.extend(asks::submissions(&mut more, span));
         let processes = workers.len() + cores;
         let skews = (0..processes)

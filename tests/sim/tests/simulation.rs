@@ -8,6 +8,8 @@ use std::{
     time::Instant,
 };
 use virtbus_sim::{Defect, History, check, net::BEGIN, simulate};
+#[cfg(feature = "short-lines")]
+use virtbus_wire::protocol::lock::Lock;
 
 /// How many seeds run when nothing else is said: `./dev test` runs many more, with
 /// everything optimised.
@@ -77,7 +79,7 @@ fn no_seed_breaks_a_promise() {
         println!("{:#?}", history.plan);
         println!("{}", wrong.join("\n"));
         panic!(
-            "seed {seed} breaks a promise; again: VIRTBUS_SEED={seed} cargo test -p virtbus-sim no_seed -- --nocapture"
+            "seed {seed} breaks a promise; again: VIRTBUS_SEED={seed} cargo test -p virtbus-sim --features short-lines no_seed -- --nocapture"
         );
     }
     println!("{count} seeds in {:?}", began.elapsed());
@@ -89,6 +91,22 @@ fn no_seed_breaks_a_promise() {
             (history.end - BEGIN) / 1_000
         );
     }
+}
+
+/// Or nothing would be known of those who stand beyond it.
+#[test]
+#[cfg(feature = "short-lines")]
+fn lines_grow_longer_than_a_lock_s_list() {
+    let is_long = |payload: &[u8]| {
+        let lock: Option<Lock> = serde_json::from_slice(payload).ok();
+        lock.is_some_and(|lock| lock.beyond.is_some())
+    };
+    let long = (0..100).filter(|seed| {
+        let history = run(*seed, None);
+        let mut locks = history.stored.iter();
+        locks.any(|(_, subject, _, payload)| subject.starts_with("$KV.locks.") && is_long(payload))
+    });
+    assert!(long.count() > 5);
 }
 
 #[test]

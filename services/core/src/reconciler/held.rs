@@ -131,7 +131,7 @@ async fn tidied(stores: &Stores, lock: &Lock) -> Result<Option<Lock>, BusError> 
         for row in stores.jobs.bucket().of_keys(&keys).await? {
             if let Some(found) = row.entry? {
                 let record = found.value;
-                states.insert(record.id, (record.state.name(), record.claim));
+                states.insert(record.id, record.state.name());
             }
         }
     }
@@ -142,7 +142,7 @@ async fn tidied(stores: &Stores, lock: &Lock) -> Result<Option<Lock>, BusError> 
     for job in jobs {
         let found = stores.jobs.get_latest(job).await?.map(|entry| entry.value);
         match found {
-            Some(record) => states.insert(job.clone(), (record.state.name(), record.claim)),
+            Some(record) => states.insert(job.clone(), record.state.name()),
             None => states.remove(job),
         };
     }

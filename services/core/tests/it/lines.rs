@@ -327,7 +327,7 @@ async fn a_job_that_waits_for_the_end_of_a_use_wakes_then_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_lock_loses_the_entry_of_an_older_claim_and_the_ticket_of_a_job_that_is_over() {
+async fn a_lock_keeps_what_any_claim_of_a_running_job_has_and_loses_what_is_over() {
     let (stack, _core) = Stack::start().await;
     for id in ["runs", "over"] {
         let job = json!({"id": id, "task": "ping"}).to_string();
@@ -347,15 +347,15 @@ async fn a_lock_loses_the_entry_of_an_older_claim_and_the_ticket_of_a_job_that_i
     let error = virtbus_wire::JobError::internal("x");
     stack.jobs.change(&over, Event::Fail(error)).await.unwrap();
     let locks: Bucket<Lock> = Bucket::new(&stack.bus, locks::BUCKET);
-    let holder = |claim| {
+    let holder = |job: &str, claim| {
         Some(Holder {
-            job: "runs".parse().unwrap(),
+            job: job.parse().unwrap(),
             claim,
             since: None,
         })
     };
-    let lock = |claim| Lock {
-        exclusive: holder(claim),
+    let lock = |job: &str, claim| Lock {
+        exclusive: holder(job, claim),
         shared: Vec::new(),
         waiters: vec![Waiter {
             job: "over".parse().unwrap(),
@@ -365,18 +365,31 @@ async fn a_lock_loses_the_entry_of_an_older_claim_and_the_ticket_of_a_job_that_i
         }],
         beyond: None,
     };
-    locks.create("disk.older", &lock(1)).await.unwrap();
-    locks.create("disk.present", &lock(2)).await.unwrap();
-    until("the older claim's lock is free", async || {
-        let older = locks.get_latest("disk.older").await.unwrap();
-        let present = locks.get_latest("disk.present").await.unwrap();
-        let present = present.map(|entry| entry.value);
-        match (&older, &present) {
-            (None, Some(lock)) if lock.waiters.is_empty() => {
-                assert_eq!(lock.exclusive, holder(2));
+    // The present claim hasn't looked yet at what the older one may have done under its lock.
+    locks
+        .create("disk.a-older", &lock("runs", 1))
+        .await
+        .unwrap();
+    locks
+        .create("disk.b-present", &lock("runs", 2))
+        .await
+        .unwrap();
+    locks.create("disk.c-over", &lock("over", 1)).await.unwrap();
+    until("what is over is gone from each lock", async || {
+        let mut found = Vec::new();
+        for name in ["disk.a-older", "disk.b-present", "disk.c-over"] {
+            let lock = locks.get_latest(name).await.unwrap();
+            found.push(lock.map(|entry| entry.value));
+        }
+        match &found[..] {
+            [Some(older), Some(present), None]
+                if older.waiters.is_empty() && present.waiters.is_empty() =>
+            {
+                assert_eq!(older.exclusive, holder("runs", 1));
+                assert_eq!(present.exclusive, holder("runs", 2));
                 Ok(())
             }
-            found => Err(format!("{found:?}")),
+            _ => Err(format!("{found:?}")),
         }
     })
     .await;

@@ -25,6 +25,12 @@ pub enum Gate {
     Drop(JobError),
 }
 
+/// Whether it's too late for the first start of a job's work.
+#[must_use]
+pub fn has_expired(record: &Record, now: Timestamp) -> bool {
+    record.attempt == 0 && record.expires_at.is_some_and(|end| end <= now)
+}
+
 /// Looks at a job that is `queued`, or waits for a time or for another job. `state_of` gives the
 /// state of a job it comes after, none for one that nobody has seen yet.
 #[must_use]
@@ -33,8 +39,7 @@ pub fn gate(
     now: Timestamp,
     state_of: impl Fn(&JobId) -> Option<StateName>,
 ) -> Gate {
-    let work_began = record.attempt > 0;
-    if !work_began && record.expires_at.is_some_and(|end| end <= now) {
+    if has_expired(record, now) {
         return Gate::Fail(expired_error());
     }
     if looks_at_dependencies(record) {
@@ -44,7 +49,7 @@ pub fn gate(
         }
     }
     match record.not_before {
-        Some(until) if !work_began && until > now => {
+        Some(until) if record.attempt == 0 && until > now => {
             Gate::Wait(WaitReason::Time { until, error: None })
         }
         Some(_) | None => Gate::Open,

@@ -20,9 +20,13 @@ use std::{collections::HashSet, time::Duration};
 pub const WAKE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The most waiters that a lock's record names: about 16 KB, to be read and written for each take.
-pub const WAITERS_MAX: usize = 128;
+pub const WAITERS_MAX: usize = if cfg!(feature = "short-lines") {
+    4
+} else {
+    128
+};
 /// With how many named waiters left a lock's list is filled up again.
-pub const WAITERS_LOW: usize = 64;
+pub const WAITERS_LOW: usize = WAITERS_MAX / 2;
 
 /// Held alone, or together with other sharers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -116,6 +120,13 @@ impl Lock {
             .chain(&self.shared)
             .map(|holder| &holder.job);
         holders.chain(self.waiters.iter().map(|waiter| &waiter.job))
+    }
+
+    /// Whether a job stands in line here without being named: it must wait, whoever holds the lock.
+    #[must_use]
+    pub fn is_beyond(&self, job: &JobId, ticket: u64) -> bool {
+        let is_after = self.beyond.is_some_and(|beyond| beyond <= ticket);
+        is_after && !self.jobs().any(|named| named == job)
     }
 
     /// Asks for the lock. `is_over` says of a job whether its record is final or gone: such

@@ -303,20 +303,21 @@ pub fn stray(
 }
 
 /// A lock without what can't be held or waited for any more: entries of jobs that are over or
-/// gone, holders that wait or are queued, and those of an older claim. `of_job` gives state and
-/// claim.
+/// gone, and holders that wait or are queued. An older claim of a job that somebody has keeps its
+/// entry: it may have had its effect, and until the present claim has looked, under the same lock,
+/// nobody else may build on that. `of_job` gives the state.
 #[must_use]
-pub fn tidy(lock: &Lock, of_job: impl Fn(&JobId) -> Option<(StateName, u64)>) -> Lock {
-    let holds = |job: &JobId, claim: u64| match of_job(job) {
-        Some((StateName::Running | StateName::Cancelling, now)) => claim >= now,
-        Some(_) | None => false,
+pub fn tidy(lock: &Lock, of_job: impl Fn(&JobId) -> Option<StateName>) -> Lock {
+    let holds = |job: &JobId| {
+        matches!(
+            of_job(job),
+            Some(StateName::Running | StateName::Cancelling)
+        )
     };
     let mut tidy = lock.clone();
-    tidy.exclusive
-        .take_if(|holder| !holds(&holder.job, holder.claim));
-    tidy.shared
-        .retain(|holder| holds(&holder.job, holder.claim));
+    tidy.exclusive.take_if(|holder| !holds(&holder.job));
+    tidy.shared.retain(|holder| holds(&holder.job));
     tidy.waiters
-        .retain(|waiter| of_job(&waiter.job).is_some_and(|(state, _)| !state.is_final()));
+        .retain(|waiter| of_job(&waiter.job).is_some_and(|state| !state.is_final()));
     tidy
 }

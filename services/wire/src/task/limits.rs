@@ -144,6 +144,8 @@ impl Task {
             Self::Storage(StorageTask::Ping(_) | StorageTask::Upload(_)) => Silence::Any,
             Self::Storage(_) if self.scale() == COPY => Silence::Long,
             Self::Storage(_) => Silence::Short,
+            // The copy of a running domain's disk says how far it is all the time.
+            Self::Hypervisor(HypervisorTask::Commit(_)) => Silence::Long,
             Self::Hypervisor(_) | Self::Core(_) => Silence::Any,
         }
     }
@@ -207,6 +209,12 @@ mod tests {
             (Class::Storage, "ping", json!({}), Silence::Any),
             (Class::Storage, "resize", resize, Silence::Short),
             (Class::Storage, "check_disk", check, Silence::Long),
+            (
+                Class::Hypervisor,
+                "commit",
+                json!({"domain": "d", "disk": "e"}),
+                Silence::Long,
+            ),
             (
                 Class::Hypervisor,
                 "resume_domain",

@@ -144,6 +144,28 @@ async fn a_claim_that_can_not_clean_up_does_not_end_a_job_whose_effect_is_there(
     worker.end().await;
 }
 
+#[tokio::test]
+async fn a_take_over_does_not_begin_work_that_is_too_late_to_begin() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let job = r#"{"id":"j","task":"ping","not_before":"2999-01-01T00:00:00Z"}"#;
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    site.publish("storage.p.low", job).await;
+    let mut record = site.wait("j", &[StateName::Waiting]).await.value;
+    // Its worker died before it had the locks.
+    for event in [Event::Publish { round: false }, claim()] {
+        record = record.apply(event, Timestamp::now()).unwrap();
+    }
+    record.expires_at = Some(Timestamp::now());
+    site.write("j", &record).await;
+    site.jobs.publish(&record).await.unwrap();
+    let JobState::Failed(_, error) = site.ended("j").await.state else {
+        panic!("it was begun")
+    };
+    assert_eq!(error.code, Code::JobExpired);
+    assert!(!probe.notes.steps_of("j").contains(&"run"));
+    worker.end().await;
+}
+
 /// What a job went through whose only attempt's worker stands still behind the fence.
 fn at_its_only_fence() -> Vec<Event> {
     let reached_commit = [Phase::Work, Phase::Commit].map(Event::Enter);

@@ -94,6 +94,14 @@ pub(super) fn settle(chance: &mut Chance, body: &mut Value, cap: u32, hosts: boo
     }
 }
 
+/// Most jobs want the same lock: more than its record names wait for it.
+pub(super) fn join(chance: &mut Chance, body: &mut Value) {
+    if chance.permille(800) {
+        let mode = *chance.pick(&["exclusive", "exclusive", "exclusive", "shared"]);
+        body["locks"] = json!({mode: [OWN_LOCKS[0]]});
+    }
+}
+
 /// The jobs of one submission: each after the one before it, or after the first. Some batches
 /// can't be accepted, because of their last job.
 pub(super) fn batch(chance: &mut Chance, name: &str) -> Value {
