@@ -151,7 +151,8 @@ impl CheckDisk<'_> {
         if self.repairs() {
             self.at.settle(intent, step).await?;
         } else {
-            let same = |record: &DiskRecord| record.state == intent.record.state;
+            // Of a disk that was changed since it was looked at, nothing is known.
+            let same = |record: &DiskRecord| catalog::is_same_intent(record, &intent.record);
             let disks = &self.at.store.disks;
             let changed = |record: &DiskRecord| same(record).then(|| step(record));
             disks.change(&intent.id, changed).await?;

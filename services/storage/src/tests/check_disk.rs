@@ -184,3 +184,20 @@ async fn a_repair_that_was_killed_is_finished_by_the_next_claim() {
     assert_eq!(found.unwrap().unwrap()["corruptions"], 0);
     assert_eq!(site.state("d1").await, Some(DiskState::Ready));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_slept_while_the_disk_was_changed_says_nothing_of_it() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let check = site.job("j1", "check_disk", json!({ "disk": "d1" }));
+    let resize = || {
+        let resized = site.done("j2", "resize", json!({ "disk": "d1", "size": "9MiB" }));
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::block_in_place(|| runtime.block_on(resized));
+    };
+    let found = site.run_and(&check, Step::Commit, &resize).await.unwrap();
+    assert_eq!(found["virtual_size"], 4 * MIB);
+    assert_eq!(site.record("d1").await.virtual_size, Some(9 * MIB));
+    let params = json!({ "disk": "d1" });
+    site.done("j3", "check_disk", params).await;
+}
