@@ -9,7 +9,8 @@ use crate::{
     task::{Pace, relay::relayed},
 };
 use virtbus_wire::{
-    JobId,
+    JobError, JobId,
+    catalog::UseMode,
     task::{Target, storage::DeleteMode},
 };
 use virtbus_worker::perform::Stop;
@@ -72,6 +73,21 @@ impl Home {
         }
     }
 
+    /// That no other program has it open, in the trash either.
+    pub(crate) async fn idle(&self, of: &Target) -> Result<(), Stop> {
+        let (home, of) = (self.clone(), of.clone());
+        let looked: Result<(), JobError> = blocking::look(move || {
+            let mut names = in_trash(&home.root, &of)?;
+            names.push(home.file);
+            let mut idle = names
+                .iter()
+                .map(|name| home.root.idle(name, UseMode::Exclusive));
+            idle.try_for_each(|idle| idle.map_err(|error| used(error, &of)))
+        })
+        .await;
+        Ok(looked?)
+    }
+
     /// Moves the file to the trash, if it's there.
     pub(crate) async fn discard(
         &self,
@@ -129,6 +145,15 @@ pub(crate) fn empty(root: &Root, of: &Target) -> Result<(), PoolError> {
     names
         .iter()
         .try_for_each(|name| root.unlink(name).map(|_| ()))
+}
+
+/// What a job is told of something that another program has open.
+pub(crate) fn used(error: PoolError, of: &Target) -> JobError {
+    let error = JobError::from(error);
+    match of {
+        Target::Disk(id) => error.with("disk", id.as_str()),
+        Target::Media(id) => error.with("media", id.as_str()),
+    }
 }
 
 fn is_by(name: &Name, job: &JobId) -> bool {

@@ -36,6 +36,12 @@ pub enum PoolError {
         /// The file, beneath the pool's root.
         name: String,
     },
+    /// Another program has the file open.
+    #[error("use {name}: another program has it open")]
+    InUse {
+        /// The file, beneath the pool's root.
+        name: String,
+    },
     /// A packed file isn't what it should be.
     #[error("unpack {name}: it's damaged")]
     Damaged {
@@ -63,6 +69,7 @@ impl PoolError {
             Self::Away { .. } | Self::Foreign { .. } => Code::PoolUnreachable,
             Self::NotPlain { .. } => Code::ImageUnsafeFeature,
             Self::Taken { .. } => Code::DiskExists,
+            Self::InUse { .. } => Code::DiskBusy,
             Self::Damaged { .. } => Code::ImageCorrupt,
             Self::Refused { source, .. } => code_of(*source),
         }
@@ -89,7 +96,7 @@ fn code_of(errno: Errno) -> Code {
 }
 
 /// What people are told.
-const TEXTS: [(Code, &str); 5] = [
+const TEXTS: [(Code, &str); 6] = [
     (
         Code::PoolUnreachable,
         "the pool can't be reached or written now",
@@ -99,6 +106,7 @@ const TEXTS: [(Code, &str); 5] = [
         Code::DiskExists,
         "a file of that name is in the pool already",
     ),
+    (Code::DiskBusy, "another program has the disk open"),
     (Code::ImageCorrupt, "the archived file is damaged"),
     (
         Code::ImageUnsafeFeature,

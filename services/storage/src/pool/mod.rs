@@ -5,6 +5,7 @@
 
 mod copy;
 pub mod error;
+mod idle;
 pub mod name;
 mod note;
 mod pace;

@@ -114,14 +114,6 @@ pub fn info(tool: &Utf8Path, image: &Passed) -> CommandLine {
         .args(["--output=json", "--", image.path().as_str()])
 }
 
-/// `info` with qemu's lock: it fails while another program writes the image.
-#[must_use]
-pub fn probe(tool: &Utf8Path, image: &Passed) -> CommandLine {
-    ask(tool)
-        .args(["info", "-f", image.format().as_str()])
-        .args(["--output=json", "--", image.path().as_str()])
-}
-
 /// `--version`.
 #[must_use]
 pub fn version(tool: &Utf8Path) -> CommandLine {

@@ -120,19 +120,6 @@ impl QemuImg {
         act(self.rules.quick(line, &reach), options).await
     }
 
-    /// That no other program writes the image: what its header says, asked for with qemu's own
-    /// lock.
-    ///
-    /// # Errors
-    /// See [`ToolError`]; its code is `disk.busy` if another program does.
-    pub async fn probe(&self, image: Passed, stop: &Stop) -> Result<Info, ToolError> {
-        let (line, reach) = (
-            command::probe(&self.program, &image),
-            Reach::nothing().read(image.path()),
-        );
-        ask(self.rules.quick(line, &reach), stop).await
-    }
-
     /// Renames an image's backing in its header. The tool keeps `lock` open as long as it lives.
     ///
     /// # Errors

@@ -102,9 +102,10 @@ impl Steps for ArchiveDisk<'_> {
             context::file_of(&plan.disk),
             packed_of(&plan.disk),
         );
-        let image = self.at.pass_disk(&plan.root, disk, plan.below.first());
-        let probed = self.at.store.tool.probe(image.await?, pace.stop).await;
-        probed.map_err(context::tool)?;
+        let passed = self.at.pass_disk(&plan.root, disk, plan.below.first());
+        passed.await?;
+        let idle = self.at.idle(&plan.root, [disk], UseMode::Exclusive);
+        idle.await?;
         if self.at.facts_of(&plan.archive, &packed).await?.is_some() {
             let packed = (&plan.archive, &packed);
             let is_whole = self.at.is_packed(packed, (&plan.root, disk), pace).await?;
@@ -143,6 +144,8 @@ impl Steps for ArchiveDisk<'_> {
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
         plan.fence = Some(self.at.fence(&plan.root, &plan.disk.id).await?);
+        let idle = self.at.idle(&plan.root, [&plan.disk], UseMode::Exclusive);
+        idle.await?;
         let (disks, job) = (&self.at.store.disks, &self.at.job.id);
         plan.disk = disks.take_as(&plan.disk, DiskState::Archiving, job).await?;
         Ok(())

@@ -12,7 +12,7 @@ use crate::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     JobError,
-    catalog::DiskRecord,
+    catalog::{DiskRecord, UseMode},
     protocol::lock::Mode,
     task::{
         image::{Compat, Compress, ImageFormat, Qcow2Options},
@@ -114,7 +114,8 @@ impl Steps for Convert<'_> {
     }
 
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
-        let tool = &self.at.store.tool;
+        let (tool, chain) = (&self.at.store.tool, &plan.chain);
+        self.at.idle(&plan.root, chain, UseMode::Shared).await?;
         let source = self.at.pass(&plan.root, &plan.chain).await?;
         let measured = tool.measure(source, pace.stop).await;
         let measure = measured.map_err(context::tool)?;
@@ -140,6 +141,8 @@ impl Steps for Convert<'_> {
     }
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
+        let chain = &plan.chain;
+        self.at.idle(&plan.root, chain, UseMode::Shared).await?;
         let disk = NewDisk {
             pool: self.at.pool.name.clone(),
             format: self.params.format,

@@ -12,7 +12,7 @@ use crate::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     JobError,
-    catalog::DiskRecord,
+    catalog::{DiskRecord, UseMode},
     protocol::lock::Mode,
     task::{
         image::{DiskFormat, Qcow2Options},
@@ -140,6 +140,8 @@ impl Steps for CreateDisk<'_> {
     }
 
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
+        let (at, chain) = (&self.at, &plan.chain);
+        at.idle(&plan.root, chain, UseMode::Shared).await?;
         let room = self.room(plan.size, pace).await?;
         tell(pace, "create", 0.0, plan.size);
         let draft = self.at.draft(&plan.root, &self.params.disk, room).await?;
@@ -163,6 +165,8 @@ impl Steps for CreateDisk<'_> {
     }
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
+        let (at, chain) = (&self.at, &plan.chain);
+        at.idle(&plan.root, chain, UseMode::Shared).await?;
         let disk = NewDisk {
             pool: self.at.pool.name.clone(),
             format: self.params.format.into(),

@@ -110,6 +110,36 @@ impl DeleteDisk<'_> {
         })
     }
 
+    /// Takes the locks on the files, in one order for everybody, as with all locks.
+    async fn lock(&self, plan: &mut Plan) -> Result<(), Stop> {
+        let root = self.at.root().await?;
+        let ids: BTreeSet<&DiskId> = plan.doomed.iter().map(|doomed| &doomed.disk.id).collect();
+        for id in ids {
+            plan.fences.push(self.at.fence(&root, id).await?);
+        }
+        Ok(())
+    }
+
+    /// That no other program has any of the files open.
+    async fn idle(&self, plan: &Plan) -> Result<(), Stop> {
+        for Doomed { disk, homes } in &plan.doomed {
+            for home in homes {
+                home.idle(&(&disk.id).into()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_all(&self, plan: &mut Plan) -> Result<(), Stop> {
+        for doomed in &mut plan.doomed {
+            let own = self.take(doomed).await?;
+            let children = doomed.disk.record.children.iter();
+            let above: u64 = children.filter_map(|child| plan.freed.get(child)).sum();
+            plan.freed.insert(doomed.disk.id.clone(), own + above);
+        }
+        Ok(())
+    }
+
     fn result(&self, freed: u64) -> Result<Done, Stop> {
         done(&params::Freed { freed })
     }
@@ -234,19 +264,9 @@ impl Steps for DeleteDisk<'_> {
     }
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
-        let root = self.at.root().await?;
-        // In one order for everybody, as with all locks.
-        let ids: BTreeSet<&DiskId> = plan.doomed.iter().map(|doomed| &doomed.disk.id).collect();
-        for id in ids {
-            plan.fences.push(self.at.fence(&root, id).await?);
-        }
-        for doomed in &mut plan.doomed {
-            let own = self.take(doomed).await?;
-            let children = doomed.disk.record.children.iter();
-            let above: u64 = children.filter_map(|child| plan.freed.get(child)).sum();
-            plan.freed.insert(doomed.disk.id.clone(), own + above);
-        }
-        Ok(())
+        self.lock(plan).await?;
+        self.idle(plan).await?;
+        self.take_all(plan).await
     }
 
     async fn effect(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
@@ -312,7 +332,8 @@ impl Steps for DeleteDisk<'_> {
             return Ok(None);
         }
         let never = process::Stop::new();
-        self.intend(&mut plan).await?;
+        self.lock(&mut plan).await?;
+        self.take_all(&mut plan).await?;
         self.effect(&mut plan, &Pace::endless(&never)).await?;
         self.publish(&mut plan).await.map(Some)
     }

@@ -73,6 +73,24 @@ impl DeleteMedia<'_> {
         finished.map(|_| ()).ok_or(Stop::Lost)
     }
 
+    /// Writes that the medium goes, and what its end gives free.
+    async fn take(&self, plan: &mut Plan) -> Result<(), Stop> {
+        let is_ours = is_own(plan.medium.record.owner_job.as_ref(), self.at.job);
+        let mut intent = catalog::taken(&plan.medium.record, &self.at.job.id, now());
+        if self.params.mode != DeleteMode::Trash {
+            // An earlier claim that wrote what is freed has perhaps removed it already.
+            if !is_ours {
+                let (home, of) = (plan.home.clone(), self.target());
+                let allocated: Result<u64, PoolError> =
+                    blocking::look(move || home.allocated(&of)).await;
+                intent.actual_size = Some(allocated?);
+            }
+            plan.freed = intent.actual_size.unwrap_or_default();
+        }
+        plan.medium = self.at.store.media.update(&plan.medium, intent).await?;
+        Ok(())
+    }
+
     /// The medium, if this job has begun with it.
     async fn begun(&self) -> Result<Option<Medium>, Stop> {
         let medium = self.at.store.media.get(&self.params.media).await?;
@@ -109,20 +127,8 @@ impl Steps for DeleteMedia<'_> {
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
         plan.fence = Some(self.at.fence(&plan.home.root, &plan.medium.id).await?);
-        let is_ours = is_own(plan.medium.record.owner_job.as_ref(), self.at.job);
-        let mut intent = catalog::taken(&plan.medium.record, &self.at.job.id, now());
-        if self.params.mode != DeleteMode::Trash {
-            // An earlier claim that wrote what is freed has perhaps removed it already.
-            if !is_ours {
-                let (home, of) = (plan.home.clone(), self.target());
-                let allocated: Result<u64, PoolError> =
-                    blocking::look(move || home.allocated(&of)).await;
-                intent.actual_size = Some(allocated?);
-            }
-            plan.freed = intent.actual_size.unwrap_or_default();
-        }
-        plan.medium = self.at.store.media.update(&plan.medium, intent).await?;
-        Ok(())
+        plan.home.idle(&self.target()).await?;
+        self.take(plan).await
     }
 
     async fn effect(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
@@ -165,7 +171,8 @@ impl Steps for DeleteMedia<'_> {
             return Ok(None);
         }
         let never = process::Stop::new();
-        self.intend(&mut plan).await?;
+        plan.fence = Some(self.at.fence(&plan.home.root, &plan.medium.id).await?);
+        self.take(&mut plan).await?;
         self.effect(&mut plan, &Pace::endless(&never)).await?;
         self.publish(&mut plan).await.map(Some)
     }

@@ -10,6 +10,7 @@ use crate::{
     pool::{Facts, PoolError, Root},
     qemu_img::Info,
     task::{Context, Pace, context, is_own, now, relay::relayed},
+    trash::used,
 };
 use virtbus_wire::{
     Code, DiskId, JobError,
@@ -26,9 +27,10 @@ pub(crate) struct Alone {
 }
 
 impl Context<'_> {
-    /// Takes the lock on a disk's file, and writes the intent.
+    /// Takes the lock on a disk's file, and writes the intent, if no other program uses the file.
     pub(crate) async fn hold(&self, root: &Root, disk: &Disk) -> Result<Alone, Stop> {
         let fence = self.fence(root, &disk.id).await?;
+        self.idle(root, [disk], UseMode::Exclusive).await?;
         let disk = self.store.disks.take(disk, &self.job.id).await?;
         Ok(Alone {
             root: root.clone(),
@@ -62,8 +64,8 @@ impl Context<'_> {
         Ok(self.fence(&root, &disk.id).await?.mark())
     }
 
-    /// That each file of a chain is what the catalogue says, and no other program writes the
-    /// first. What the first one's header says, to a tool.
+    /// That each file of a chain is what the catalogue says, and no other program uses the first.
+    /// What the first one's header says, to a tool.
     pub(crate) async fn gate_idle(
         &self,
         root: &Root,
@@ -71,7 +73,9 @@ impl Context<'_> {
         stop: &process::Stop,
     ) -> Result<Info, Stop> {
         let image = self.pass(root, chain).await?.alone();
-        let info = self.store.tool.probe(image, stop).await;
+        let first = chain.iter().take(1);
+        self.idle(root, first, UseMode::Exclusive).await?;
+        let info = self.store.tool.info(image, stop).await;
         info.map_err(context::tool)
     }
 
@@ -168,12 +172,27 @@ impl Context<'_> {
         Ok(draft)
     }
 
-    /// Takes the lock on a disk's file, and writes the intent, if no other program writes it.
-    pub(crate) async fn hold_idle(&self, root: &Root, disk: &Disk) -> Result<Alone, Stop> {
-        let (file, expected) = (context::file_of(disk), self.expected(disk).await?);
-        let image = self.pass_file(root, &file, expected).await?;
-        let idle = self.store.tool.probe(image, &process::Stop::new()).await;
-        idle.map_err(context::tool)?;
-        self.hold(root, disk).await
+    /// That no other program has the files of these disks open in a way that goes not with what the
+    /// job wants of them. It's asked when the work begins, and again when the effect is about to.
+    pub(crate) async fn idle<'d>(
+        &self,
+        root: &Root,
+        disks: impl IntoIterator<Item = &'d Disk>,
+        wants: UseMode,
+    ) -> Result<(), Stop> {
+        let disks = disks.into_iter();
+        let files: Vec<_> = disks
+            .map(|disk| (disk.id.clone(), context::file_of(disk)))
+            .collect();
+        let root = root.clone();
+        let looked: Result<(), JobError> = blocking::look(move || {
+            let mut files = files.iter();
+            files.try_for_each(|(id, file)| {
+                let idle = root.idle(file, wants);
+                idle.map_err(|error| used(error, &id.into()))
+            })
+        })
+        .await;
+        Ok(looked?)
     }
 }

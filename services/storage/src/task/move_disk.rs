@@ -299,8 +299,8 @@ impl Steps for MoveDisk<'_> {
         for (moving, (disk, below)) in plan.moves.iter_mut().zip(with_below(&tree)) {
             let image = self.at.pass_disk(&plan.from, disk, below).await?;
             let bytes = image.measured().actual_size;
-            let probed = self.at.store.tool.probe(image, pace.stop).await;
-            probed.map_err(context::tool)?;
+            let idle = self.at.idle(&plan.from, [disk], UseMode::Exclusive);
+            idle.await?;
             let roots = (&plan.from, &plan.to);
             moving.draft = self.copy(roots, disk, (passed, total), pace).await?;
             passed += bytes;
@@ -311,6 +311,8 @@ impl Steps for MoveDisk<'_> {
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
         let disks: Vec<&Disk> = plan.moves.iter().map(|moving| &moving.disk).collect();
         plan.fences = self.fences(&plan.from, &disks).await?;
+        let idle = self.at.idle(&plan.from, disks, UseMode::Exclusive);
+        idle.await?;
         for moving in &mut plan.moves {
             moving.disk = self
                 .at

@@ -74,8 +74,6 @@ impl Steps for Overlay<'_> {
     }
 
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
-        let idle = self.at.gate_idle(&plan.root, &plan.chain, pace.stop);
-        idle.await?;
         self.making().work(plan, pace).await
     }
 

@@ -19,7 +19,7 @@ use crate::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, JobError,
-    catalog::{DiskRecord, DiskState},
+    catalog::{DiskRecord, DiskState, UseMode},
     protocol::lock::Mode,
     task::{
         image::{Compress, ImageFormat},
@@ -204,6 +204,8 @@ impl Steps for Rebase<'_> {
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
         let root = &plan.root;
         let info = self.at.gate_idle(root, &plan.chain, pace.stop).await?;
+        let read = plan.chain[1..].iter().chain(&plan.onto);
+        self.at.idle(root, read, UseMode::Shared).await?;
         let draft = match &self.params.backing {
             None => self.flatten(plan, &info, pace).await?,
             Some(_) => self.put_onto(plan, &info, pace).await?,
@@ -218,7 +220,9 @@ impl Steps for Rebase<'_> {
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
         let disk = &plan.chain[0];
-        plan.held = Some(self.at.hold_idle(&plan.root, disk).await?);
+        let read = plan.chain[1..].iter().chain(&plan.onto);
+        self.at.idle(&plan.root, read, UseMode::Shared).await?;
+        plan.held = Some(self.at.hold(&plan.root, disk).await?);
         // After the intent, by which whoever takes it back finds the way.
         if let Some(backing) = &self.params.backing {
             self.at.store.disks.add_child(backing, &disk.id).await?;

@@ -135,14 +135,9 @@ impl Steps for Resize<'_> {
     }
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
-        plan.fence = Some(self.at.fence(&plan.root, &plan.disk.id).await?);
-        let intent = self
-            .at
-            .store
-            .disks
-            .take(&plan.disk, &self.at.job.id)
-            .await?;
-        plan.intent = Some(intent);
+        let held = self.at.hold(&plan.root, &plan.disk).await?;
+        plan.fence = Some(held.fence);
+        plan.intent = Some(held.disk);
         Ok(())
     }
 

@@ -136,7 +136,7 @@ impl Steps for Sparsify<'_> {
     }
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
-        let held = self.at.hold_idle(&plan.root, &plan.chain[0]);
+        let held = self.at.hold(&plan.root, &plan.chain[0]);
         plan.held = Some(held.await?);
         Ok(())
     }

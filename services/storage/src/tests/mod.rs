@@ -15,6 +15,7 @@ mod cuts;
 mod delete_disk;
 mod delete_media;
 mod fences;
+mod foreign;
 mod killed;
 mod leftover;
 mod moments;

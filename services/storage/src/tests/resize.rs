@@ -1,13 +1,11 @@
-use super::site::{MIB, Site, code, failed, ran};
+use super::site::{MIB, Site, code};
 use serde_json::json;
-use std::process::{Command, Stdio};
-use virtbus_testbed::until;
 use virtbus_wire::{
     Code,
     catalog::{DiskState, InUseBy, UseMode},
     state::WaitReason,
 };
-use virtbus_worker::{Stop, process::no_starts};
+use virtbus_worker::Stop;
 
 #[tokio::test]
 async fn a_disk_gets_the_size_and_keeps_its_content() {
@@ -111,43 +109,6 @@ async fn limits_and_absence_are_told() {
         .refused("j3", "resize", json!({ "disk": "d1", "size": "9MiB" }))
         .await;
     assert_eq!(code(&disabled), Code::PoolDisabled);
-}
-
-#[tokio::test]
-async fn an_image_that_another_program_has_open_is_busy_and_stays_as_it_was() {
-    let site = Site::start().await;
-    site.filled_disk("d1").await;
-    let path = site.path("disks/d1.qcow2");
-    // Else it would keep the locks of a tool that a test beside this one starts just then.
-    let alone = no_starts().await;
-    let holder = Command::new("qemu-io")
-        .args(["-f", "qcow2", path.to_str().unwrap()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn();
-    drop(alone);
-    let mut holder = holder.unwrap();
-    until("qemu's lock on the image", async || {
-        if ran("qemu-img", &["info", path.to_str().unwrap()]).success() {
-            Err("free")
-        } else {
-            Ok(())
-        }
-    })
-    .await;
-    let job = site.job("j1", "resize", json!({ "disk": "d1", "size": "9MiB" }));
-    let busy = failed(site.run(&job).await);
-    assert_eq!(code(&busy), Code::DiskBusy);
-    assert!(busy.retryable);
-    let record = site.record("d1").await;
-    assert_eq!(
-        (record.state, record.virtual_size),
-        (DiskState::Ready, Some(4 * MIB))
-    );
-    drop(holder.stdin.take());
-    holder.wait().unwrap();
-    site.done("j2", "resize", json!({ "disk": "d1", "size": "9MiB" }))
-        .await;
 }
 
 #[tokio::test]

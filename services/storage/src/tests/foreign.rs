@@ -1,0 +1,229 @@
+//! Disks that a program which isn't ours has open, by qemu's own locks on their files.
+
+use super::site::{MIB, Site, failed};
+use crate::task::Step;
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+use virtbus_wire::{Code, JobError, catalog::DiskState};
+use virtbus_worker::process::no_starts;
+
+/// Another program of qemu's that has an image open, until this is dropped.
+struct Foreign(Child);
+
+impl Foreign {
+    async fn writes(path: &Path, format: &str) -> Self {
+        Self::start(path, &["-f", format]).await
+    }
+
+    async fn reads(path: &Path, format: &str) -> Self {
+        Self::start(path, &["-r", "-f", format]).await
+    }
+
+    async fn start(path: &Path, how: &[&str]) -> Self {
+        // Else it would keep the locks of a tool that a test beside this one starts just then.
+        let alone = no_starts().await;
+        let child = Command::new("qemu-io")
+            .args(how)
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        drop(alone);
+        let mut child = child.unwrap();
+        // It answers once it has the image open.
+        writeln!(child.stdin.as_ref().unwrap(), "length").unwrap();
+        let mut answer = String::new();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        said.read_line(&mut answer).unwrap();
+        assert!(answer.contains("MiB"), "{answer:?}");
+        Self(child)
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The raw `d1` below the overlays `d2` and `d3`, the raw `d4` alone, and what is in the files.
+async fn world(site: &Site) {
+    for id in ["d1", "d4"] {
+        let params = json!({ "disk": id, "size": "4MiB", "format": "raw" });
+        site.done(&format!("make-{id}"), "create_disk", params)
+            .await;
+        site.write(&format!("{id}.raw"), "raw", "write -P 7 1M 1M");
+    }
+    for id in ["d2", "d3"] {
+        let params = json!({ "disk": id, "backing": "d1" });
+        site.done(&format!("make-{id}"), "create_disk", params)
+            .await;
+        site.write(&format!("{id}.qcow2"), "qcow2", "write -P 9 2M 64k");
+    }
+}
+
+/// Tasks, and the disk that somebody else has: to be changed, taken away, or read.
+fn tasks() -> Vec<(&'static str, Value, &'static str)> {
+    let tree = json!({ "disk": "d1", "pool": "other", "tree": true });
+    let wipe = json!({ "disk": "d1", "mode": "wipe", "tree": true });
+    vec![
+        ("create_disk", json!({ "disk": "n", "backing": "d4" }), "d4"),
+        ("create_disk", json!({ "disk": "n", "backing": "d2" }), "d1"),
+        (
+            "create_snapshot",
+            json!({ "disk": "d4", "overlay": "n" }),
+            "d4",
+        ),
+        (
+            "create_snapshot",
+            json!({ "disk": "d4", "base": "n" }),
+            "d4",
+        ),
+        (
+            "create_snapshot",
+            json!({ "disk": "d2", "snapshot": "n" }),
+            "d2",
+        ),
+        ("resize", json!({ "disk": "d4", "size": "9MiB" }), "d4"),
+        ("resize", json!({ "disk": "d2", "size": "9MiB" }), "d2"),
+        (
+            "convert",
+            json!({ "disk": "d4", "to": "n", "format": "qcow2" }),
+            "d4",
+        ),
+        (
+            "convert",
+            json!({ "disk": "d2", "to": "n", "format": "raw" }),
+            "d1",
+        ),
+        ("rebase", json!({ "disk": "d2", "backing": "d4" }), "d4"),
+        ("rebase", json!({ "disk": "d2", "backing": null }), "d2"),
+        ("archive_disk", json!({ "disk": "d4" }), "d4"),
+        ("archive_disk", json!({ "disk": "d2" }), "d2"),
+        ("move_disk", json!({ "disk": "d4", "pool": "other" }), "d4"),
+        ("move_disk", tree, "d1"),
+        ("delete_disk", json!({ "disk": "d4" }), "d4"),
+        (
+            "delete_disk",
+            json!({ "disk": "d2", "mode": "unlink" }),
+            "d2",
+        ),
+        ("delete_disk", wipe, "d3"),
+        (
+            "check_disk",
+            json!({ "disk": "d2", "repair": "leaks" }),
+            "d2",
+        ),
+    ]
+}
+
+fn file_of(site: &Site, id: &str) -> (std::path::PathBuf, &'static str) {
+    let format = if ["d1", "d4"].contains(&id) {
+        "raw"
+    } else {
+        "qcow2"
+    };
+    (site.path(&format!("disks/{id}.{format}")), format)
+}
+
+fn is_busy(error: &JobError, when: &str) {
+    assert_eq!(error.code, Code::DiskBusy, "{when}: {error:?}");
+    assert!(error.retryable, "{when}");
+}
+
+/// That all is as it was made.
+async fn is_untouched(site: &Site, when: &str) {
+    let files = ["d1.raw", "d2.qcow2", "d3.qcow2", "d4.raw"];
+    assert_eq!(site.files("disks"), files, "{when}");
+    assert_eq!(site.files("trash"), Vec::<String>::new(), "{when}");
+    for id in ["d1", "d2", "d3", "d4"] {
+        let record = site.record(id).await;
+        let seen = (record.state, record.virtual_size, record.pool.as_str());
+        let expected = (DiskState::Ready, Some(4 * MIB), "default");
+        assert_eq!(seen, expected, "{when}: {id}");
+    }
+    assert_eq!(site.state("n").await, None, "{when}");
+}
+
+#[tokio::test]
+async fn what_another_program_writes_is_busy_and_stays_as_it_was() {
+    let site = Site::start().await;
+    world(&site).await;
+    for (number, (task, params, used)) in tasks().into_iter().enumerate() {
+        let when = format!("{task} {params} with {used} in use");
+        let (path, format) = file_of(&site, used);
+        let foreign = Foreign::writes(&path, format).await;
+        let job = site.job(&format!("j{number}"), task, params);
+        is_busy(&failed(site.run(&job).await), &when);
+        drop(foreign);
+        is_untouched(&site, &when).await;
+    }
+}
+
+/// Long work may be over hours after it began.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_program_begins_to_write_during_the_work_is_busy_too() {
+    let site = Site::start().await;
+    world(&site).await;
+    for (number, (task, params, used)) in tasks().into_iter().enumerate() {
+        let when = format!("{task} {params} with {used} in use after the work");
+        let (path, format) = file_of(&site, used);
+        let foreign = std::sync::Mutex::new(None);
+        let start = || {
+            let started = Foreign::writes(&path, format);
+            let runtime = tokio::runtime::Handle::current();
+            let started = tokio::task::block_in_place(|| runtime.block_on(started));
+            *foreign.lock().unwrap() = Some(started);
+        };
+        let job = site.job(&format!("j{number}"), task, params);
+        let ended = site.run_and(&job, Step::Work, &start).await;
+        is_busy(&failed(ended), &when);
+        drop(foreign);
+        is_untouched(&site, &when).await;
+    }
+}
+
+#[tokio::test]
+async fn what_another_program_reads_is_read_beside_it_and_not_taken_away() {
+    let site = Site::start().await;
+    world(&site).await;
+    let foreign = Foreign::reads(&site.path("disks/d2.qcow2"), "qcow2").await;
+    for (task, params) in [
+        ("resize", json!({ "disk": "d2", "size": "9MiB" })),
+        ("archive_disk", json!({ "disk": "d2" })),
+        ("delete_disk", json!({ "disk": "d2" })),
+    ] {
+        let error = site.refused(&format!("j-{task}"), task, params).await;
+        is_busy(&error, task);
+        is_untouched(&site, task).await;
+    }
+    let params = json!({ "disk": "d2", "to": "n", "format": "raw" });
+    site.done("j1", "convert", params).await;
+    let params = json!({ "disk": "m", "backing": "d2" });
+    site.done("j2", "create_disk", params).await;
+    drop(foreign);
+}
+
+#[tokio::test]
+async fn a_medium_that_another_program_has_open_stays() {
+    let site = Site::start().await;
+    site.filled_medium("m1").await;
+    let foreign = Foreign::writes(&site.path("media/m1.iso"), "raw").await;
+    for mode in ["trash", "wipe"] {
+        let params = json!({ "media": "m1", "mode": mode });
+        let error = site.refused(mode, "delete_media", params).await;
+        is_busy(&error, mode);
+        assert_eq!(error.detail["media"], "m1");
+        assert_eq!(site.files("media"), ["m1.iso"]);
+        let state = site.medium("m1").await.unwrap().record.state;
+        assert_eq!(state, DiskState::Ready);
+    }
+    drop(foreign);
+    site.done("j", "delete_media", json!({ "media": "m1" }))
+        .await;
+}
