@@ -12,6 +12,7 @@ mod pace;
 mod pack;
 mod room;
 pub(crate) mod root;
+mod seal;
 mod wipe;
 
 pub(crate) use copy::Tell;

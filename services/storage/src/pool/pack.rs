@@ -9,6 +9,7 @@ use super::{
     name::Name,
     pace::{paced, slower},
     root::{Root, facts_of},
+    seal::{Seal, Sealing, blocks},
 };
 use rustix::{
     fs::{Advice, fadvise, fsync, ftruncate},
@@ -27,9 +28,9 @@ const LEVEL: i32 = 3;
 /// Threads that compress one file.
 const THREADS: u32 = 2;
 /// Bytes read, packed or compared at once.
-const CHUNK_BYTES: usize = 1 << 20;
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
 /// Blocks of zeros of this size, in bytes, become holes again.
-const BLOCK_BYTES: usize = 4096;
+pub(super) const BLOCK_BYTES: usize = 4096;
 /// A frame that every reader skips.
 const SKIPPED: u32 = 0x184D_2A50;
 /// Bytes of a label: far above what is in one.
@@ -127,7 +128,7 @@ impl Root {
     }
 
     /// Unpacks a file into a new one, down to the disk, zeros as holes. It takes no more room than
-    /// its label says.
+    /// its label says. The seal is what the new one must hold when it's read back.
     ///
     /// # Errors
     /// [`PoolError::Damaged`], or as [`Root::pack`].
@@ -136,15 +137,15 @@ impl Root {
         name: &Name,
         to: (&Self, &Name),
         tell: Tell<'_>,
-    ) -> Result<(), PoolError> {
+    ) -> Result<Seal, PoolError> {
         let packed = self.open(name)?.ok_or_else(|| missing(name))?;
         let target = to.0.open_or_make(to.1)?;
         let failed = |errno| refused("unpack", name, errno);
         ftruncate(&target, 0).map_err(failed)?;
-        let mut written = 0;
+        let (mut written, mut sealing) = (0, Sealing::default());
         let mut tell = paced(slower(self.bandwidth, to.0.bandwidth), tell);
         let label = unpack_with(packed, &mut |chunk, at, label| {
-            written += write_blocks(&target, chunk, at)?;
+            written += write_blocks(&target, chunk, at, &mut sealing)?;
             let fits = written <= label.allocated.saturating_add(SLACK_BYTES);
             if !fits {
                 return Err(io::ErrorKind::InvalidData.into());
@@ -153,7 +154,8 @@ impl Root {
         });
         let label = label.map_err(|error| said(name, &error))?;
         ftruncate(&target, label.length).map_err(failed)?;
-        fsync(&target).map_err(failed)
+        fsync(&target).map_err(failed)?;
+        Ok(sealing.seal(label.length))
     }
 }
 
@@ -250,7 +252,7 @@ fn unpack_with(packed: OwnedFd, take: Take<'_>) -> io::Result<Label> {
 }
 
 /// Reads a whole chunk; false if the file ends before.
-fn is_at(file: &OwnedFd, chunk: &mut [u8], at: u64) -> Result<bool, Errno> {
+pub(super) fn is_at(file: &OwnedFd, chunk: &mut [u8], at: u64) -> Result<bool, Errno> {
     let mut done = 0;
     while done < chunk.len() {
         match pread(file, &mut chunk[done..], at + done as u64)? {
@@ -262,13 +264,15 @@ fn is_at(file: &OwnedFd, chunk: &mut [u8], at: u64) -> Result<bool, Errno> {
 }
 
 /// Writes all blocks that hold something; their bytes.
-fn write_blocks(target: &OwnedFd, chunk: &[u8], at: u64) -> Result<u64, Errno> {
+fn write_blocks(
+    target: &OwnedFd,
+    chunk: &[u8],
+    at: u64,
+    sealing: &mut Sealing,
+) -> Result<u64, Errno> {
     let mut written = 0;
-    for (number, block) in chunk.chunks(BLOCK_BYTES).enumerate() {
-        if block.iter().all(|byte| *byte == 0) {
-            continue;
-        }
-        let at = at + (number * BLOCK_BYTES) as u64;
+    for (block, at) in blocks(chunk, at) {
+        sealing.add(block, at);
         let mut done = 0;
         while done < block.len() {
             done += pwrite(target, &block[done..], at + done as u64)?;

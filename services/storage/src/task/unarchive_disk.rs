@@ -38,7 +38,7 @@ impl UnarchiveDisk<'_> {
         })
     }
 
-    /// Unpacks the file, and finds it to be the disk.
+    /// Unpacks the file, reads it back from the disk, and finds it to be the disk's.
     async fn unpack(&self, plan: &Plan, pace: &Pace<'_>) -> Result<Draft, Stop> {
         let (disk, packed) = (&plan.disk, packed_of(&plan.disk));
         let (archive, name) = (plan.archive.clone(), packed.clone());
@@ -53,10 +53,18 @@ impl UnarchiveDisk<'_> {
             plan.root.clone(),
             draft.part().clone(),
         );
-        relayed(pace, ("unarchive", 0, 0), move |tell| {
+        let seal = relayed(pace, ("unarchive", 0, 0), move |tell| {
             archive.unpack(&packed, (&root, &part), tell)
         })
         .await?;
+        let (root, part) = (plan.root.clone(), draft.part().clone());
+        let is_sealed = relayed(pace, ("verify", 0, 0), move |tell| {
+            root.is_sealed(&part, seal, tell)
+        });
+        if !is_sealed.await? {
+            let text = "the pool doesn't give back what was written to it";
+            return Err(JobError::new(Code::PoolUnreachable, text).into());
+        }
         let expected = context::expected(disk, plan.below.first());
         let passed = self.at.pass_file(&plan.root, draft.part(), expected);
         if Some(passed.await?.measured().virtual_size) == disk.record.virtual_size {

@@ -170,3 +170,21 @@ async fn an_archived_disk_can_be_thrown_away_and_brought_back() {
     assert_eq!(archived(&site), Vec::<String>::new());
     assert_eq!(site.state("d1").await, Some(DiskState::Deleted));
 }
+
+#[tokio::test]
+async fn what_comes_out_of_the_archive_is_read_back_before_it_goes_from_there() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let params = json!({ "disk": "d1" });
+    site.done("j1", "archive_disk", params.clone()).await;
+    let phases = std::sync::Mutex::new(Vec::new());
+    let note = |progress: virtbus_wire::state::Progress| {
+        phases.lock().unwrap().push(progress.phase.unwrap());
+    };
+    let job = site.job("j2", "unarchive_disk", params);
+    let done = site.run_within(&job, &process::Stop::new(), &note).await;
+    done.unwrap();
+    let mut phases = phases.into_inner().unwrap();
+    phases.dedup();
+    assert_eq!(phases, ["unarchive", "verify"]);
+}
