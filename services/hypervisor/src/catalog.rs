@@ -7,13 +7,13 @@ use crate::users::{freed, held};
 use virtbus_bus::{Bucket, Bus, BusError, Slot, WriteError};
 use virtbus_wire::{
     Code, DiskId, DomainId, JobError, Label, MediaId, Timestamp,
-    catalog::{DiskRecord, DomainRecord, HypervisorRecord, MediaRecord, UseMode, WorkerRecord},
+    catalog::{
+        CHAIN_MAX, DiskRecord, DomainRecord, HypervisorRecord, MediaRecord, UseMode, WorkerRecord,
+    },
 };
 
 /// How often a write is tried again because another writer came first.
 const WRITES_MAX: u32 = 32;
-/// The most disks of a chain: qemu opens each of them.
-const CHAIN_MAX: usize = 32;
 
 /// The buckets.
 #[derive(Debug, Clone)]

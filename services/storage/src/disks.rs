@@ -1,7 +1,7 @@
 //! The buckets `disks` and `media`: reading records and chains, writing them by compare-and-set.
 
 use crate::catalog::{self, Held};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thiserror::Error;
 use virtbus_bus::{Bucket, Bus, BusError, Entry, Page, Row, WriteError};
 use virtbus_wire::{
@@ -13,9 +13,7 @@ use virtbus_worker::perform::Stop;
 
 /// How often a write is tried again because another writer came first.
 const WRITES_MAX: u32 = 32;
-/// The most disks of a chain: qemu opens each of them.
-const CHAIN_MAX: usize = 32;
-/// The most disks of a tree: each takes a lock.
+/// The most disks of a tree, or of a chain that is there: each takes a lock.
 const TREE_MAX: usize = 1_024;
 
 /// The catalogue's records of one kind.
@@ -238,7 +236,7 @@ impl Disks {
         let mut next = disk.record.backing.clone();
         while let Some(id) = next {
             let is_circle = id == disk.id || chain.iter().any(|below| below.id == id);
-            if is_circle || chain.len() >= CHAIN_MAX {
+            if is_circle || chain.len() >= TREE_MAX {
                 return Err(CatalogError::Endless(disk.id.clone()));
             }
             let Some(below) = self.get(&id).await? else {
@@ -269,6 +267,20 @@ impl Disks {
         }
         found.reverse();
         Ok(found)
+    }
+
+    /// How many disks lie on top of each other above one, where it's most.
+    ///
+    /// # Errors
+    /// As [`Disks::below`].
+    pub async fn height(&self, disk: &Disk) -> Result<usize, CatalogError> {
+        let mut heights = BTreeMap::from([(disk.id.clone(), 0)]);
+        for above in self.above(disk).await?.into_iter().rev() {
+            let backing = above.record.backing.as_ref();
+            let below = backing.and_then(|id| heights.get(id)).unwrap_or(&0);
+            heights.insert(above.id, below + 1);
+        }
+        Ok(heights.into_values().max().unwrap_or_default())
     }
 
     /// Puts a disk on top of another one. Idempotent.

@@ -14,7 +14,7 @@ use virt::sys;
 use virtbus_bus::{WriteError, locks::LockSet};
 use virtbus_wire::{
     Code, DiskId, JobError, Timestamp,
-    catalog::{DiskRecord, DiskState, DomainRecord, InUseBy, UseMode},
+    catalog::{DiskRecord, DiskState, DomainRecord, InUseBy, UseMode, admit_depth},
     protocol::lock::Mode,
     task::{hypervisor::NewSnapshot, image::ImageFormat},
 };
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
 #[derive(Clone)]
 pub(crate) struct Layer {
     below: Disk,
+    /// How many disks there are with it.
+    depth: usize,
     new: DiskId,
     file: OverlayFile,
 }
@@ -58,6 +60,7 @@ impl Overlays<'_> {
     async fn layer(&self, below: &DiskId, new: &DiskId) -> Result<Layer, JobError> {
         let catalog = &self.at.domains.catalog;
         let chain = catalog.chain(below).await?;
+        let depth = chain.len() + 1;
         let missing = || not_found(Code::DiskNotFound, "disk", below.as_str());
         let below = chain.into_iter().next().ok_or_else(missing)?;
         let file = disk_file(&self.at.domains.settings.roots, &below.0, &below.1)?;
@@ -72,6 +75,7 @@ impl Overlays<'_> {
         };
         Ok(Layer {
             below,
+            depth,
             new: new.clone(),
             file: layer,
         })
@@ -228,6 +232,9 @@ impl Steps for Overlays<'_> {
             self.admit_new(new).await?;
         }
         let layers = self.layers().await?;
+        for layer in &layers {
+            admit_depth(&layer.new, layer.depth)?;
+        }
         let seen = self.at.seen().await?.filter(|seen| seen.is_active);
         let disks = seen.iter().flat_map(|seen| &seen.disks);
         let mut targets = Vec::new();

@@ -140,3 +140,23 @@ async fn a_running_domains_disk_goes_into_the_one_below_and_stays_empty() {
     );
     assert_eq!(error.await.code.as_str(), "domain.wrong_state");
 }
+
+#[tokio::test]
+async fn a_chain_becomes_no_longer_than_a_domain_can_start_with() {
+    let guests = Guests::start().await;
+    guests.disk("c1").await;
+    let names: Vec<String> = (1..32).map(|number| format!("c{number}")).collect();
+    for pair in names.windows(2) {
+        guests.overlay(&pair[1], &pair[0]).await;
+    }
+    guests.overlay("web1", "c31").await;
+    let queue = "hypervisor.default.default";
+    guests.site.done(queue, guests.start_of("web1")).await;
+    let overlays = json!({"domain": "web1", "overlays": {"web1": "web1-a"}});
+    let job = payload("create_snapshot", &overlays);
+    let error = guests.site.refused("hypervisor.hv-test.low", job).await;
+    assert_eq!(error.code.as_str(), "pool.unsupported");
+    assert_eq!(error.detail["chain_max"], 32);
+    let disks = guests.site.disks();
+    assert!(disks.get_latest("web1-a").await.unwrap().is_none());
+}

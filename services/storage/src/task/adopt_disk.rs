@@ -17,7 +17,7 @@ use crate::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, JobError, SnapshotId,
-    catalog::{DiskRecord, DiskState, PoolRecord, UseMode},
+    catalog::{DiskRecord, DiskState, PoolRecord, UseMode, admit_depth},
     protocol::lock::Mode,
     task::storage as params,
 };
@@ -64,6 +64,7 @@ impl AdoptDisk<'_> {
             Some(backing) => self.at.readable_chain(backing).await?,
             None => Vec::new(),
         };
+        admit_depth(&self.params.disk, chain.len() + 1)?;
         Ok(Expected {
             format: self.params.format,
             backing: chain.first().map(context::backing_of),

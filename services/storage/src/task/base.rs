@@ -30,7 +30,7 @@ use crate::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, DiskId, JobError,
-    catalog::{DiskRecord, DiskState},
+    catalog::{DiskRecord, DiskState, admit_depth},
     protocol::lock::Mode,
     task::{
         image::{ImageFormat, Qcow2Options},
@@ -217,6 +217,7 @@ impl Steps for Base<'_> {
         catalog::admit_change(&disk.id, &disk.record)?;
         self.at.admit_alone(&disk)?;
         let below = self.at.readable_below(&disk).await?;
+        admit_depth(&disk.id, below.len() + 2)?;
         let base_file = self.base_file(disk.record.format);
         self.at.admit_new(&root, self.base, &base_file).await?;
         if disk.record.format != ImageFormat::Qcow2 {

@@ -12,7 +12,7 @@ use crate::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     JobError,
-    catalog::{DiskRecord, UseMode},
+    catalog::{DiskRecord, UseMode, admit_depth},
     protocol::lock::Mode,
     task::{
         image::{DiskFormat, Qcow2Options},
@@ -118,6 +118,7 @@ impl Steps for CreateDisk<'_> {
             Some(backing) => self.at.readable_chain(backing).await?,
             None => Vec::new(),
         };
+        admit_depth(&self.params.disk, chain.len() + 1)?;
         let size = match (self.params.size, chain.first()) {
             (Some(size), _) => size.bytes(),
             (None, Some(backing)) => context::virtual_size(&backing.record)?,

@@ -19,7 +19,7 @@ use crate::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, JobError,
-    catalog::{DiskRecord, DiskState, UseMode},
+    catalog::{DiskRecord, DiskState, UseMode, admit_depth},
     protocol::lock::Mode,
     task::{
         image::{Compress, ImageFormat},
@@ -191,6 +191,10 @@ impl Steps for Rebase<'_> {
         };
         self.admit(&disk, &onto)?;
         let below = self.at.readable_below(&disk).await?;
+        if onto.len() > below.len() {
+            let above = self.at.store.disks.height(&disk).await?;
+            admit_depth(&disk.id, onto.len() + 1 + above)?;
+        }
         Ok(Checked::Plan(Plan {
             root: self.at.root().await?,
             chain: std::iter::once(disk).chain(below).collect(),

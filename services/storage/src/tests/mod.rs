@@ -12,6 +12,7 @@ mod convert;
 mod crashes;
 mod create_disk;
 mod cuts;
+mod deep;
 mod delete_disk;
 mod delete_media;
 mod fences;

@@ -8,6 +8,7 @@ pub use place::{
     PoolState, QueueRecord, TenantLimits, TransferKind, TransferRecord, WorkerRecord, drain_key,
 };
 
+use crate::error::{Code, JobError};
 use crate::id::{DiskId, DomainId, JobId, Label, MediaId, SnapshotId, Tenant, User};
 use crate::task::hypervisor::{DomainState, Graphics};
 use crate::task::image::{ImageFormat, MediaFormat};
@@ -15,6 +16,23 @@ use crate::task::value::Sha256;
 use crate::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// The most disks of a chain: qemu opens each of them.
+pub const CHAIN_MAX: usize = 32;
+
+/// Lets a chain grow to so many disks, with one on top of which something comes, or lies.
+///
+/// # Errors
+/// `pool.unsupported`.
+pub fn admit_depth(disk: &DiskId, disks: usize) -> Result<(), JobError> {
+    if disks <= CHAIN_MAX {
+        return Ok(());
+    }
+    let text = "the chain of disks would be too long";
+    Err(JobError::new(Code::PoolUnsupported, text)
+        .with("disk", disk.as_str())
+        .with("chain_max", CHAIN_MAX))
+}
 
 /// The state of a disk or a medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
