@@ -17,7 +17,7 @@ use camino::Utf8Path;
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use virtbus_inspector::{Fault, Format, Report};
-use virtbus_wire::{Code, JobError, task::image::ImageFormat};
+use virtbus_wire::{Code, DiskId, JobError, task::image::ImageFormat};
 use virtbus_worker::perform::Stop;
 
 /// How large an image is.
@@ -108,6 +108,8 @@ impl PassedChain {
 
 /// A file to be looked at.
 struct Wanted {
+    /// Whose it is, if it's a disk's by now.
+    disk: Option<DiskId>,
     name: Name,
     expected: Expected,
     look: Look,
@@ -118,6 +120,7 @@ type Look = fn(&OwnedFd, ImageFormat) -> Found;
 impl Wanted {
     fn disk(disk: &Disk, below: Option<&Disk>) -> Self {
         Self {
+            disk: Some(disk.id.clone()),
             name: file_of(disk),
             expected: expected(disk, below),
             look,
@@ -131,7 +134,16 @@ impl Wanted {
         disks.map(move |(at, disk)| Self::disk(disk, below(at)))
     }
 
+    /// A file that isn't what it should be is told with the disk's id: any of the chain may be it.
     fn pass(self, root: &Root) -> Result<Passed, JobError> {
+        let disk = self.disk.clone();
+        self.looked_at(root).map_err(|error| match disk {
+            Some(disk) => error.with("disk", disk.as_str()),
+            None => error,
+        })
+    }
+
+    fn looked_at(self, root: &Root) -> Result<Passed, JobError> {
         let gone = || JobError::new(Code::DiskWrongState, "the disk's file isn't in the pool");
         let format = self.expected.format;
         let (found, bytes) =
@@ -242,6 +254,7 @@ impl Context<'_> {
     ) -> Result<PassedChain, Stop> {
         let name = name.clone();
         let first = Wanted {
+            disk: None,
             name,
             expected,
             look,

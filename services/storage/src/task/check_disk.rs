@@ -89,6 +89,16 @@ impl CheckDisk<'_> {
         passed.map(Some)
     }
 
+    /// That what seems damaged is the disk's own file, and not only one of those below.
+    async fn not_below(&self, plan: &Plan) -> Result<(), Stop> {
+        let (disk, below) = plan.chain.split_first().ok_or_else(context::out_of_order)?;
+        let own = self.at.pass_disk(&plan.root, disk, below.first()).await;
+        if own.is_ok() && !below.is_empty() {
+            self.at.pass(&plan.root, below).await?;
+        }
+        Ok(())
+    }
+
     /// Looks, and repairs with the lock that is given.
     async fn look(
         &self,
@@ -233,7 +243,10 @@ impl Steps for CheckDisk<'_> {
         }
         let looked = self.look((root, &plan.chain), None, pace.stop).await;
         plan.found = Some(match looked {
-            Err(Stop::Failed(error)) if error.code == Code::ImageCorrupt => Found::Marked,
+            Err(Stop::Failed(error)) if error.code == Code::ImageCorrupt => {
+                self.not_below(plan).await?;
+                Found::Marked
+            }
             looked => looked?,
         });
         tell(pace, "check", 100.0, size);

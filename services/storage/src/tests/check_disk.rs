@@ -201,3 +201,29 @@ async fn a_check_that_slept_while_the_disk_was_changed_says_nothing_of_it() {
     let params = json!({ "disk": "d1" });
     site.done("j3", "check_disk", params).await;
 }
+
+#[tokio::test]
+async fn a_damaged_backing_is_not_held_against_the_disk_on_top() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let overlay = json!({ "disk": "d1", "overlay": "d2" });
+    site.done("j1", "create_snapshot", overlay).await;
+    let mark = |file: &str, byte: u8| {
+        let path = site.path("disks").join(file);
+        let image = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        image.write_all_at(&[byte], 79).unwrap();
+    };
+    mark("d1.qcow2", 2);
+    let params = json!({ "disk": "d2" });
+    let below = site.refused("j2", "check_disk", params.clone()).await;
+    assert_eq!(code(&below), Code::ImageCorrupt);
+    assert_eq!(below.detail["disk"], "d1");
+    assert_eq!(site.state("d2").await, Some(DiskState::Ready));
+    mark("d2.qcow2", 2);
+    let both = site.refused("j3", "check_disk", params).await;
+    assert_eq!(code(&both), Code::ImageCorrupt);
+    assert_eq!(site.state("d2").await, Some(DiskState::Broken));
+    let params = json!({ "disk": "d1" });
+    site.refused("j4", "check_disk", params).await;
+    assert_eq!(site.state("d1").await, Some(DiskState::Broken));
+}
