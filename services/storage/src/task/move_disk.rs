@@ -258,7 +258,7 @@ impl Steps for MoveDisk<'_> {
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         self.at.admit_pool(false).await?;
-        self.at.admit_other_pool(&self.params.pool, true).await?;
+        let target = self.at.admit_other_pool(&self.params.pool, true).await?;
         let found = self.at.store.disks.get(&self.params.disk).await?;
         let is_there = |disk: &&Disk| self.is_moved(disk) && disk.record.state == DiskState::Ready;
         if found.as_ref().is_some_and(|disk| is_there(&disk)) {
@@ -276,6 +276,11 @@ impl Steps for MoveDisk<'_> {
         let (from, to) = self.roots().await?;
         let tree = self.at.whole_tree(&disk).await?;
         self.admit(&tree, &to).await?;
+        for disk in &tree {
+            let size = context::virtual_size(&disk.record)?;
+            let fits = context::admit_size(size, &target);
+            fits.map_err(|error| error.with("disk", disk.id.as_str()))?;
+        }
         let moves = tree.into_iter().map(|disk| Moving { disk, draft: None });
         Ok(Checked::Plan(Plan {
             from,

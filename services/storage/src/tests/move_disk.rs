@@ -154,3 +154,18 @@ async fn a_tree_of_which_half_has_its_names_is_still_whole() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_disk_that_is_too_large_for_the_other_pool_stays() {
+    let site = Site::start().await;
+    tree(&site).await;
+    let record = json!({ "pool": "other", "size_max": "2MiB" });
+    site.register(record).await;
+    let params = json!({ "disk": "d1", "pool": "other", "tree": true });
+    let refused = site.refused("j1", "move_disk", params.clone()).await;
+    assert_eq!(code(&refused), Code::ImageTooLarge);
+    assert_eq!(refused.detail["disk"], "d1");
+    assert_eq!(site.state("d1").await, Some(DiskState::Ready));
+    site.register(json!({ "pool": "other" })).await;
+    site.done("j2", "move_disk", params).await;
+}
