@@ -1,7 +1,7 @@
 //! What an inspection finds out.
 
 use std::fmt;
-use virtbus_wire::task::image::{FileFormat, ImageFormat};
+use virtbus_wire::task::image::{FileFormat, ImageFormat, MediaFormat};
 
 /// What a file is. Beside those we serve, all that qemu would open as something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,6 +74,15 @@ impl From<ImageFormat> for Format {
             ImageFormat::Vdi => Self::Vdi,
             ImageFormat::Vhdx => Self::Vhdx,
             ImageFormat::Vpc => Self::Vpc,
+        }
+    }
+}
+
+impl From<MediaFormat> for Format {
+    fn from(format: MediaFormat) -> Self {
+        match format {
+            MediaFormat::Iso => Self::Iso,
+            MediaFormat::Raw => Self::Raw,
         }
     }
 }

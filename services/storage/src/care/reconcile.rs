@@ -7,14 +7,16 @@ use super::{
 };
 use crate::{
     blocking,
-    disks::{CatalogError, Disk},
+    disks::{CatalogError, Disk, Medium},
     gate::{self, Expected, Known},
-    pool::{Folder, Name, Pool, PoolError, Root},
+    pool::{Folder, Name, Pool, PoolError, Root, root::facts_of},
     store::Store,
     task::context,
 };
 use serde::{Deserialize, Serialize};
-use virtbus_wire::{Label, Timestamp, catalog::DiskState, task::Target};
+use std::os::fd::OwnedFd;
+use virtbus_inspector::{Fault, Report as Inspected};
+use virtbus_wire::{Code, Label, Timestamp, catalog::DiskState, task::Target};
 
 /// The report's name in the pool's root.
 const REPORT: &str = ".virtbus-report.json";
@@ -98,6 +100,9 @@ impl Store {
         for disk in &records.disks {
             findings.extend(self.inspect(root, disk).await?);
         }
+        for medium in &records.media {
+            findings.extend(self.inspect_medium(root, medium).await?);
+        }
         findings.sort();
         let count = |kind| {
             findings
@@ -179,30 +184,16 @@ impl Store {
             Some(backing) => self.disks.get(backing).await?,
             None => None,
         };
-        let (at, file, format) = (root.clone(), context::file_of(disk), disk.record.format);
-        let (name, at_name) = (file.to_string(), file.to_string());
-        let looked: Result<Option<_>, PoolError> = blocking::look(move || {
-            let Some(file) = at.open(&file)? else {
-                return Ok(None);
-            };
-            let refused = |source| PoolError::Refused {
-                act: "read",
-                name: at_name,
-                source,
-            };
-            gate::look(&file, format).map_err(refused).map(Some)
-        })
-        .await;
-        let object = Target::from(&disk.id).to_string();
+        let (file, format) = (context::file_of(disk), disk.record.format);
+        let looked = looked_at(root, &file, move |file| gate::look(file, format)).await;
         let expected = context::expected(disk, below.as_ref());
         let of_any_size = Expected {
             known: Known::default(),
             ..expected.clone()
         };
         let found = match looked {
-            // It's told as missing.
             Ok(None) => None,
-            Ok(Some(found)) => match gate::check(found.clone(), &of_any_size) {
+            Ok(Some((found, _))) => match gate::check(found.clone(), &of_any_size) {
                 Err(error) => Some((Kind::Header, error.code.to_string())),
                 Ok(_) => gate::check(found, &expected)
                     .err()
@@ -220,10 +211,71 @@ impl Store {
         if newest.is_none_or(|newest| newest.revision != disk.revision) {
             return Ok(None);
         }
-        Ok(Some(Finding {
-            detail: Some(detail),
-            ..finding(kind, name, Some(&object))
-        }))
+        Ok(Some(detailed(kind, &file, (&disk.id).into(), detail)))
+    }
+
+    /// What a medium's file is that the catalogue doesn't say, if nobody is at it.
+    async fn inspect_medium(
+        &self,
+        root: &Root,
+        medium: &Medium,
+    ) -> Result<Option<Finding>, CareError> {
+        let (id, record) = (&medium.id, &medium.record);
+        if record.state != DiskState::Ready {
+            return Ok(None);
+        }
+        let file = Name::media(id, record.format);
+        let found = match looked_at(root, &file, gate::look_at_foreign).await {
+            Ok(None) => None,
+            Ok(Some((found, length))) => {
+                match gate::check_foreign(found, record.format, u64::MAX) {
+                    Err(error) => Some((Kind::Header, error.code)),
+                    Ok(_) if record.virtual_size == Some(length) => None,
+                    Ok(_) => Some((Kind::Size, Code::ImageFormatMismatch)),
+                }
+            }
+            Err(error @ PoolError::NotPlain { .. }) => Some((Kind::Header, error.code())),
+            Err(error) => return Err(error.into()),
+        };
+        let Some((kind, code)) = found else {
+            return Ok(None);
+        };
+        let newest = self.media.get(id).await?;
+        if newest.is_none_or(|newest| newest.revision != medium.revision) {
+            return Ok(None);
+        }
+        Ok(Some(detailed(kind, &file, id.into(), code.to_string())))
+    }
+}
+
+/// What is found in a file, and its length in bytes; none if it isn't there, which is told as
+/// missing.
+async fn looked_at(
+    root: &Root,
+    name: &Name,
+    look: impl FnOnce(&OwnedFd) -> gate::Found + Send + 'static,
+) -> Result<Option<(Result<Inspected, Fault>, u64)>, PoolError> {
+    let (root, name) = (root.clone(), name.clone());
+    blocking::look(move || {
+        let Some(file) = root.open(&name)? else {
+            return Ok(None);
+        };
+        let refused = |source| PoolError::Refused {
+            act: "read",
+            name: name.to_string(),
+            source,
+        };
+        let found = look(&file).map_err(refused)?;
+        let length = facts_of(&file).map_err(refused)?.length;
+        Ok(Some((found, length)))
+    })
+    .await
+}
+
+fn detailed(kind: Kind, file: &Name, of: Target, detail: String) -> Finding {
+    Finding {
+        detail: Some(detail),
+        ..finding(kind, file.to_string(), Some(&of.to_string()))
     }
 }
 

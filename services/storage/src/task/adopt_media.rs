@@ -8,12 +8,11 @@ use crate::{
     task::{Checked, Context, Pace, Steps, context, done, is_own, now},
 };
 use virtbus_bus::locks::LockSet;
-use virtbus_inspector::Format;
 use virtbus_wire::{
     Code, JobError,
     catalog::{DiskState, MediaRecord},
     protocol::lock::Mode,
-    task::{image::MediaFormat, storage as params},
+    task::storage as params,
 };
 use virtbus_worker::perform::{Done, Stop};
 
@@ -110,10 +109,7 @@ impl Steps for AdoptMedia<'_> {
     }
 
     async fn work(&self, plan: &mut Plan, _: &Pace<'_>) -> Result<(), Stop> {
-        let format = match self.params.format {
-            MediaFormat::Iso => Format::Iso,
-            MediaFormat::Raw => Format::Raw,
-        };
+        let format = self.params.format.into();
         let gone = || JobError::invalid_params("file", "isn't in the pool");
         let source = self.source();
         let found = self

@@ -111,7 +111,9 @@ async fn what_does_not_agree_is_told_and_left_as_it_is() {
     for disk in ["d1", "d2", "d3", "d4", "d5", "d6"] {
         site.filled_disk(disk).await;
     }
-    site.filled_medium("m1").await;
+    for medium in ["m1", "m2", "m3", "m4"] {
+        site.filled_medium(medium).await;
+    }
     site.done("j5", "archive_disk", json!({ "disk": "d5" }))
         .await;
     assert_eq!(found(&now(&site).await), []);
@@ -125,21 +127,30 @@ async fn what_does_not_agree_is_told_and_left_as_it_is() {
     std::fs::write(site.path("disks/d9.qcow2"), "mine").unwrap();
     std::fs::write(site.path("disks/.j9.1.d8.part"), "left").unwrap();
     std::fs::write(site.path("media/notes.txt"), "mine").unwrap();
+    let medium = std::fs::OpenOptions::new()
+        .append(true)
+        .open(site.path("media/m2.iso"));
+    medium.unwrap().set_len(1 << 19).unwrap();
+    std::fs::write(site.path("media/m3.iso"), vec![3; 1 << 20]).unwrap();
+    std::fs::remove_file(site.path("media/m4.iso")).unwrap();
     let report = now(&site).await;
     assert_eq!(
         found(&report),
         [
             (Kind::Missing, "disks/d1.qcow2"),
             (Kind::Missing, "disks/d5.qcow2.zst"),
+            (Kind::Missing, "media/m4.iso"),
             (Kind::Stray, "disks/d9.qcow2"),
             (Kind::Stray, "media/notes.txt"),
             (Kind::Size, "disks/d3.qcow2"),
+            (Kind::Size, "media/m2.iso"),
             (Kind::Header, "disks/d2.qcow2"),
             (Kind::Header, "disks/d6.qcow2"),
+            (Kind::Header, "media/m3.iso"),
         ]
     );
-    assert_eq!(report.count(Kind::Header), 2);
-    assert_eq!(report.records, 7);
+    assert_eq!(report.count(Kind::Header), 3);
+    assert_eq!(report.records, 10);
     for disk in ["d1", "d2", "d3", "d4", "d6"] {
         assert_eq!(site.state(disk).await, Some(DiskState::Ready), "{disk}");
     }

@@ -192,7 +192,9 @@ impl Site {
         media.create(&id.parse().unwrap(), record).await.unwrap();
         std::fs::create_dir_all(self.path("media")).unwrap();
         let path = self.path("media").join(format!("{id}.iso"));
-        std::fs::write(path, vec![3; 1 << 20]).unwrap();
+        let mut bytes = vec![3; 1 << 20];
+        bytes[0x8001..0x8006].copy_from_slice(b"CD001");
+        std::fs::write(path, bytes).unwrap();
     }
 
     pub(super) async fn disk(&self, id: &str) -> Option<Disk> {
