@@ -20,6 +20,9 @@ use std::{
 /// The unit of `st_blocks`, whatever the file system's own is.
 const BLOCK_BYTES: u64 = 512;
 
+/// Nanoseconds of a second.
+const NS_PER_S: i128 = 1_000_000_000;
+
 /// A pool's folder, open. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Root {
@@ -38,6 +41,8 @@ pub struct Facts {
     pub allocated: u64,
     /// Device and inode: the file itself, whatever its name.
     pub identity: (u64, u64),
+    /// When its bytes, or what is known of it, last changed: nanoseconds since 1970.
+    pub changed_ns: i128,
 }
 
 impl Root {
@@ -278,6 +283,7 @@ fn facts(stat: &Stat) -> Facts {
             .unwrap_or_default()
             .saturating_mul(BLOCK_BYTES),
         identity: identity_of(stat),
+        changed_ns: i128::from(stat.st_ctime) * NS_PER_S + i128::from(stat.st_ctime_nsec),
     }
 }
 

@@ -25,11 +25,12 @@ use crate::{
     catalog::{self, Purpose},
     disks::Disk,
     fence::Mark,
-    pool::Root,
+    pool::{Facts, Root},
     qemu_img::{Commit as Command, command::bytes_max},
     space::Reservation,
     task::{
         Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, new_disk::tell, now,
+        resize::is_resizable,
     },
     trash::Home,
 };
@@ -77,6 +78,11 @@ impl Commit<'_> {
         }
         if self.params.delete {
             catalog::admit_change(&disk.id, &disk.record)?;
+        }
+        let grows = disk.record.virtual_size > backing.record.virtual_size;
+        if grows && !is_resizable(backing.record.format) {
+            let text = "is larger than its backing, which can't grow";
+            return Err(JobError::invalid_params("disk", text).into());
         }
         let others = catalog::without_child(&backing.record, &disk.id, now());
         let others = others.as_ref().unwrap_or(&backing.record);
@@ -145,6 +151,7 @@ impl Commit<'_> {
         let into = self.at.pass_disk(&base.root, &base.disk, chain.get(2));
         let into = into.await?;
         let image = self.at.pass(&top.root, &chain).await?;
+        let was_begun = top.fence.mark().is_some();
         top.fence.begin(Mark::default()).await?;
         let command = Command {
             image,
@@ -157,6 +164,13 @@ impl Commit<'_> {
         let tool = &self.at.store.tool;
         let ran = tool.commit(command, locks, pace.lost, rise).await;
         if let Err(error) = ran {
+            let now = self.at.facts(&base.root, &base.disk).await;
+            let is_same = |now: Facts| now.changed_ns == below.changed_ns;
+            if !was_begun && now.is_ok_and(|now| now.is_some_and(is_same)) {
+                // It didn't get as far as to write anything.
+                top.fence.forget().await?;
+                return Err(context::tool(error));
+            }
             top.fence.leave_mark();
             return Err(self.halfway(context::tool(error), &base.disk.id));
         }

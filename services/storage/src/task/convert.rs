@@ -21,6 +21,9 @@ use virtbus_wire::{
 };
 use virtbus_worker::perform::{Done, Stop};
 
+/// The largest disk that the format can hold, in bytes; the others hold what a pool may.
+const VPC_BYTES_MAX: u64 = 2040 << 30;
+
 pub(crate) struct Convert<'a> {
     pub(crate) at: Context<'a>,
     pub(crate) params: &'a params::Convert,
@@ -102,6 +105,13 @@ impl Steps for Convert<'_> {
             return Err(JobError::invalid_params("compress", "zstd needs compat 1.1").into());
         }
         let size = context::virtual_size(&chain[0].record)?;
+        if self.params.format == ImageFormat::Vpc && size > VPC_BYTES_MAX {
+            let text = "a vpc can't hold a disk of this size";
+            return Err(JobError::invalid_params("format", text)
+                .with("size", size)
+                .with("size_max", VPC_BYTES_MAX)
+                .into());
+        }
         Ok(Checked::Plan(Plan {
             root,
             qcow2,

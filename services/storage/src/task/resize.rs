@@ -14,7 +14,7 @@ use virtbus_wire::{
     Code, JobError,
     catalog::{DiskRecord, DiskState, UseMode},
     protocol::lock::Mode,
-    task::storage as params,
+    task::{image::ImageFormat, storage as params},
 };
 use virtbus_worker::perform::{Done, Stop};
 
@@ -52,6 +52,10 @@ impl Resize<'_> {
             self.params.size.bytes(),
             context::virtual_size(&disk.record)?,
         );
+        if !is_resizable(disk.record.format) {
+            let text = "only a qcow2 or a raw disk can get another size";
+            return Err(JobError::invalid_params("disk", text).into());
+        }
         if size >= is_now {
             return Ok(());
         }
@@ -93,6 +97,14 @@ impl Resize<'_> {
         let fence = self.at.fence(&root, &disk.id).await?;
         let is_now = self.at.measured(&root, &disk).await?;
         Ok(Some((disk, fence, is_now)))
+    }
+}
+
+/// Whether qemu can give an image of this format another size.
+pub(crate) fn is_resizable(format: ImageFormat) -> bool {
+    match format {
+        ImageFormat::Qcow2 | ImageFormat::Raw => true,
+        ImageFormat::Vmdk | ImageFormat::Vdi | ImageFormat::Vhdx | ImageFormat::Vpc => false,
     }
 }
 

@@ -166,3 +166,16 @@ async fn room_is_measured_before_the_copy() {
     assert!(refused.detail["needed_bytes"].as_u64().unwrap() >= 4 * MIB);
     assert_eq!(site.files("disks"), ["d1.raw"]);
 }
+
+#[tokio::test]
+async fn what_is_too_large_for_the_format_is_refused_before_anything_is_made() {
+    let site = Site::start().await;
+    let create = json!({ "disk": "d1", "size": "2041GiB" });
+    site.done("j1", "create_disk", create).await;
+    let params = json!({ "disk": "d1", "to": "d2", "format": "vpc" });
+    let refused = site.refused("j2", "convert", params).await;
+    assert_eq!(code(&refused), Code::JobInvalidParams);
+    assert_eq!(refused.detail["field"], "format");
+    assert_eq!(refused.detail["size_max"], 2040_u64 << 30);
+    assert_eq!(site.state("d2").await, None);
+}

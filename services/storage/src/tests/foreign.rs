@@ -227,3 +227,33 @@ async fn a_medium_that_another_program_has_open_stays() {
     site.done("j", "delete_media", json!({ "media": "m1" }))
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_tool_is_kept_out_leaves_the_backing_whole() {
+    let site = Site::start().await;
+    world(&site).await;
+    let params = json!({ "disk": "d3", "mode": "unlink" });
+    site.done("j1", "delete_disk", params).await;
+    let path = site.path("disks/d2.qcow2");
+    let foreign = std::sync::Mutex::new(None);
+    let start = || {
+        let started = Foreign::reads(&path, "qcow2");
+        let runtime = tokio::runtime::Handle::current();
+        let started = tokio::task::block_in_place(|| runtime.block_on(started));
+        *foreign.lock().unwrap() = Some(started);
+    };
+    let job = site.job("j2", "commit", json!({ "disk": "d2" }));
+    let ended = site.run_and(&job, Step::Commit, &start).await;
+    is_busy(&failed(ended), "commit");
+    for disk in ["d1", "d2"] {
+        assert_eq!(site.state(disk).await, Some(DiskState::Ready), "{disk}");
+    }
+    foreign.lock().unwrap().take();
+    let again = site.claimed(
+        json!({ "id": "j2", "task": "commit", "params": { "disk": "d2" } }),
+        2,
+    );
+    site.run(&again).await.unwrap();
+    let read = "read -P 9 2M 64k";
+    site.write("d1.raw", "raw", read);
+}

@@ -143,3 +143,30 @@ async fn a_header_that_the_catalogue_does_not_know_reaches_no_tool() {
     assert_eq!(code(&refused), Code::ImageBackingFile);
     assert_eq!(site.files("disks"), ["d1.qcow2"]);
 }
+
+#[tokio::test]
+async fn a_format_that_can_not_be_resized_is_refused_before_anything_changes() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    for format in ["vmdk", "vdi", "vhdx", "vpc"] {
+        let params = json!({ "disk": "d1", "to": format, "format": format });
+        site.done(&format!("make-{format}"), "convert", params)
+            .await;
+        let before = site.disk(format).await;
+        let params = json!({ "disk": format, "size": "9MiB" });
+        let refused = site.refused("j1", "resize", params).await;
+        assert_eq!(code(&refused), Code::JobInvalidParams, "{format}");
+        assert_eq!(refused.detail["field"], "disk");
+        assert_eq!(site.disk(format).await, before);
+        // As it is already.
+        let params = json!({ "disk": format, "size": "4MiB" });
+        site.done("j2", "resize", params).await;
+        // Nor by what is on top of it.
+        let overlay = format!("on-{format}");
+        let params = json!({ "disk": overlay, "backing": format, "size": "9MiB" });
+        site.done(&overlay, "create_disk", params).await;
+        let refused = site.refused("j3", "commit", json!({ "disk": overlay }));
+        assert_eq!(code(&refused.await), Code::JobInvalidParams, "{format}");
+        assert_eq!(site.state(format).await, Some(DiskState::Ready));
+    }
+}
