@@ -1,6 +1,10 @@
 //! `virtbus.jobs.explain`.
 
-use super::{Failed, jobs, messages};
+use super::{
+    Failed, jobs,
+    lines::{self, Waits},
+    messages,
+};
 use crate::{consumers::state, service::Stores};
 use serde_json::{Map, Value, json};
 use virtbus_bus::BusError;
@@ -12,7 +16,7 @@ use virtbus_wire::{
     state::{Ended, Hold, WaitReason},
 };
 
-/// What was read about a job's queue.
+/// What was read about a job's queue, and about the lock that it waits for.
 #[derive(Debug, Default)]
 struct Line {
     /// Its pause, if it's paused.
@@ -21,16 +25,21 @@ struct Line {
     workers: u32,
     /// How many are before the job, where that can be told.
     ahead: Option<u64>,
+    /// What it waits for by now, if it's parked.
+    waits: Option<Waits>,
 }
 
 /// Why a job is where it is.
 pub(super) async fn explain(stores: &Stores, asked: Explain) -> Result<Explained, Failed> {
     let found = jobs::find(stores, &asked.id).await?;
     let job = found.ok_or_else(|| jobs::not_found(&asked.id))?.value;
-    let line = match job.queue.queue() {
+    let mut line = match job.queue.queue() {
         Some(queue) => line(stores, &job, queue).await?,
         None => Line::default(),
     };
+    if let JobState::Waiting(waiting) = &job.state {
+        line.waits = Some(lines::now(stores, &job, &waiting.on).await?);
+    }
     Ok(explained(&job, line, stores.bus.now()))
 }
 
@@ -51,6 +60,7 @@ async fn line(stores: &Stores, job: &Record, queue: &Queue) -> Result<Line, BusE
             .filter(|record| record.paused),
         workers: u32::try_from(serving.count()).unwrap_or(u32::MAX),
         ahead,
+        waits: None,
     })
 }
 
@@ -97,7 +107,11 @@ fn explained(job: &Record, line: Line, now: Timestamp) -> Explained {
             if let WaitReason::Time { until, .. } = &waiting.on {
                 eta_s = Some(until.since(now).as_secs());
             }
-            (reason(&waiting.on), RowWaiting::from(waiting).detail)
+            let mut waiting = waiting.clone();
+            if let Some(waits) = line.waits {
+                (waiting.on, ahead) = (waits.on, waits.ahead);
+            }
+            (reason(&waiting.on), RowWaiting::from(&waiting).detail)
         }
         JobState::Running(hold) => {
             eta_s = job.progress.as_ref().and_then(|progress| progress.eta_s);

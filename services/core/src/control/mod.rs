@@ -8,6 +8,7 @@ mod explain;
 mod fence;
 mod hypervisors;
 mod jobs;
+mod lines;
 mod messages;
 mod pause;
 mod placement;

@@ -1,8 +1,10 @@
 //! `virtbus.jobs.submit`: all jobs of a request are accepted, or none.
 //!
 //! First everything is looked at: task, parameters, place. Then the records are made, `queued`,
-//! and only then the messages are published. Whatever goes wrong after the first record makes all
-//! of them cancelled.
+//! and only then the messages are published. What goes wrong before the first message lies there
+//! takes the records away again, as nobody can have begun anything: the same ids can be submitted
+//! once more. From the first message on all are accepted: what a full queue refuses, or a server
+//! that went away, is published by the reconciler.
 
 use super::{
     Caller, Failed, change,
@@ -11,7 +13,7 @@ use super::{
 use crate::service::Stores;
 use futures_util::{StreamExt as _, stream};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use virtbus_bus::{BusError, WriteError, jobs::PublishError};
 use virtbus_wire::{
     Code, JobError, JobId, Object, Queue, Record, Task, Timestamp,
@@ -21,7 +23,8 @@ use virtbus_wire::{
     record::Trace,
 };
 
-/// How long records may take to be made and published before all is undone.
+/// How long records may take to be made before all is undone; and how long messages may take to be
+/// published before the rest is left to the reconciler.
 const ACCEPT: Duration = Duration::from_secs(20);
 /// Records made at the same time.
 const AT_ONCE: usize = 32;
@@ -39,16 +42,23 @@ pub(super) async fn submit(
     trace: Option<Trace>,
 ) -> Result<SubmitAnswer, Failed> {
     let ready = prepare(stores, asked.jobs(), trace).await?;
-    let mut accepted = match timeout(ACCEPT, accept(stores, &ready)).await {
-        Ok(Ok(accepted)) => accepted,
+    let made = match timeout(ACCEPT, make(stores, &ready)).await {
+        Ok(Ok(made)) => made,
         Ok(Err(Refused { error, made })) => {
             undo(stores, made).await;
             return Err(error);
         }
         Err(_) => {
-            // Which were made isn't known: only a cancel of our own record has an effect.
+            // Which were made isn't known.
             undo(stores, ours(stores, &ready).await?).await;
             return Err(JobError::internal("the jobs took too long to be accepted").into());
+        }
+    };
+    let mut accepted = match publish(stores, &ready).await {
+        Ok(accepted) => accepted,
+        Err(full) => {
+            undo(stores, made).await;
+            return Err(full.into());
         }
     };
     match asked {
@@ -166,13 +176,20 @@ fn remember(task: &Task, queue: &Queue, site: &Site, spots: &mut Spots) {
     }
 }
 
+/// A record of this request, as it was made.
+struct Made {
+    id: JobId,
+    revision: u64,
+}
+
 /// Why jobs weren't accepted, and which records were made until then.
 struct Refused {
     error: Failed,
-    made: Vec<JobId>,
+    made: Vec<Made>,
 }
 
-async fn accept(stores: &Stores, ready: &[Ready]) -> Result<Vec<Accepted>, Refused> {
+/// Makes the records of all jobs.
+async fn make(stores: &Stores, ready: &[Ready]) -> Result<Vec<Made>, Refused> {
     let create = |job: &Ready| {
         let record = job.record.clone();
         async move { (stores.jobs.create(&record).await, record.id) }
@@ -183,22 +200,42 @@ async fn accept(stores: &Stores, ready: &[Ready]) -> Result<Vec<Accepted>, Refus
     let mut failed = None;
     for (outcome, id) in created {
         match outcome {
-            Ok(_) => made.push(id),
+            Ok(revision) => made.push(Made { id, revision }),
             Err(WriteError::Conflict(_)) => failed = Some(taken(&id).into()),
             Err(WriteError::Bus(error)) => failed = Some(error.into()),
         }
     }
-    if let Some(error) = failed {
-        return Err(Refused { error, made });
+    match failed {
+        Some(error) => Err(Refused { error, made }),
+        None => Ok(made),
     }
+}
+
+/// Publishes the jobs in order. An error when the very first queue is full: nothing lies anywhere.
+async fn publish(stores: &Stores, ready: &[Ready]) -> Result<Vec<Accepted>, JobError> {
     let mut accepted = Vec::with_capacity(ready.len());
+    let mut end = Instant::now() + ACCEPT;
     for Ready { record, queue } in ready {
-        let seq = match stores.jobs.publish(record).await {
-            Ok(seq) => seq,
-            Err(error) => {
-                let error = unpublished(error);
-                return Err(Refused { error, made });
+        let published = match Instant::now() < end {
+            true => Some(stores.jobs.publish(record).await),
+            false => None,
+        };
+        let job = &record.id;
+        let seq = match published {
+            Some(Ok(seq)) => Some(seq),
+            Some(Err(PublishError::Full(queue))) if accepted.is_empty() => {
+                return Err(full(queue));
             }
+            Some(Err(PublishError::Full(queue))) => {
+                tracing::warn!(%job, queue, "the queue is full: published later");
+                None
+            }
+            Some(Err(PublishError::Bus(error))) => {
+                tracing::warn!(%job, %error, "published later, as all after it");
+                end = Instant::now();
+                None
+            }
+            None => None,
         };
         accepted.push(Accepted {
             id: record.id.clone(),
@@ -214,43 +251,51 @@ fn taken(id: &JobId) -> JobError {
     JobError::new(Code::Conflict, message).with("job", id.as_str())
 }
 
-fn unpublished(error: PublishError) -> Failed {
-    match error {
-        PublishError::Full(queue) => {
-            let full = JobError::new(Code::QueueFull, format!("the queue {queue} is full"));
-            full.with("queue", queue).into()
-        }
-        PublishError::Bus(error) => error.into(),
-    }
+fn full(queue: String) -> JobError {
+    let full = JobError::new(Code::QueueFull, format!("the queue {queue} is full"));
+    full.with("queue", queue)
 }
 
 /// Those of the jobs whose record is the one of this request.
-async fn ours(stores: &Stores, ready: &[Ready]) -> Result<Vec<JobId>, BusError> {
+async fn ours(stores: &Stores, ready: &[Ready]) -> Result<Vec<Made>, BusError> {
     let mut ours = Vec::new();
     for Ready { record, .. } in ready {
         let found = stores.jobs.get_latest(&record.id).await?;
         let is_ours =
             |found: &Record| found.dedupe.is_none() && found.submitted_at == record.submitted_at;
-        if found.is_some_and(|entry| is_ours(&entry.value)) {
-            ours.push(record.id.clone());
+        if let Some(entry) = found.filter(|entry| is_ours(&entry.value)) {
+            ours.push(Made {
+                id: entry.value.id,
+                revision: entry.revision,
+            });
         }
     }
     Ok(ours)
 }
 
-/// Cancels what was made of a request that is refused.
-async fn undo(stores: &Stores, made: Vec<JobId>) {
-    let caller = Caller {
-        by: Some("virtbus.jobs.submit".to_owned()),
-    };
-    for id in made {
-        let asked = Cancel {
-            id: id.clone(),
-            only_waiting: false,
-            force: false,
+/// Removes what was made of a request that is refused. What somebody has changed by now ends like
+/// any other job that is cancelled.
+async fn undo(stores: &Stores, made: Vec<Made>) {
+    for Made { id, revision } in made {
+        let removed = match stores.jobs.bucket().remove(id.as_str(), revision).await {
+            Ok(()) => Ok(()),
+            Err(WriteError::Conflict(_)) => cancel(stores, &id).await,
+            Err(WriteError::Bus(error)) => Err(error.into()),
         };
-        if let Err(error) = change::cancel(stores, asked, &caller).await {
+        if let Err(error) = removed {
             tracing::error!(job = %id, %error, "a job of a refused request is left");
         }
     }
+}
+
+async fn cancel(stores: &Stores, id: &JobId) -> Result<(), Failed> {
+    let caller = Caller {
+        by: Some("virtbus.jobs.submit".to_owned()),
+    };
+    let asked = Cancel {
+        id: id.clone(),
+        only_waiting: false,
+        force: false,
+    };
+    change::cancel(stores, asked, &caller).await.map(|_| ())
 }

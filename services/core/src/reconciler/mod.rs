@@ -16,6 +16,8 @@ mod refill;
 mod sweep;
 mod uses;
 
+pub(crate) use uses::is_used;
+
 use crate::service::Stores;
 use exhausted::Notices;
 use follow::Follower;

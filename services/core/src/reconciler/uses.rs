@@ -45,7 +45,7 @@ pub(super) async fn over(stores: &Stores, index: &Index) -> Result<Vec<JobId>, B
 }
 
 /// Whether this user still has what a lock stands for, by the leader's word.
-pub(super) async fn is_used(stores: &Stores, resource: &str, user: &str) -> Result<bool, BusError> {
+pub(crate) async fn is_used(stores: &Stores, resource: &str, user: &str) -> Result<bool, BusError> {
     let users = if let Some(id) = resource.strip_prefix(DISK) {
         let disk = stores.catalogue.disks.get_latest(id).await?;
         disk.map(|disk| disk.value.in_use_by)

@@ -57,7 +57,12 @@ async fn a_lock_of_a_job_that_is_over_is_freed_and_who_waits_for_it_wakes() {
 }
 
 /// Makes a job wait for a lock, with its holder, in whose line it has this place.
-async fn park(stack: &Stack, id: &str, (resource, holder): (&str, Option<&str>), ticket: u64) {
+pub(crate) async fn park(
+    stack: &Stack,
+    id: &str,
+    (resource, holder): (&str, Option<&str>),
+    ticket: u64,
+) {
     let job = json!({"id": id, "task": "ping"}).to_string();
     let seq = stack.publish("storage.default.low", job).await;
     let entry = claimed(stack, id, seq, false).await;
@@ -175,11 +180,11 @@ async fn a_look_at_a_job_far_back_in_a_line_costs_as_little_as_at_one_in_front()
     );
 }
 
-fn domain(name: &str) -> serde_json::Value {
+pub(crate) fn domain(name: &str) -> serde_json::Value {
     json!({"domain": name, "hypervisor": "hv-1", "mode": "exclusive"})
 }
 
-fn disk(in_use_by: serde_json::Value) -> DiskRecord {
+pub(crate) fn disk(in_use_by: serde_json::Value) -> DiskRecord {
     let disk = json!({"pool": "default", "format": "qcow2", "state": "ready",
         "in_use_by": in_use_by, "updated_at": Timestamp::now()});
     serde_json::from_value(disk).unwrap()
@@ -187,7 +192,7 @@ fn disk(in_use_by: serde_json::Value) -> DiskRecord {
 
 /// Claims a job for a dead worker, and parks it; in between `lines_up` sees the claim. Returns its
 /// ticket.
-async fn park_claimed(
+pub(crate) async fn park_claimed(
     stack: &Stack,
     job: &serde_json::Value,
     on: WaitReason,

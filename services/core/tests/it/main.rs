@@ -14,6 +14,7 @@ mod control;
 mod dependencies;
 mod draining;
 mod election;
+mod explaining;
 mod fencing;
 mod http;
 mod lines;

@@ -1,6 +1,6 @@
 //! Submitting jobs: all of a request or none.
 
-use crate::stack::Stack;
+use crate::stack::{Stack, until};
 use serde_json::{Value, json};
 use virtbus_wire::{StateName, Timestamp};
 
@@ -124,9 +124,72 @@ async fn one_job_that_cannot_be_accepted_leaves_nothing_of_the_others() {
     let body = json!({"jobs": [first, {"id": "there", "task": "ping"}]});
     let refused = submit(&stack, body).await.unwrap_err();
     assert_eq!(refused["error"]["code"], "conflict");
-    stack.record("a", StateName::Cancelled).await;
+    assert_eq!(state(&stack, "a").await, None);
     stack.record("there", StateName::Queued).await;
     assert_eq!(stack.lying("STORAGE").await.len(), 1);
+    submit(&stack, json!({"jobs": [first]})).await.unwrap();
+}
+
+/// The state of a job, if there is one.
+async fn state(stack: &Stack, id: &str) -> Option<StateName> {
+    let found = stack.jobs.get_latest(&id.parse().unwrap()).await.unwrap();
+    found.map(|entry| entry.value.state.name())
+}
+
+/// Bounds how many messages may lie on each queue.
+async fn bound(stack: &Stack, messages: i64) {
+    let mut stream = stack.bus.jetstream().get_stream("STORAGE").await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    config.max_messages_per_subject = messages;
+    stack.bus.jetstream().update_stream(config).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_a_submission_and_keeps_nothing_of_it() {
+    let (stack, _core) = Stack::start().await;
+    bound(&stack, 1).await;
+    let there = json!({"id": "there", "task": "ping"}).to_string();
+    let seq = stack.publish("storage.default.default", there).await;
+    for body in [
+        json!({"id": "a", "task": "ping"}),
+        json!({"jobs": [{"id": "a", "task": "ping"}, {"id": "b", "task": "ping"}]}),
+    ] {
+        let refused = submit(&stack, body.clone()).await.unwrap_err();
+        assert_eq!(refused["error"]["code"], "queue.full");
+        assert_eq!(refused["error"]["retryable"], true);
+        assert_eq!(state(&stack, "a").await, None);
+        assert_eq!(state(&stack, "b").await, None);
+    }
+    // So it can be tried again.
+    stack.bus.delete_message("STORAGE", seq).await.unwrap();
+    let again = submit(&stack, json!({"id": "a", "task": "ping"})).await;
+    assert_eq!(again.unwrap()["id"], "a");
+    stack.record("a", StateName::Queued).await;
+}
+
+#[tokio::test]
+async fn what_a_queue_has_no_room_for_once_the_first_job_lies_there_is_published_later() {
+    let (stack, _core) = Stack::start().await;
+    bound(&stack, 1).await;
+    let body = json!({"jobs": [{"id": "a", "task": "ping"}, {"id": "b", "task": "ping"}]});
+    let answer = submit(&stack, body).await.unwrap();
+    let lying = stack.lying("STORAGE").await;
+    assert_eq!(lying.len(), 1);
+    assert_eq!(
+        (&answer[0]["seq"], &answer[1]["id"], &answer[1]["seq"]),
+        (&json!(lying[0].2), &json!("b"), &json!(null))
+    );
+    assert_eq!(state(&stack, "b").await, Some(StateName::Queued));
+    bound(&stack, 10).await;
+    until("the other message", async || {
+        match stack.lying("STORAGE").await {
+            lying if lying.len() == 2 => Ok(()),
+            lying => Err(lying),
+        }
+    })
+    .await;
+    assert_eq!(state(&stack, "a").await, Some(StateName::Queued));
+    assert_eq!(state(&stack, "b").await, Some(StateName::Queued));
 }
 
 #[tokio::test]

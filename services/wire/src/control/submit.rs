@@ -60,8 +60,9 @@ pub struct Accepted {
     pub id: JobId,
     /// Its queue.
     pub queue: Queue,
-    /// The message's sequence in the queue's stream.
-    pub seq: u64,
+    /// The message's sequence in the queue's stream; none where the queue takes no more just now,
+    /// and the job is published later.
+    pub seq: Option<u64>,
 }
 
 /// The answer to a submission, of its shape.

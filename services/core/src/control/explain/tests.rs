@@ -29,6 +29,7 @@ fn served(pause: Option<QueueRecord>, workers: u32) -> Line {
         pause,
         workers,
         ahead: Some(7),
+        waits: None,
     }
 }
 
