@@ -2,8 +2,9 @@
 //! what is registered and alive.
 //!
 //! What exists decides first: a disk's pool, a domain's host. What is new goes to a pool of its
-//! flavour, or to the default one, among those that can take it, those with room for it first; of
-//! several each gets its share by weight, by the job's id alone: the same submission always goes to the same pool.
+//! flavour, or to the default one, among those that can take it and that somebody serves, those with
+//! room for it first; of several each gets its share by weight, by the job's id alone: the same
+//! submission always goes to the same pool.
 
 use std::{
     collections::BTreeMap,
@@ -310,11 +311,12 @@ impl Site {
                 "no such pool takes a disk of this size",
             );
         }
-        self.prefer_roomy(&mut left, size);
         let Some(unserved) = left.first().map(|pool| queue(&pool.pool)) else {
             return refused(Code::PoolNotFound, "no pool takes what is new");
         };
         left.retain(|pool| self.is_served(&queue(&pool.pool)));
+        // Of those alone: one that nobody serves has no room for anything.
+        self.prefer_roomy(&mut left, size);
         let chosen = share(id, &left);
         chosen.ok_or_else(|| no_worker(&unserved))
     }
