@@ -206,6 +206,9 @@ pub struct Cancel {
     pub at: Timestamp,
     /// Kill a tool that ignores the request at once.
     pub force: bool,
+    /// Why, for people, if it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// How far the work came.

@@ -87,6 +87,7 @@ pub(super) async fn cancel(
         by: caller.by.clone(),
         at: stores.bus.now(),
         force: asked.force,
+        reason: None,
     };
     let rule = |job: &Record| Ok(cancelled(job, asked.only_waiting, &request));
     let Some(outcome) = settle(stores, &asked.id, rule).await? else {

@@ -98,6 +98,7 @@ pub(super) async fn purge(
         by: caller.by,
         at: stores.bus.now(),
         force: false,
+        reason,
     };
     let until = cancel.at.after(CLOCKS_APART);
     let (mut cancelled, mut from) = (0_u64, Some(1));
@@ -122,7 +123,7 @@ pub(super) async fn purge(
         cancelled = cancelled.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
         from = page.next.filter(|_| !is_last);
     }
-    tracing::info!(%queue, cancelled, by = cancel.by, reason, "purged");
+    tracing::info!(%queue, cancelled, by = cancel.by, reason = cancel.reason, "purged");
     Ok(Purged { queue, cancelled })
 }
 

@@ -121,6 +121,7 @@ async fn woken_by_a_cancel(stack: &Stack, number: usize) -> Duration {
         by: None,
         at: Timestamp::now(),
         force: false,
+        reason: None,
     });
     let first = stack.record(&first, StateName::Waiting).await;
     stack.record(&second, StateName::Waiting).await;

@@ -121,7 +121,9 @@ async fn a_purge_cancels_job_by_job_and_leaves_other_queues_alone() {
     })
     .await;
     let record = stack.record("j49", StateName::Cancelled).await.value;
-    assert_eq!(record.cancel.unwrap().by.as_deref(), Some("alice"));
+    let cancel = record.cancel.unwrap();
+    assert_eq!(cancel.by.as_deref(), Some("alice"));
+    assert_eq!(cancel.reason.as_deref(), Some("wrong lesson"));
     stack.record("w", StateName::Waiting).await;
     stack.record("urgent", StateName::Queued).await;
 }

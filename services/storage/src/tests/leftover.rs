@@ -52,6 +52,7 @@ async fn over(site: &Site, job: &Assignment) {
         by: None,
         at: Timestamp::now(),
         force: false,
+        reason: None,
     };
     let record = job.record.apply(Event::Cancel(by), Timestamp::now());
     let record = record.unwrap();

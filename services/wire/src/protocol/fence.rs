@@ -66,6 +66,7 @@ mod tests {
                 by: None,
                 at: now,
                 force: false,
+                reason: None,
             })
         };
         let needs = Map::new();

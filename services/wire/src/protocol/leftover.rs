@@ -93,6 +93,7 @@ mod tests {
             by: None,
             at: Timestamp::now(),
             force: false,
+            reason: None,
         };
         let cancelled = job(queue).apply(Event::Cancel(by), Timestamp::now());
         cancelled.unwrap()

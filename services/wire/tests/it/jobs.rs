@@ -44,6 +44,7 @@ pub(crate) fn cancel() -> Event {
         by: Some("alice".to_owned()),
         at: at(1),
         force: false,
+        reason: Some("wrong lesson".to_owned()),
     })
 }
 

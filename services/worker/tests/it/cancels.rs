@@ -17,6 +17,7 @@ fn cancel() -> Event {
         by: None,
         at: Timestamp::now(),
         force: false,
+        reason: None,
     })
 }
 

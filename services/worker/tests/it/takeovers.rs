@@ -90,6 +90,7 @@ async fn a_cancelled_job_whose_effect_is_there_has_succeeded() {
         by: None,
         at: Timestamp::now(),
         force: false,
+        reason: None,
     });
     let reached_commit = [Phase::Work, Phase::Commit].map(Event::Enter);
     // The second claim was cancelled before it came to look.
@@ -193,6 +194,7 @@ async fn a_job_without_tries_ends_only_when_nothing_more_can_come_of_its_frozen_
         by: None,
         at: Timestamp::now(),
         force: false,
+        reason: None,
     });
     for job in ["done", "open", "cancelled"] {
         let attempts = [claim(), Event::Enter(Phase::Work)];

@@ -36,6 +36,7 @@ fn stop(force: bool) -> state::Cancel {
         by: Some("alice".to_owned()),
         at: Timestamp::now(),
         force,
+        reason: None,
     }
 }
 

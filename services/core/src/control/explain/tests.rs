@@ -127,6 +127,7 @@ fn a_job_that_somebody_has_or_had_says_who_and_how_it_ended() {
         by: None,
         at: now,
         force: false,
+        reason: None,
     };
     let running = vec![claim(), Event::Progress(progress)];
     let told = explained(&job(running, now), served(None, 1), now);

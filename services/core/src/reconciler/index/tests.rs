@@ -171,6 +171,7 @@ fn who_leaves_a_line_makes_those_due_that_stood_behind_it() {
             by: None,
             at: at(2),
             force: false,
+            reason: None,
         };
         let over = |record: &Record| {
             let over = record.apply(Event::Cancel(cancel.clone()), at(2));
