@@ -1,7 +1,7 @@
 //! `virtbus.pools.deregister`: refused while anything is left.
 
-use super::{Failed, places, things};
-use crate::{consumers::state, service::Stores};
+use super::{Failed, jobs, places, things};
+use crate::{consumers::state, registrar::Lying, service::Stores};
 use virtbus_bus::BusError;
 use virtbus_wire::{
     Class, Code, JobError, Label, Queue,
@@ -23,24 +23,39 @@ struct Left {
 pub(super) async fn deregister(stores: &Stores, asked: PoolName) -> Result<Nothing, Failed> {
     let pool = asked.pool;
     let slot = stores.catalogue.pools.slot(pool.as_str()).await?;
-    if slot.value.is_none() {
+    let Some(record) = slot.value else {
         return Err(places::not_found(&pool).into());
-    }
-    let catalogue = &stores.catalogue;
-    let left = Left {
-        disks: things::count(&catalogue.disks, &pool).await?,
-        media: things::count(&catalogue.media, &pool).await?,
-        domains: things::count(&catalogue.domains, &pool).await?,
-        jobs: open_jobs(stores, &pool).await?,
     };
-    refuse(&pool, left)?;
-    catalogue.pools.remove(pool.as_str(), slot.revision).await?;
-    tracing::info!(%pool, "pool deregistered");
+    refuse(&pool, left(stores, &pool).await?)?;
+    let pools = &stores.catalogue.pools;
+    pools.remove(pool.as_str(), slot.revision).await?;
     // What is published from here on ends with `queue.unknown`, whether they are there or not.
     if let Err(error) = remove_consumers(stores, &pool).await {
         tracing::warn!(%pool, %error, "consumers of a deregistered pool are left");
     }
+    // Somebody may have been taken up between the count and now.
+    if let Err(refused) = refuse(&pool, left(stores, &pool).await?) {
+        places::register(stores, record).await?;
+        return Err(refused.into());
+    }
+    tracing::info!(%pool, "pool deregistered");
     Ok(Nothing {})
+}
+
+/// Counts what is left in the order in which one thing becomes another: a message a record, a
+/// record a disk. The other way round a disk could come after its count, and its job end before
+/// its own.
+async fn left(stores: &Stores, pool: &Label) -> Result<Left, BusError> {
+    let catalogue = &stores.catalogue;
+    let goes_there = |lying: &Lying<'_>| lying.queue().is_some_and(|queue| is_of(queue, pool));
+    jobs::register(stores, goes_there).await?;
+    let jobs = open_jobs(stores, pool).await?;
+    Ok(Left {
+        jobs,
+        disks: things::count(&catalogue.disks, pool).await?,
+        media: things::count(&catalogue.media, pool).await?,
+        domains: things::count(&catalogue.domains, pool).await?,
+    })
 }
 
 fn refuse(pool: &Label, left: Left) -> Result<(), JobError> {

@@ -2,10 +2,10 @@
 
 use super::Failed;
 use crate::{
-    registrar::{self, lying},
+    registrar::{self, Lying, Unread, lying},
     service::Stores,
 };
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 use virtbus_bus::{BusError, Entry};
 use virtbus_wire::{
     Class, Code, JobError, JobId, JobState, Record, Timestamp,
@@ -15,45 +15,39 @@ use virtbus_wire::{
 
 /// Rows of a list, when nothing else is said.
 const LIMIT: usize = 100;
-/// A job that was published earlier than this has its record: one second, and what the server's
-/// clock and ours may be apart.
-const RECENT: Duration = Duration::from_secs(3);
-/// Pages of recent messages that are looked through for one job.
-const PAGES_MAX: usize = 8;
 
-/// The job of this id. One that was published just now may have no record yet: nobody is told
-/// that there is no such job, and sees it run afterwards.
+/// The job of this id. One that was published may have no record yet: nobody is told that there is
+/// no such job, and sees it run afterwards.
 pub(super) async fn find(stores: &Stores, id: &JobId) -> Result<Option<Entry<Record>>, BusError> {
     let found = stores.jobs.get_latest(id).await?;
     if found.is_some() {
         return Ok(found);
     }
-    for class in Class::ALL {
-        if register_recent(stores, class.stream(), id).await? {
-            return stores.jobs.get_latest(id).await;
-        }
-    }
-    Ok(None)
+    register(stores, |lying| lying.id() == id).await?;
+    stores.jobs.get_latest(id).await
 }
 
-/// Makes the record of a job whose message came just now, if it lies in this stream.
-async fn register_recent(stores: &Stores, stream: &str, id: &JobId) -> Result<bool, BusError> {
-    let now = stores.bus.now();
-    let millis = i64::try_from(RECENT.as_millis()).unwrap_or(i64::MAX);
-    let since = Timestamp::from_millis(now.as_millis().saturating_sub(millis));
-    let mut page = stores.bus.browse_since(stream, ">", since).await?;
-    for _ in 0..PAGES_MAX {
-        let mut found = page.items.iter().filter_map(|stored| lying(stored, now));
-        if let Some(its) = found.find(|found| found.id() == id) {
-            registrar::register(stores, its).await?;
-            return Ok(true);
-        }
-        match page.next {
-            Some(next) => page = stores.bus.browse(stream, ">", next).await?,
-            None => break,
+/// Makes the records of the messages that are meant and may have none. While core is behind, as in
+/// a flood, there may be many to look through: whoever asks waits, up to the request's deadline.
+pub(super) async fn register(
+    stores: &Stores,
+    is_meant: impl Fn(&Lying<'_>) -> bool,
+) -> Result<(), BusError> {
+    let unread = Unread::read(stores).await?;
+    for class in Class::ALL {
+        let stream = class.stream();
+        let mut from = Some(unread.of(stream));
+        while let Some(seq) = from {
+            let page = stores.bus.browse(stream, ">", seq).await?;
+            let now = stores.bus.now();
+            let found = page.items.iter().filter_map(|stored| lying(stored, now));
+            for lying in found.filter(&is_meant) {
+                registrar::register(stores, lying).await?;
+            }
+            from = page.next;
         }
     }
-    Ok(false)
+    Ok(())
 }
 
 pub(super) async fn get(stores: &Stores, asked: OfJob) -> Result<Record, Failed> {

@@ -10,7 +10,7 @@ use virtbus_wire::{Code, JobError, Record, StateName, control::Wait};
 
 /// How often the record is read though no event came: events are hints, at most once.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long a job may have no record: a published one gets it within a second.
+/// How long a job that is waited for may be published later than the request.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Waits until a job is final.
@@ -32,10 +32,15 @@ pub(super) async fn wait(
     let begin = Instant::now();
     let end = begin + Duration::from_secs(asked.timeout_s.get());
     loop {
-        let found = stores.jobs.get_latest(&asked.id).await?;
+        let is_late = begin.elapsed() >= PATIENCE || Instant::now() >= end;
+        let found = match stores.jobs.get_latest(&asked.id).await? {
+            // Core may be behind.
+            None if is_late => jobs::find(stores, &asked.id).await?,
+            found => found,
+        };
         let found = found.map(|entry| entry.value);
         let state = found.as_ref().map(|record| record.state.name());
-        let is_unknown = state.is_none() && begin.elapsed() >= PATIENCE;
+        let is_unknown = state.is_none() && is_late;
         match found {
             Some(record) if record.state.name().is_final() => return Ok(record),
             _ if is_unknown || Instant::now() >= end => {

@@ -9,9 +9,11 @@
 mod message;
 mod register;
 mod tail;
+mod unread;
 
 pub use message::{Lying, lying};
 pub use register::{Registered, copy_to_dead_letters, delete, register, states_before};
+pub(crate) use unread::Unread;
 
 use crate::service::Stores;
 use std::{collections::BTreeMap, time::Duration};
@@ -47,12 +49,16 @@ pub async fn run(
 ) {
     let (reports, mut told) = mpsc::channel(REPORTS_MAX);
     let mut tails = JoinSet::new();
+    let mut streams = Vec::new();
     for class in Class::ALL {
         let tail = Tail::new(class.stream());
+        streams.push((class.stream(), tail.place()));
         let follow = follow(stores.clone(), tail, reports.clone(), stop.clone());
         tails.spawn(stores.bus.within(follow));
     }
     drop(reports);
+    let tell = unread::tell(stores.clone(), streams, stop);
+    tails.spawn(stores.bus.within(tell));
     let mut read: BTreeMap<&str, Timestamp> = BTreeMap::new();
     // Ends when the last tail has: at `stop`, or when all have failed.
     while let Some(Report { stream, until }) = told.recv().await {

@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{BusError, Page, Stored};
 use virtbus_wire::{JobId, Queue, Timestamp};
@@ -22,7 +23,7 @@ const AT_ONCE: usize = 256;
 /// The place in one stream up to which every message has a record.
 pub(super) struct Tail {
     stream: &'static str,
-    next: u64,
+    next: watch::Sender<u64>,
     clock: ServerClock,
 }
 
@@ -30,13 +31,18 @@ impl Tail {
     pub(super) fn new(stream: &'static str) -> Self {
         Self {
             stream,
-            next: 1,
+            next: watch::Sender::new(1),
             clock: ServerClock::default(),
         }
     }
 
     pub(super) fn stream(&self) -> &'static str {
         self.stream
+    }
+
+    /// The sequence before which every message has a record, as it grows.
+    pub(super) fn place(&self) -> watch::Receiver<u64> {
+        self.next.subscribe()
     }
 
     /// Makes the records of all that has lain there long enough. While those of one page are
@@ -46,7 +52,8 @@ impl Tail {
         stores: &Stores,
         stop: &CancellationToken,
     ) -> Result<Duration, BusError> {
-        let mut page = stores.bus.browse(self.stream, ">", self.next).await?;
+        let next = *self.next.borrow();
+        let mut page = stores.bus.browse(self.stream, ">", next).await?;
         while !stop.is_cancelled() {
             let now = stores.bus.now();
             page.items
@@ -66,7 +73,9 @@ impl Tail {
                 read_ahead(stores, self.stream, from)
             );
             registered?;
-            self.next = last.map_or(self.next, |seq| seq + 1);
+            if let Some(last) = last {
+                self.next.send_replace(last + 1);
+            }
             match ahead? {
                 Some(next) => page = next,
                 None => return Ok(rest),

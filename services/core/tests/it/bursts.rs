@@ -2,7 +2,7 @@
 
 use crate::stack::{Stack, code, until};
 use async_nats::jetstream::stream;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 use virtbus_wire::{Record, StateName};
 
@@ -148,4 +148,27 @@ async fn while_the_server_takes_no_records_core_says_so_and_makes_them_afterward
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_job_in_a_flood_that_core_is_behind_with_is_found_all_the_same() {
+    const COUNT: usize = 12_000;
+    let (stack, _core) = Stack::start().await;
+    flood(&stack, COUNT).await;
+    let last = format!("b{}", COUNT - 1);
+    let (cancel, wait) = (
+        json!({"id": last}),
+        json!({"id": format!("b{}", COUNT - 2), "timeout_s": 0}),
+    );
+    let (cancelled, waited) = tokio::join!(
+        stack.ask::<Value>("virtbus.jobs.cancel", &cancel),
+        stack.ask::<Value>("virtbus.jobs.wait", &wait),
+    );
+    assert_eq!(cancelled.unwrap()["outcome"], "cancelled");
+    let waited = waited.unwrap_err();
+    assert!(waited.contains("job.timeout"), "{waited}");
+    stack.record(&last, StateName::Cancelled).await;
+    let bucket = stack.bus.jetstream().get_stream("KV_jobs").await.unwrap();
+    let records = bucket.cached_info().state.messages;
+    println!("{records} of {COUNT} had a record by then");
 }

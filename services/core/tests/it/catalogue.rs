@@ -1,8 +1,12 @@
 //! Disks, media and domains as they are listed, and pools that go.
 
-use crate::stack::{Stack, until};
+use crate::{
+    mending::claimed,
+    stack::{Stack, until},
+};
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use virtbus_wire::StateName;
+use virtbus_wire::{Event, StateName};
 
 async fn put(stack: &Stack, key: &str, record: Value) {
     let written = stack
@@ -161,4 +165,55 @@ async fn a_pool_goes_once_nothing_is_left_of_it() {
         .publish("storage.default.low", r#"{"id":"new","task":"ping"}"#)
         .await;
     stack.record("new", StateName::Queued).await;
+}
+
+/// The requests by which core reads a bucket's records.
+async fn reads(stack: &Stack, bucket: &str) -> async_nats::Subscriber {
+    let subject = format!("$JS.API.DIRECT.GET.KV_{bucket}");
+    let reads = stack.client().subscribe(subject).await.unwrap();
+    stack.client().flush().await.unwrap();
+    reads
+}
+
+#[tokio::test]
+async fn a_pool_stays_whose_job_makes_a_disk_while_what_is_left_is_counted() {
+    let (stack, _core) = Stack::start().await;
+    let job = json!({"id": "c", "task": "ping"}).to_string();
+    let seq = stack.publish("storage.default.low", job).await;
+    let runs = claimed(&stack, "c", seq, true).await;
+    let mut counts = reads(&stack, "disks").await;
+    let makes = async {
+        counts.next().await.unwrap();
+        // The disk is there before its job ends, as ever.
+        put(&stack, "disks.d1", disk("default", "ready")).await;
+        let done = Event::Succeed(serde_json::Map::new());
+        stack.jobs.change(&runs, done).await.unwrap();
+    };
+    let ask = json!({"pool": "default"});
+    let deregister = stack.ask::<Value>("virtbus.pools.deregister", &ask);
+    let (answer, ()) = tokio::join!(deregister, makes);
+    assert!(answer.unwrap_err().contains("conflict"));
+    let pool: Value = stack.ask("virtbus.pools.get", &ask).await.unwrap();
+    assert_eq!(pool["pool"], "default");
+}
+
+#[tokio::test]
+async fn a_job_without_a_record_keeps_its_pool() {
+    let stack = Stack::bare().await;
+    // Somebody else leads, and does nothing: no core makes records of messages.
+    let other = json!({"worker": "core-z", "boot": "0199b1c2-0000-7000-8000-000000000001"});
+    put(&stack, "workers._core", other).await;
+    let _core = stack.core("core-a");
+    stack.register("default").await;
+    stack
+        .publish("storage.default.low", r#"{"id":"a","task":"ping"}"#)
+        .await;
+    let error = refused(
+        &stack,
+        "virtbus.pools.deregister",
+        json!({"pool": "default"}),
+    )
+    .await;
+    assert_eq!(error["error"]["detail"]["jobs"], 1, "{error}");
+    stack.record("a", StateName::Queued).await;
 }
