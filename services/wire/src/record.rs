@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
-/// The most entries of a timeline; beyond it the second oldest goes.
+/// The most entries of a timeline; beyond it one that tells of no attempt goes, the first stays.
 pub const TIMELINE_MAX: usize = 64;
 
 /// A job's record. Every change is a compare-and-set, and each change is the event.
@@ -227,9 +227,24 @@ impl Record {
 
     pub(crate) fn remember(&mut self, moment: Moment) {
         if self.timeline.len() >= TIMELINE_MAX {
-            self.timeline.remove(1);
+            self.timeline.remove(self.least_told());
         }
         self.timeline.push(moment);
+    }
+
+    /// The oldest entry of the timeline but the first that says neither when an attempt began nor
+    /// how it ended; else the oldest of all but the first.
+    fn least_told(&self) -> usize {
+        let tells = |(index, moment): (usize, &Moment)| {
+            let is_last = |attempt: u32| {
+                let mut later = self.timeline.iter().skip(index + 1);
+                !later.any(|later| later.attempt == Some(attempt))
+            };
+            moment.code.is_some() || moment.attempt.is_some_and(is_last)
+        };
+        let mut moments = self.timeline.iter().enumerate().skip(1);
+        let least = moments.find(|moment| !tells(*moment));
+        least.map_or(1, |(index, _)| index)
     }
 }
 

@@ -150,8 +150,18 @@ impl Record {
     }
 
     fn set_waiting(&mut self, on: WaitReason, now: Timestamp) {
+        // With what the attempt ended that is retried.
+        let code = match &on {
+            WaitReason::Time { error, .. } => error.as_ref().map(|error| error.code),
+            WaitReason::Dependency { .. } | WaitReason::Lock { .. } => None,
+            WaitReason::Capacity { .. } | WaitReason::Tenant { .. } => None,
+            WaitReason::Transfer { .. } => None,
+        };
         self.state = JobState::Waiting(Waiting { on, since: now });
-        self.remember(Moment::new(StateName::Waiting, now));
+        self.remember(Moment {
+            code,
+            ..Moment::new(StateName::Waiting, now)
+        });
     }
 
     fn publish(&mut self, round: bool, now: Timestamp) -> bool {

@@ -1,7 +1,9 @@
 //! What should not have been published ends as the contract says, and stops nothing.
 
 use crate::stack::{Stack, code, until};
+use async_nats::jetstream::stream::DiscardPolicy;
 use serde_json::{Value, json};
+use std::time::Duration;
 use virtbus_wire::StateName;
 
 const QUEUE: &str = "storage.default.default";
@@ -154,4 +156,31 @@ async fn a_megabyte_fails_and_leaves_a_small_record() {
     let record = stack.record(&junk, StateName::Failed).await.value;
     assert_eq!(code(&record), "job.malformed");
     stack.empty("STORAGE").await;
+}
+
+#[tokio::test]
+async fn dead_letters_are_bounded_by_age_and_size_and_the_oldest_make_room() {
+    const JOBS: usize = 64;
+    let (stack, _core) = Stack::start().await;
+    let mut letters = stack.bus.jetstream().get_stream("DLQ").await.unwrap();
+    let mut config = letters.info().await.unwrap().config.clone();
+    assert_eq!(config.max_age, Duration::from_secs(30 * 24 * 60 * 60));
+    assert_eq!(config.max_bytes, 1 << 30);
+    assert_eq!(config.discard, DiscardPolicy::Old);
+    // With room for some of what comes.
+    config.max_bytes = 16 << 10;
+    stack.bus.jetstream().update_stream(config).await.unwrap();
+    let payload = "not json ".repeat(100);
+    for _ in 0..JOBS {
+        stack.publish(QUEUE, payload.as_bytes()).await;
+    }
+    // Every job has ended, and with it its letter was written.
+    stack.empty("STORAGE").await;
+    let page = stack.bus.browse("DLQ", ">", 1).await.unwrap();
+    let seqs: Vec<u64> = page.items.iter().map(|letter| letter.seq).collect();
+    assert!((1..JOBS).contains(&seqs.len()), "{seqs:?}");
+    let jobs = u64::try_from(JOBS).unwrap();
+    assert_eq!(seqs.last(), Some(&jobs), "the newest are kept");
+    let state = &letters.info().await.unwrap().state;
+    assert!(state.bytes <= 16 << 10, "{state:?}");
 }

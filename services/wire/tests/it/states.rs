@@ -6,6 +6,7 @@ use serde_json::Map;
 use virtbus_wire::{
     Code, Event, JobError, Record, StateName,
     protocol::outcome,
+    record::TIMELINE_MAX,
     state::{Phase, Progress, WaitReason},
 };
 
@@ -228,4 +229,73 @@ proptest! {
     fn tries_left_stay_within_what_was_asked_for(job in reachable()) {
         prop_assert!(job.tries_left <= job.retry.max_attempts);
     }
+}
+
+/// The claims, and the ends of attempts with their codes, as the timeline tells them.
+fn told(record: &Record) -> Vec<(Option<u32>, Option<Code>)> {
+    let moments = record.timeline.iter();
+    let telling = moments.filter(|moment| moment.attempt.is_some() || moment.code.is_some());
+    telling
+        .map(|moment| (moment.attempt, moment.code))
+        .collect()
+}
+
+fn attempt(code: Code) -> [Event; 4] {
+    let on = WaitReason::Time {
+        until: at(9),
+        error: Some(error(code)),
+    };
+    let park = Event::Park {
+        on,
+        refund: false,
+        ticket: None,
+    };
+    let publish = Event::Publish { round: false };
+    [claim(1, false), Event::Enter(Phase::Work), park, publish]
+}
+
+#[test]
+fn each_attempt_is_in_the_timeline_with_how_it_ended() {
+    let tried = after(&queued(), attempt(Code::ToolFailed));
+    let tried = after(&tried, attempt(Code::DiskBusy));
+    let spent = [
+        claim(1, false),
+        Event::Enter(Phase::Work),
+        Event::Fail(error(Code::JobAttemptsExhausted)),
+    ];
+    let failed = after(&tried, spent);
+    let expected = [
+        (Some(1), None),
+        (None, Some(Code::ToolFailed)),
+        (Some(2), None),
+        (None, Some(Code::DiskBusy)),
+        (Some(3), None),
+        (None, Some(Code::JobAttemptsExhausted)),
+    ];
+    assert_eq!(told(&failed), expected);
+}
+
+#[test]
+fn a_long_timeline_loses_its_waits_before_its_attempts() {
+    let tried = after(&queued(), attempt(Code::ToolFailed));
+    let on = WaitReason::Lock {
+        resource: "disk.d".to_owned(),
+        holder: None,
+        since: None,
+    };
+    let waits = (0..TIMELINE_MAX).flat_map(|_| {
+        let park = Event::Park {
+            on: on.clone(),
+            refund: true,
+            ticket: Some(1),
+        };
+        [claim(1, false), park, Event::Publish { round: false }]
+    });
+    let waited = after(&tried, waits);
+    let tried = after(&waited, attempt(Code::DiskBusy));
+    assert_eq!(tried.timeline.len(), TIMELINE_MAX);
+    assert_eq!(tried.timeline[0], queued().timeline[0]);
+    let told = told(&tried);
+    assert_eq!(told[..2], [(Some(1), None), (None, Some(Code::ToolFailed))]);
+    assert_eq!(told.last(), Some(&(None, Some(Code::DiskBusy))));
 }
