@@ -16,7 +16,7 @@ const SLOW: &str = "#!/bin/sh\n[ \"$1\" = convert ] && shift && exec REAL conver
     exec REAL \"$@\"\n";
 
 /// A stack with a disk that takes long to convert.
-async fn with_source() -> (Stack, Bus) {
+pub(crate) async fn with_source(script: &str) -> (Stack, Bus) {
     let stack = Stack::start().await;
     let bus = stack.bus().await;
     let params = json!({"disk": "source", "size": SOURCE_MIB * MIB, "format": "raw"});
@@ -25,14 +25,14 @@ async fn with_source() -> (Stack, Bus) {
         &disk::path(&stack.ready.pool_root, "source", "raw"),
         SOURCE_MIB,
     );
-    stack.with_qemu_img(SLOW).await;
+    stack.with_qemu_img(script).await;
     (stack, bus)
 }
 
-/// Publishes the convert and returns in the middle of it.
-async fn in_the_middle(stack: &Stack, bus: &Bus) {
+/// Publishes a convert of this id and returns in the middle of it.
+pub(crate) async fn in_the_middle(stack: &Stack, bus: &Bus, id: &str) {
     let params = json!({"disk": "source", "to": "copy", "format": "qcow2", "compress": "zlib"});
-    let job = json!({"id": "convert", "task": "convert", "params": params});
+    let job = json!({"id": id, "task": "convert", "params": params});
     bus.publish(LOW, &job).await;
     let root = &stack.ready.pool_root;
     // A long job isn't begun for a minute while the machine is short of disk.
@@ -48,7 +48,7 @@ async fn in_the_middle(stack: &Stack, bus: &Bus) {
         }
     })
     .await;
-    let record = bus.record("convert").await.unwrap();
+    let record = bus.record(id).await.unwrap();
     assert_eq!(
         state_of(&record),
         "running",
@@ -97,9 +97,9 @@ async fn ended_once(stack: &Stack, bus: &Bus, events: &Events) -> Value {
 
 #[tokio::test]
 async fn a_convert_whose_worker_is_killed_is_finished_when_it_comes_back() {
-    let (stack, bus) = with_source().await;
+    let (stack, bus) = with_source(SLOW).await;
     let events = bus.events().await;
-    in_the_middle(&stack, &bus).await;
+    in_the_middle(&stack, &bus, "convert").await;
     stack.kill(Service::Storage).await;
     stack.start_again(Service::Storage);
     let record = ended_once(&stack, &bus, &events).await;
@@ -112,9 +112,9 @@ async fn a_convert_whose_worker_is_killed_is_finished_when_it_comes_back() {
 
 #[tokio::test]
 async fn a_convert_whose_worker_is_killed_is_finished_by_another_worker() {
-    let (stack, bus) = with_source().await;
+    let (stack, bus) = with_source(SLOW).await;
     let events = bus.events().await;
-    in_the_middle(&stack, &bus).await;
+    in_the_middle(&stack, &bus, "convert").await;
     stack.kill(Service::Storage).await;
     let second = [
         ("VIRTBUS__WORKER__ID", "storage-second"),
@@ -127,9 +127,9 @@ async fn a_convert_whose_worker_is_killed_is_finished_by_another_worker() {
 
 #[tokio::test]
 async fn a_convert_whose_worker_freezes_has_one_effect() {
-    let (stack, bus) = with_source().await;
+    let (stack, bus) = with_source(SLOW).await;
     let events = bus.events().await;
-    in_the_middle(&stack, &bus).await;
+    in_the_middle(&stack, &bus, "convert").await;
     stack.freeze(Service::Storage);
     let second = [
         ("VIRTBUS__WORKER__ID", "storage-second"),
@@ -152,7 +152,7 @@ async fn a_convert_whose_worker_freezes_has_one_effect() {
 
 #[tokio::test]
 async fn a_convert_whose_worker_is_stopped_is_handed_back() {
-    let (stack, bus) = with_source().await;
+    let (stack, bus) = with_source(SLOW).await;
     let events = bus.events().await;
     // It shall not wait for the convert's end.
     stack.stop(Service::Storage).await;
@@ -162,7 +162,7 @@ async fn a_convert_whose_worker_is_stopped_is_handed_back() {
         ("VIRTBUS__WORK__DRAIN_S", "0"),
     ];
     stack.start_again_with(Service::Storage, &settings);
-    in_the_middle(&stack, &bus).await;
+    in_the_middle(&stack, &bus, "convert").await;
     let pid = stack.pid(Service::Storage);
     process::signal(pid, Signal::TERM);
     assert_eq!(stack.exit_code(pid).await, Some(0), "stopped on request");

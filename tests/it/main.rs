@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bad_params;
+mod cancels;
 mod cli;
 mod crash;
 mod feedback;

@@ -29,6 +29,24 @@ pub fn is_alive(pid: u32) -> bool {
     })
 }
 
+/// The process group of a process, while there is one.
+pub fn group(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name: its state, its parent, its group.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(2)?.parse().ok()
+}
+
+/// The processes of a group that live.
+pub fn members(group: u32) -> Vec<Found> {
+    let all = lines().map(|(pid, words)| Found {
+        pid,
+        line: words.join(" "),
+    });
+    all.filter(|found| self::group(found.pid) == Some(group) && is_alive(found.pid))
+        .collect()
+}
+
 /// A process that was found, with its command line in one piece.
 #[derive(Debug, Clone)]
 pub struct Found {
