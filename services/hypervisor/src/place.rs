@@ -20,13 +20,15 @@ use virtbus_wire::{
 };
 use virtbus_worker::Stop;
 
+/// By the volume's name its files, the top one first.
+pub(crate) type Files = BTreeMap<String, Vec<ChainFile>>;
+
 /// A blueprint's disks as the catalogue has them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Placed {
     /// What the domain holds while it runs.
     pub(crate) holds: Vec<Hold>,
-    /// By the volume's name its files, the top one first.
-    pub(crate) files: BTreeMap<String, Vec<ChainFile>>,
+    pub(crate) files: Files,
 }
 
 /// The pools' folders on this host.
@@ -108,12 +110,7 @@ pub(crate) async fn place(
                 let object = volume.object();
                 admit_use(&object, &record.in_use_by, holder, UseMode::Shared, job)?;
                 placed.holds.push(Hold::Media(media.clone()));
-                let file = PoolFile {
-                    root: root(roots, pool)?.clone(),
-                    name: format!("media/{media}.{}", record.format),
-                    // Given to the guest as bytes, whatever they say.
-                    content: None,
-                };
+                let file = medium_file(roots, media, record)?;
                 let path = file.path();
                 found.push(file);
                 vec![ChainFile {
@@ -128,6 +125,46 @@ pub(crate) async fn place(
     placed.holds.extend(disks);
     files::gate(found).await?;
     Ok(placed)
+}
+
+/// The files of all that a blueprint names, whatever may be said against their use: for a domain
+/// that isn't started.
+pub(crate) async fn files(
+    catalog: &Catalog,
+    roots: &Roots,
+    blueprint: &Blueprint,
+) -> Result<Files, JobError> {
+    let mut all = Files::new();
+    for volume in &blueprint.volumes {
+        let files = match volume {
+            Volume::Disk { disk, .. } => {
+                let chain = catalog.chain(disk).await?;
+                let files = chain.iter().map(|(id, disk)| disk_file(roots, id, disk));
+                files.collect::<Result<_, _>>()?
+            }
+            Volume::Media { media, .. } => {
+                let entry = catalog.media.get_latest(media.as_str()).await;
+                let entry = entry.map_err(crate::catalog::CatalogError::from)?;
+                let missing = || not_found(Code::MediaNotFound, "media", media.as_str());
+                let record = entry.ok_or_else(missing)?.value;
+                vec![ChainFile {
+                    path: medium_file(roots, media, &record)?.path(),
+                    format: "raw",
+                }]
+            }
+        };
+        all.insert(volume.object(), files);
+    }
+    Ok(all)
+}
+
+fn medium_file(roots: &Roots, id: &MediaId, record: &MediaRecord) -> Result<PoolFile, JobError> {
+    Ok(PoolFile {
+        root: root(roots, &record.pool)?.clone(),
+        name: format!("media/{id}.{}", record.format),
+        // Given to the guest as bytes, whatever they say.
+        content: None,
+    })
 }
 
 /// That the files of disks, and all below them, are what the catalogue says: before a domain that

@@ -76,6 +76,11 @@ impl Context<'_> {
         }
     }
 
+    /// Whether a mark is this job's, of whichever claim.
+    pub(crate) fn is_job(&self, mark: &Mark) -> bool {
+        mark.job == self.job.id
+    }
+
     /// Whether this job wrote the record's last intent.
     pub(crate) fn is_own(&self, record: &DomainRecord) -> bool {
         record.owner_job.as_ref() == Some(&self.job.id)

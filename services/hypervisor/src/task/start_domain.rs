@@ -2,7 +2,8 @@
 
 use super::{Checked, Context, Steps};
 use crate::{
-    place::{self, Placed},
+    libvirt::Seen,
+    place::{self, Files, Placed},
     xml::{Blueprint, HostFacts},
 };
 use tokio::sync::OwnedMutexGuard;
@@ -48,8 +49,37 @@ impl StartDomain<'_> {
         }
     }
 
+    /// The domain is defined from now on as this job started it. Not before: a start that fails
+    /// leaves it as it was.
+    async fn define(&self) -> Result<(), JobError> {
+        let (catalog, domain) = (&self.at.domains.catalog, self.at.domain);
+        let step = |record: &DomainRecord| {
+            let blueprint = self.blueprint(Some(record))?;
+            let next = DomainRecord {
+                xml: Some(blueprint.portable(domain, record.uuid)),
+                disks: blueprint.disks(),
+                media: blueprint.media(),
+                ..record.clone()
+            };
+            let updated_at = Timestamp::now();
+            Ok((next != *record).then_some(DomainRecord { updated_at, ..next }))
+        };
+        Ok(catalog.change_domain(domain, step).await?)
+    }
+
+    /// As [`Self::running`], of a domain that this claim didn't start. An earlier one may have: that
+    /// is told by the domain's mark.
+    async fn found(&self, seen: &Seen) -> Result<Done, JobError> {
+        let is_marked = seen.mark.as_ref().is_some_and(|mark| self.at.is_job(mark));
+        let record = self.at.slot().await?.value;
+        if is_marked && record.is_some_and(|record| self.at.is_own(&record)) {
+            self.define().await?;
+        }
+        self.running().await
+    }
+
     /// What is so, with the guard held: the domain runs.
-    async fn started(&self) -> Result<Done, JobError> {
+    async fn running(&self) -> Result<Done, JobError> {
         let domains = self.at.domains;
         let record = domains.sync_guarded(self.at.domain).await?;
         let record = record.ok_or_else(|| self.at.not_found())?;
@@ -62,8 +92,47 @@ impl StartDomain<'_> {
         done(&started).map_err(|_| JobError::internal("a result that is no object"))
     }
 
-    async fn is_active(&self) -> Result<bool, JobError> {
-        Ok(self.at.seen().await?.is_some_and(|seen| seen.is_active))
+    async fn active(&self) -> Result<Option<Seen>, JobError> {
+        Ok(self.at.seen().await?.filter(|seen| seen.is_active))
+    }
+
+    /// This host's XML of a blueprint.
+    fn host_xml(&self, blueprint: &Blueprint, uuid: Uuid, files: &Files) -> String {
+        let settings = &self.at.domains.settings;
+        let facts = HostFacts {
+            accelerator: settings.accelerator,
+            listen: &settings.listen,
+            files,
+        };
+        blueprint.for_host(self.at.domain.as_str(), uuid, &self.at.mark(), &facts)
+    }
+
+    /// Has libvirt define the domain as it was before this job, if the job got as far as to change
+    /// that: what is done to a domain that is off is done to what libvirt knows of it.
+    async fn redefine(&self, former: &Blueprint, record: &DomainRecord) -> Result<(), JobError> {
+        let (domains, domain) = (self.at.domains, self.at.domain);
+        let mark = self.at.seen().await?.and_then(|seen| seen.mark);
+        if !mark.is_some_and(|mark| self.at.is_job(&mark)) {
+            return Ok(());
+        }
+        let roots = &domains.settings.roots;
+        let files = match place::files(&domains.catalog, roots, former).await {
+            Ok(files) => files,
+            Err(error) if error.code.is_retryable() => return Err(error),
+            Err(error) => {
+                tracing::warn!(%domain, %error, "libvirt isn't told what it was before");
+                return Ok(());
+            }
+        };
+        let xml = self.host_xml(former, record.uuid, &files);
+        match domains.host.define(domain, xml).await {
+            Err(error) if error.is_in_doubt() => Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%domain, %error, "libvirt doesn't take what it was before");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// The record of a domain that is about to be started here.
@@ -90,7 +159,6 @@ impl StartDomain<'_> {
         DomainRecord {
             hypervisor: Some(domains.settings.hypervisor.clone()),
             desired: Desired::Running,
-            xml: Some(plan.blueprint.portable(self.at.domain, plan.uuid)),
             disks: plan.blueprint.disks(),
             media: plan.blueprint.media(),
             owner_job: Some(self.at.job.id.clone()),
@@ -114,8 +182,8 @@ impl Steps for StartDomain<'_> {
         let domains = self.at.domains;
         domains.capacity.keep(&self.at.job.id);
         let guard = domains.guard(self.at.domain).await;
-        if self.is_active().await? {
-            return Ok(Checked::Done(self.started().await?));
+        if let Some(seen) = self.active().await? {
+            return Ok(Checked::Done(self.found(&seen).await?));
         }
         let record = self.at.slot().await?.value;
         let blueprint = self.blueprint(record.as_ref())?;
@@ -143,15 +211,7 @@ impl Steps for StartDomain<'_> {
 
     async fn effect(&self, plan: &mut Plan, _: &Run) -> Result<(), Stop> {
         let (domains, domain) = (self.at.domains, self.at.domain);
-        let facts = HostFacts {
-            accelerator: domains.settings.accelerator,
-            listen: &domains.settings.listen,
-            files: &plan.placed.files,
-        };
-        let mark = self.at.mark();
-        let xml = plan
-            .blueprint
-            .for_host(domain.as_str(), plan.uuid, &mark, &facts);
+        let xml = self.host_xml(&plan.blueprint, plan.uuid, &plan.placed.files);
         domains
             .host
             .define(domain, xml)
@@ -161,25 +221,26 @@ impl Steps for StartDomain<'_> {
             Ok(()) => Ok(()),
             Err(error) if error.is_in_doubt() => Err(JobError::from(error).into()),
             // It was started behind our back, between two steps.
-            Err(_) if self.is_active().await? => Ok(()),
+            Err(_) if self.active().await?.is_some() => Ok(()),
             Err(error) => Err(JobError::from(error).into()),
         }
     }
 
     async fn publish(&self, plan: Plan) -> Result<Done, Stop> {
-        let started = self.started().await;
+        self.define().await?;
+        let running = self.running().await;
         drop(plan.guard);
-        Ok(started?)
+        Ok(running?)
     }
 
     /// libvirt is asked first: what runs was started, by this job or before it.
     async fn recover(&self) -> Result<Option<Done>, JobError> {
         self.at.settled().await?;
         let _guard = self.at.domains.guard(self.at.domain).await;
-        if self.is_active().await? {
-            return self.started().await.map(Some);
+        match self.active().await? {
+            Some(seen) => self.found(&seen).await.map(Some),
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     /// A domain that doesn't run is as it was before: off, or not there at all.
@@ -189,17 +250,23 @@ impl Steps for StartDomain<'_> {
         self.at.settled().await?;
         let _guard = domains.guard(domain).await;
         let slot = self.at.slot().await?;
-        let Some(record) = slot.value.filter(|record| self.at.is_own(record)) else {
+        let Some(mut record) = slot.value.filter(|record| self.at.is_own(record)) else {
             return Ok(());
         };
-        if self.is_active().await? {
-            return domains.sync_guarded(domain).await.map(|_| ());
+        if let Some(seen) = self.active().await? {
+            return self.found(&seen).await.map(|_| ());
         }
         domains.free(domain, &record).await?;
-        if record.last_started_at.is_some() {
-            let desired = Desired::Shutoff;
+        if record.xml.is_some() {
+            // One that this host allows no longer can't be started, but stays what it was.
+            if let Ok(former) = domains.last_blueprint(domain, &record) {
+                self.redefine(&former, &record).await?;
+                record.disks = former.disks();
+                record.media = former.media();
+            }
             let next = DomainRecord {
-                desired,
+                desired: Desired::Shutoff,
+                owner_job: None,
                 updated_at: Timestamp::now(),
                 ..record
             };
@@ -209,7 +276,7 @@ impl Steps for StartDomain<'_> {
                 .await?;
             return Ok(());
         }
-        // It never ran, so this job brought it: nothing of it stays.
+        // It was never defined, so this job brought it: nothing of it stays.
         if self.at.seen().await?.is_some() {
             domains.host.undefine(domain).await?;
         }

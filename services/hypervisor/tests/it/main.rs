@@ -6,6 +6,7 @@
 )]
 
 mod chains;
+mod definitions;
 mod domains;
 mod guests;
 mod hosts;
