@@ -84,7 +84,7 @@ impl Capacity {
             let others = others.map(|(_, kept)| (kept.domain.clone(), kept.room));
             others.collect()
         };
-        let running = host.domains(true).await?;
+        let running = host.running().await?;
         let mut used = Room::default();
         for domain in &running {
             used.memory += domain.memory;

@@ -6,6 +6,7 @@ mod catalog;
 mod config;
 mod domains;
 mod files;
+mod follow;
 mod libvirt;
 mod look;
 mod observe;

@@ -6,8 +6,9 @@ use crate::{
     catalog::Catalog,
     config::{HypervisorConfig, Libvirt},
     domains::{Domains, HostSettings},
+    follow::follow,
     libvirt::{Host, Node},
-    observe, probe,
+    probe,
     register::register,
     xml::Accelerator,
 };
@@ -56,7 +57,7 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
         host,
         &node,
     );
-    let following = observe::follow(domains.clone(), hinted, daemon.stop.clone());
+    let following = follow(domains.clone(), hinted, daemon.stop.clone());
     daemon.parts.spawn("domains", following);
     let setup = Setup {
         bus: bus.clone(),

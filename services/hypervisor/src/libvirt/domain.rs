@@ -61,16 +61,11 @@ impl Host {
         .await
     }
 
-    /// All domains as they are now. One that goes meanwhile is left out.
-    pub(crate) async fn domains(&self, only_active: bool) -> Result<Vec<Seen>, LibvirtError> {
-        let flags = if only_active {
-            sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE
-        } else {
-            0
-        };
+    /// The domains that run, as they are now. One that goes meanwhile is left out.
+    pub(crate) async fn running(&self) -> Result<Vec<Seen>, LibvirtError> {
         self.look(None, move |connection| {
             let mut all = Vec::new();
-            for domain in connection.list_all_domains(flags)? {
+            for domain in connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE)? {
                 match Seen::look(&domain) {
                     Ok(seen) => all.push(seen),
                     Err(error) if error.is_no_domain() => {}
@@ -78,6 +73,16 @@ impl Host {
                 }
             }
             Ok(all)
+        })
+        .await
+    }
+
+    /// The names of all domains, defined or running.
+    pub(crate) async fn names(&self) -> Result<Vec<String>, LibvirtError> {
+        self.look(None, |connection| {
+            let all = connection.list_all_domains(0)?;
+            let names: Result<_, _> = all.iter().map(Domain::get_name).collect();
+            Ok(names?)
         })
         .await
     }

@@ -45,7 +45,10 @@ async fn a_start_that_fails_leaves_the_domain_defined_as_it_last_ran() {
         let after = guests.site.domain("web1").await.unwrap();
         assert_eq!((&after.xml, &after.disks), (&before.xml, &before.disks));
         let xml = defined(&guests, "web1");
-        assert!(xml.contains("/web1.qcow2") && !xml.contains("/web2"), "{xml}");
+        assert!(
+            xml.contains("/web1.qcow2") && !xml.contains("/web2"),
+            "{xml}"
+        );
         assert!(guests.site.users("web2").await.is_empty());
     }
     let started = guests.done("start_domain", json!({"domain": "web1"})).await;

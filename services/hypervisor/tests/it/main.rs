@@ -8,6 +8,7 @@
 mod chains;
 mod definitions;
 mod domains;
+mod events;
 mod guests;
 mod hosts;
 mod images;
