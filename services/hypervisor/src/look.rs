@@ -2,8 +2,9 @@
 
 use crate::{capacity::Room, domains::Domains};
 use std::time::Duration;
+use virtbus_bus::BusError;
 use virtbus_wire::{
-    DomainId, Label, Object, Queue, Record, Task,
+    Code, DomainId, JobError, Label, Object, Queue, Record, Task,
     catalog::{DomainRecord, HypervisorState},
     state::WaitReason,
     task::{HypervisorTask, hypervisor::Definition},
@@ -42,10 +43,25 @@ pub(crate) async fn look(domains: &Domains, job: &Record, deliveries: u64) -> Lo
     };
     let here = &domains.settings.hypervisor;
     let needs = needs(domains, job, &domain, record.as_ref());
-    if let Some(host) = bound_to(record.as_ref(), &needs)
+    if let Some(host) = bound_to(domains, &domain, record.as_ref(), &needs)
         && host != here
     {
-        return Look::Pass(Queue::Hypervisor(host.clone(), priority));
+        let is_on = record.as_ref().is_some_and(|record| record.state.is_on());
+        match state_of(domains, host).await {
+            Ok(Some(HypervisorState::Fenced)) if is_on => {
+                // Whoever fences it is at it.
+                return Look::HandBack(UNSURE);
+            }
+            // What it knew is gone with it: any other host does what can be done without.
+            Ok(Some(HypervisorState::Fenced)) => {}
+            Ok(Some(HypervisorState::Up | HypervisorState::Draining) | None) => {
+                return Look::Pass(Queue::Hypervisor(host.clone(), priority));
+            }
+            Err(error) => {
+                tracing::warn!(job = %job.id, %error, "the domain's host can't be read");
+                return Look::HandBack(UNSURE);
+            }
+        }
     }
     // Bound by the claim: should this service die, no other host may take over what is about a
     // domain that it doesn't have.
@@ -122,16 +138,71 @@ fn room_of(
     })
 }
 
-/// The host that a job is for: where its domain runs, where its snapshots are, or where it was
-/// last for what can't be done anywhere else.
-fn bound_to<'a>(record: Option<&'a DomainRecord>, needs: &Needs) -> Option<&'a Label> {
+/// The host that a job is for: where its domain runs, where its snapshots are or what its firmware
+/// remembers, or where it was last for what can't be done anywhere else.
+fn bound_to<'a>(
+    domains: &Domains,
+    domain: &DomainId,
+    record: Option<&'a DomainRecord>,
+    needs: &Needs,
+) -> Option<&'a Label> {
     let record = record?;
     let host = record.hypervisor.as_ref()?;
+    let has_state = || {
+        let last = domains.last_blueprint(domain, record);
+        last.is_ok_and(|last| last.has_state_on_host())
+    };
     let is_bound = match needs {
         Needs::TheDomain => true,
-        Needs::Room(_) => record.state.is_on() || !record.snapshots.is_empty(),
+        Needs::Room(_) => record.state.is_on() || !record.snapshots.is_empty() || has_state(),
     };
     is_bound.then_some(host)
+}
+
+/// What is said of a host; none when nobody registered it.
+async fn state_of(domains: &Domains, host: &Label) -> Result<Option<HypervisorState>, BusError> {
+    let found = domains.catalog.hypervisors.get_latest(host.as_str());
+    Ok(found.await?.map(|entry| entry.value.state))
+}
+
+/// That a job, claimed here because the host of its domain was fenced, needs nothing of that host.
+///
+/// # Errors
+/// `hypervisor.unreachable`.
+pub(crate) async fn admit(domains: &Domains, job: &Record) -> Result<(), JobError> {
+    let Some(domain) = domain_of(job) else {
+        return Ok(());
+    };
+    let class = virtbus_wire::Class::Hypervisor;
+    let needs_nothing = match Task::restore(class, &job.task, &job.params) {
+        Ok(Task::Hypervisor(task)) => match task {
+            HypervisorTask::Ping(_)
+            | HypervisorTask::StartDomain(_)
+            | HypervisorTask::CheckDomain(_)
+            | HypervisorTask::StopDomain(_)
+            | HypervisorTask::DeleteDomain(_) => true,
+            HypervisorTask::ResumeDomain(_)
+            | HypervisorTask::ResetDomain(_)
+            | HypervisorTask::CreateSnapshot(_)
+            | HypervisorTask::RevertSnapshot(_)
+            | HypervisorTask::DeleteSnapshot(_)
+            | HypervisorTask::Resize(_)
+            | HypervisorTask::Commit(_) => false,
+        },
+        Ok(Task::Storage(_) | Task::Core(_)) | Err(_) => true,
+    };
+    if needs_nothing {
+        return Ok(());
+    }
+    let record = domains.catalog.domain(&domain).await?.value;
+    match record.and_then(|record| record.hypervisor) {
+        Some(host) if host != domains.settings.hypervisor => {
+            let text = format!("the domain was last on the host {host}, which was fenced");
+            let error = JobError::new(Code::HypervisorUnreachable, text);
+            Err(error.with("hypervisor", host.as_str()))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// What becomes of a start that this host has no room for; none when it has.
@@ -187,9 +258,7 @@ async fn no_room(
 }
 
 /// The hosts of this pool whose services live.
-async fn live_hosts(
-    domains: &Domains,
-) -> Result<Vec<(Label, HypervisorState)>, virtbus_bus::BusError> {
+async fn live_hosts(domains: &Domains) -> Result<Vec<(Label, HypervisorState)>, BusError> {
     let mut live = Vec::new();
     for (name, entry) in domains.catalog.hypervisors.all().await? {
         let record = entry.value;

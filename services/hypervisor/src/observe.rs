@@ -89,6 +89,7 @@ mod tests {
     fn seen(state: DomainState, off_in_order: bool) -> Seen {
         Seen {
             name: "web1".to_owned(),
+            uuid: None,
             state,
             off_in_order,
             is_starting: false,

@@ -42,6 +42,7 @@ impl Perform for Domains {
     }
 
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
+        look::admit(self, &job.record).await?;
         each_with_steps!(known(self, job)?,
             ping => {
                 let node = self.host.node().await.map_err(JobError::from)?;

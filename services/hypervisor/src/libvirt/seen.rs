@@ -1,6 +1,7 @@
 //! A domain as libvirt sees it now.
 
 use super::error::LibvirtError;
+use uuid::Uuid;
 use virt::{domain::Domain, sys};
 use virtbus_wire::{
     JobId,
@@ -24,6 +25,8 @@ pub(crate) struct Mark {
 pub(crate) struct Seen {
     /// Its name.
     pub(crate) name: String,
+    /// libvirt's own id of it.
+    pub(crate) uuid: Option<Uuid>,
     /// Its state.
     pub(crate) state: DomainState,
     /// Whether it went off in order: by itself, or because somebody said so.
@@ -55,10 +58,11 @@ impl Seen {
         let xml = domain.get_xml_desc(0)?;
         let document = roxmltree::Document::parse(&xml)
             .map_err(|_| LibvirtError::Unreadable("libvirt's XML of a domain"))?;
-        let snapshots = domain.list_all_snapshots(0).unwrap_or_default();
+        let snapshots = domain.list_all_snapshots(0)?;
         let names: Result<Vec<String>, _> = snapshots.iter().map(|s| s.get_name()).collect();
         Ok(Self {
             name: domain.get_name()?,
+            uuid: domain.get_uuid_string()?.parse().ok(),
             state,
             off_in_order: is_in_order(raw, reason),
             is_starting: raw == sys::VIR_DOMAIN_PAUSED
@@ -100,6 +104,7 @@ fn is_in_order(raw: sys::virDomainState, reason: i32) -> bool {
         sys::VIR_DOMAIN_SHUTOFF_SHUTDOWN,
         sys::VIR_DOMAIN_SHUTOFF_DESTROYED,
         sys::VIR_DOMAIN_SHUTOFF_SAVED,
+        sys::VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT,
     ];
     raw == sys::VIR_DOMAIN_SHUTOFF && orderly.map(number).contains(&reason)
 }
@@ -162,6 +167,10 @@ mod tests {
         assert_eq!(state(off, crashed).unwrap(), DomainState::Crashed);
         assert!(!is_in_order(off, crashed) && !is_in_order(off, 0));
         assert!(is_in_order(off, number(sys::VIR_DOMAIN_SHUTOFF_SHUTDOWN)));
+        assert!(is_in_order(
+            off,
+            number(sys::VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT)
+        ));
         assert!(state(77, 0).is_err(), "an unknown state is no state");
     }
 

@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     blueprint: Blueprint,
     placed: Placed,
     uuid: Uuid,
+    /// Whether libvirt has a definition here that is another life's of the domain.
+    is_outdated: bool,
 }
 
 impl StartDomain<'_> {
@@ -94,6 +96,27 @@ impl StartDomain<'_> {
 
     async fn active(&self) -> Result<Option<Seen>, JobError> {
         Ok(self.at.seen().await?.filter(|seen| seen.is_active))
+    }
+
+    /// Whether libvirt knows the domain as it was before it was started elsewhere, or before it was
+    /// deleted there: that isn't it any more. What nobody made over the bus is nobody's to remove.
+    fn is_outdated(
+        &self,
+        seen: &Seen,
+        record: Option<&DomainRecord>,
+        uuid: Uuid,
+    ) -> Result<bool, JobError> {
+        let here = &self.at.domains.settings.hypervisor;
+        let was_here = record.is_some_and(|record| record.hypervisor.as_ref() == Some(here));
+        let is_it = seen.uuid == Some(uuid);
+        if seen.mark.is_some() {
+            return Ok(!(is_it && was_here));
+        }
+        if is_it {
+            return Ok(false);
+        }
+        let text = "the host has another domain of this name, which wasn't made over the bus";
+        Err(JobError::new(Code::Conflict, text).with("domain", self.at.domain.as_str()))
     }
 
     /// This host's XML of a blueprint.
@@ -182,12 +205,17 @@ impl Steps for StartDomain<'_> {
         let domains = self.at.domains;
         domains.capacity.keep(&self.at.job.id);
         let guard = domains.guard(self.at.domain).await;
-        if let Some(seen) = self.active().await? {
-            return Ok(Checked::Done(self.found(&seen).await?));
-        }
+        let seen = self.at.seen().await?;
         let record = self.at.slot().await?.value;
+        if let Some(seen) = seen.as_ref().filter(|seen| seen.is_active) {
+            return Ok(Checked::Done(self.found(seen).await?));
+        }
         let blueprint = self.blueprint(record.as_ref())?;
         let uuid = self.uuid(record.as_ref(), blueprint.uuid)?;
+        let is_outdated = match &seen {
+            Some(seen) => self.is_outdated(seen, record.as_ref(), uuid)?,
+            None => false,
+        };
         let holder = domains.holder(self.at.domain);
         let roots = &domains.settings.roots;
         let job = &self.at.job.record;
@@ -197,11 +225,17 @@ impl Steps for StartDomain<'_> {
             blueprint,
             placed,
             uuid,
+            is_outdated,
         }))
     }
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
         let (catalog, domain) = (&self.at.domains.catalog, self.at.domain);
+        if plan.is_outdated {
+            // Before the record says that the domain is here: then it would pass for its own.
+            let undefined = self.at.domains.host.undefine(domain).await;
+            undefined.map_err(JobError::from)?;
+        }
         let slot = self.at.slot().await?;
         let record = self.intended(plan, slot.value);
         catalog.write_domain(domain, record, slot.revision).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use virtbus_wire::{
     JobError,
-    catalog::Desired,
+    catalog::{Desired, DomainRecord},
     task::hypervisor::{DomainState, StopMode, domain as params},
 };
 use virtbus_worker::{Done, Run, Stop};
@@ -35,6 +35,15 @@ impl StopDomain<'_> {
     async fn active(&self) -> Result<Option<Seen>, JobError> {
         let seen = self.host().domain(self.at.domain.as_str()).await?;
         Ok(seen.filter(|seen| seen.is_active))
+    }
+
+    async fn should_be_off(&self) -> Result<(), Stop> {
+        let off = |record: &mut DomainRecord| record.desired = Desired::Shutoff;
+        match self.at.intend(off).await {
+            // One that nobody defined over the bus is stopped all the same.
+            Err(Stop::Failed(error)) if error.code == self.at.not_found().code => Ok(()),
+            other => other,
+        }
     }
 
     /// Asks the guest, and waits for its end; false when its time is over.
@@ -75,7 +84,11 @@ impl Steps for StopDomain<'_> {
                 state: seen.state,
                 is_off: false,
             })),
-            None => self.at.in_state().await.map(Checked::Done),
+            // It may have crashed: that it should be off is said all the same.
+            None => {
+                self.should_be_off().await?;
+                self.at.in_state().await.map(Checked::Done)
+            }
         }
     }
 
@@ -103,15 +116,7 @@ impl Steps for StopDomain<'_> {
     }
 
     async fn intend(&self, _: &mut Plan) -> Result<(), Stop> {
-        let off = self
-            .at
-            .intend(|record| record.desired = Desired::Shutoff)
-            .await;
-        match off {
-            // One that nobody defined over the bus is stopped all the same.
-            Err(Stop::Failed(error)) if error.code == self.at.not_found().code => Ok(()),
-            other => other,
-        }
+        self.should_be_off().await
     }
 
     async fn effect(&self, plan: &mut Plan, _: &Run) -> Result<(), Stop> {

@@ -97,6 +97,15 @@ impl Blueprint {
         })
     }
 
+    /// Whether its host keeps something of it beside its disks: what the firmware remembers, what is
+    /// in the trusted module.
+    pub(crate) fn has_state_on_host(&self) -> bool {
+        let os = self.tree.child("os");
+        let has_efi = os.is_some_and(|os| os.attribute("firmware") == Some("efi"));
+        let devices = self.tree.child("devices");
+        has_efi || devices.is_some_and(|devices| devices.child("tpm").is_some())
+    }
+
     /// For the record: libvirt's XML, disks and media named as volumes.
     pub(crate) fn portable(&self, domain: &DomainId, uuid: Uuid) -> String {
         self.named(domain.as_str(), uuid).to_string()

@@ -27,9 +27,10 @@ async fn a_domain_is_seen_at_once_while_a_call_about_another_one_takes_long() {
         .publish(low, payload("create_snapshot", &of))
         .await;
     until("the call", async || {
-        match guests.site.record(&job).await?.state {
-            JobState::Running(hold) if hold.phase == Phase::Commit => Ok(()),
-            state => Err(format!("{state:?}")),
+        let state = guests.site.record(&job).await?.state;
+        match state.hold() {
+            Some(hold) if hold.phase == Phase::Commit => Ok(()),
+            Some(_) | None => Err(format!("{state:?}")),
         }
     })
     .await;

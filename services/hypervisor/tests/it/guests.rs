@@ -57,6 +57,13 @@ impl Guests {
     pub(crate) async fn second_host(&self) -> (Libvirt, Service) {
         let libvirt = Libvirt::start().await;
         self.site.make_host_consumers("hv-two").await;
+        let mut service = self.second_service(&libvirt);
+        until("readiness", async || service.ready().await).await;
+        (libvirt, service)
+    }
+
+    /// The service of the second host.
+    pub(crate) fn second_service(&self, libvirt: &Libvirt) -> Service {
         let (uri, root) = (libvirt.uri(), text(&self.libvirt.pool()));
         let mut settings = vec![
             ("LIBVIRT__URI", uri.as_str()),
@@ -65,9 +72,7 @@ impl Guests {
             ("WORKER__ID", "hv-worker-two"),
         ];
         settings.extend(self.more.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let mut service = Service::start(&self.site, &settings);
-        until("readiness", async || service.ready().await).await;
-        (libvirt, service)
+        Service::start(&self.site, &settings)
     }
 
     /// Starts the service again.

@@ -13,6 +13,7 @@ mod guests;
 mod hosts;
 mod images;
 mod kills;
+mod moves;
 mod process;
 
 use process::{Service, Site};

@@ -63,7 +63,7 @@ impl Site {
     }
 
     pub(crate) async fn host(&self, name: &str) -> Result<HypervisorRecord, String> {
-        let found = Bucket::new(&self.bus, "hypervisors").get_latest(name).await;
+        let found = self.hosts().get_latest(name).await;
         let found = found.map_err(|error| error.to_string())?;
         found
             .map(|entry| entry.value)
@@ -139,6 +139,10 @@ impl Site {
 
     pub(crate) fn domains(&self) -> Bucket<DomainRecord> {
         Bucket::new(&self.bus, "domains")
+    }
+
+    pub(crate) fn hosts(&self) -> Bucket<HypervisorRecord> {
+        Bucket::new(&self.bus, "hypervisors")
     }
 
     pub(crate) fn disks(&self) -> Bucket<DiskRecord> {
