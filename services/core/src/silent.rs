@@ -1,9 +1,14 @@
 //! What runs on a host whose service is silent is `unknown`: nobody sees what becomes of it.
 //!
 //! What it uses stays in use, and what was off stays off. The host's own service says what its
-//! domains are once it's back; a person's word that the host is off says it before.
+//! domains are once it's back; a person's word that the host is off says it before. From then on
+//! what comes to the host's own queues is settled here too.
 
-use crate::{domains, service::Stores};
+use crate::{
+    control::fenced::{Watched, watch},
+    domains,
+    service::Stores,
+};
 use std::{collections::BTreeMap, time::Duration};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{BusError, WriteError};
@@ -32,10 +37,13 @@ enum Silence {
 /// Watches the hosts until `stop`.
 pub async fn run(stores: Stores, stop: CancellationToken) {
     let mut beat = Beat::every(LOOK, stop);
-    let mut silent = BTreeMap::new();
+    let (mut silent, mut fenced) = (BTreeMap::new(), Watched::new());
     while beat.next().await {
         if let Err(error) = look(&stores, &mut silent).await {
             tracing::warn!(%error, "the hosts can't be looked at");
+        }
+        if let Err(error) = watch(&stores, &mut fenced).await {
+            tracing::warn!(%error, "jobs of fenced hosts can't be settled yet");
         }
     }
 }

@@ -1,22 +1,24 @@
 //! `virtbus.hypervisors.fence`: a person's or a fencing device's word that a host is off.
 //!
-//! In this order: the host's record says so; its domains are off and what they used is free; its
+//! In this order: the host's record says so; what its domains used is free and they are off; its
 //! jobs end or go elsewhere; what should run is started elsewhere. Each step may be done again:
-//! whoever got no answer asks once more.
+//! whoever got no answer asks once more. Jobs that come to the host's own queues later are settled
+//! by a watch, as long as it's fenced.
 
 use super::{
-    Caller, Failed, change::publish_if_new, hypervisors::not_found, pause::check_reason,
+    Caller, Failed,
+    fenced::{self, Settled},
+    hypervisors::not_found,
+    pause::check_reason,
     things::Held,
 };
 use crate::{domains, service::Stores};
 use serde_json::json;
-use std::collections::BTreeSet;
-use virtbus_bus::{Bucket, BusError, Entry, WriteError, jobs::ChangeError, lease::Leases};
+use virtbus_bus::{Bucket, WriteError};
 use virtbus_wire::{
     Code, DomainId, Envelope, JobError, JobId, Label, Priority, Queue, Record,
     catalog::{Desired, DomainRecord, HypervisorRecord, HypervisorState, InUseBy},
     control::{Fence, FenceOutcome},
-    protocol::fence::fenced,
     task::hypervisor::DomainState,
 };
 
@@ -33,6 +35,9 @@ pub(super) async fn fence(
     let name = &asked.hypervisor;
     let host = mark(stores, &asked).await?;
     tracing::warn!(hypervisor = %name, by = caller.by, reason = asked.reason, "fenced");
+    // Free before it says that it's off: whoever starts it elsewhere must find its disks free.
+    free(stores, &stores.catalogue.disks, name).await?;
+    free(stores, &stores.catalogue.media, name).await?;
     let on_it = domains::of_host(stores, name).await?;
     let mut domains = Vec::new();
     for (id, before) in &on_it {
@@ -41,17 +46,16 @@ pub(super) async fn fence(
             domains.push(id.clone());
         }
     }
-    free(stores, &stores.catalogue.disks, name).await?;
-    free(stores, &stores.catalogue.media, name).await?;
-    let moved = settle_jobs(stores, name, &host.pool, asked.restart).await?;
+    let mut settled = Settled::default();
+    fenced::settle(stores, (name, &host), asked.restart, 1, &mut settled).await?;
     let mut restarted: Vec<DomainId> = Vec::new();
     if asked.restart {
-        let wanted = on_it
-            .into_iter()
-            .filter(|(_, domain)| domain.desired == Desired::Running);
+        let wanted = on_it.into_iter().filter(|(id, domain)| {
+            domain.desired == Desired::Running && !settled.stopped.contains(id)
+        });
         for (id, domain) in wanted {
             // One that was about to be started there already goes elsewhere by itself.
-            if !moved.contains(&id) {
+            if !settled.moved.contains(&id) {
                 start(stores, &id, &domain, &asked.reason).await?;
             }
             restarted.push(id);
@@ -131,75 +135,6 @@ async fn free<T: Held>(stores: &Stores, bucket: &Bucket<T>, host: &Label) -> Res
         tracing::info!(key, bucket = bucket.name(), hypervisor = %host, at = %stores.bus.now(), "free");
     }
     Ok(())
-}
-
-/// Ends the jobs on the host's own queues, or moves them; says which domains are being started
-/// elsewhere by that.
-async fn settle_jobs(
-    stores: &Stores,
-    host: &Label,
-    pool: &Label,
-    restart: bool,
-) -> Result<BTreeSet<DomainId>, Failed> {
-    let (mut jobs, mut from) = (Vec::new(), Some(1));
-    while let Some(revision) = from {
-        let page = stores.jobs.bucket().page(revision).await?;
-        let records = page.items.into_iter().filter_map(|row| row.entry.ok()?);
-        let open = records.filter(|entry| is_on(&entry.value, host));
-        jobs.extend(open.map(|entry| entry.value.id));
-        from = page.next;
-    }
-    let mut moved = BTreeSet::new();
-    for id in jobs {
-        let after = settle(stores, &id, host, pool, restart).await?;
-        let is_moved = after.filter(|job| !job.state.name().is_final());
-        let domain = is_moved.and_then(|job| job.params.get("domain")?.as_str()?.parse().ok());
-        moved.extend(domain);
-    }
-    Ok(moved)
-}
-
-/// Whether a job that isn't over is on a queue of this host alone.
-fn is_on(job: &Record, host: &Label) -> bool {
-    let queue = job.queue.queue();
-    let is_its = matches!(queue, Some(Queue::Hypervisor(name, _)) if name == host);
-    is_its && !job.state.name().is_final()
-}
-
-async fn settle(
-    stores: &Stores,
-    id: &JobId,
-    host: &Label,
-    pool: &Label,
-    restart: bool,
-) -> Result<Option<Record>, Failed> {
-    for _ in 0..TRIES_MAX {
-        let Some(entry) = stores.jobs.get_latest(id).await? else {
-            return Ok(None);
-        };
-        if !is_on(&entry.value, host) || has_owner(stores, &entry).await? {
-            return Ok(None);
-        }
-        let Some(event) = fenced(&entry.value, host, pool, restart) else {
-            return Ok(None);
-        };
-        match stores.jobs.change(&entry, event).await {
-            Ok(after) => {
-                publish_if_new(stores, &entry.value, &after.value).await;
-                return Ok(Some(after.value));
-            }
-            Err(ChangeError::Illegal(_) | ChangeError::Write(WriteError::Conflict(_))) => {}
-            Err(ChangeError::Write(error)) => return Err(error.into()),
-        }
-    }
-    Err(WriteError::Conflict(id.to_string()).into())
-}
-
-async fn has_owner(stores: &Stores, entry: &Entry<Record>) -> Result<bool, BusError> {
-    match entry.value.state.hold() {
-        Some(hold) => Leases::new(&stores.bus).is_alive(&hold.owner).await,
-        None => Ok(false),
-    }
 }
 
 /// Starts a domain on any other host of its pool.

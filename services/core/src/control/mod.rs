@@ -6,6 +6,7 @@ mod change;
 mod deregister;
 mod explain;
 mod fence;
+pub(crate) mod fenced;
 mod hypervisors;
 mod jobs;
 mod lines;

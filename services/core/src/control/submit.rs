@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use virtbus_bus::{BusError, WriteError, jobs::PublishError};
 use virtbus_wire::{
-    Code, JobError, JobId, Object, Queue, Record, Task, Timestamp,
-    catalog::DiskState,
+    Code, JobError, JobId, Label, Object, Queue, Record, Task, Timestamp,
+    catalog::{DiskState, HypervisorState},
     control::{Accepted, Cancel, Placed, Submission, SubmitAnswer},
     protocol::arrival::{check_against_id, expired_error},
     record::Trace,
@@ -141,19 +141,29 @@ async fn find(stores: &Stores, objects: &[Object], spots: &mut Spots) -> Result<
                 let found = catalogue.media.get_latest(id.as_str()).await?;
                 found.and_then(|entry| in_pool(entry.value.pool, entry.value.state))
             }
-            Object::Domain(id) => {
-                let found = catalogue.domains.get_latest(id.as_str()).await?;
-                found.map(|entry| Spot {
+            Object::Domain(id) => match catalogue.domains.get_latest(id.as_str()).await? {
+                Some(entry) => Some(Spot {
+                    host: unfenced(stores, entry.value.hypervisor).await?,
                     pool: entry.value.pool,
-                    host: entry.value.hypervisor,
-                })
-            }
+                }),
+                None => None,
+            },
         };
         if let Some(spot) = spot {
             spots.insert(object.clone(), spot);
         }
     }
     Ok(())
+}
+
+/// A host, unless it's fenced: then any other of the pool does what can be done without it.
+async fn unfenced(stores: &Stores, host: Option<Label>) -> Result<Option<Label>, BusError> {
+    let Some(host) = host else { return Ok(None) };
+    let found = stores.catalogue.hypervisors.get_latest(host.as_str());
+    let is_fenced = found
+        .await?
+        .is_some_and(|entry| entry.value.state == HypervisorState::Fenced);
+    Ok((!is_fenced).then_some(host))
 }
 
 /// What a job is about will be where the job goes: later ones of the request find it there.
