@@ -9,6 +9,7 @@ use crate::{
     catalog::Hold,
     domains::{Domains, domain_of, trial_name},
     libvirt::{Hint, Hinted},
+    register::returned,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -285,12 +286,16 @@ async fn everything(domains: Domains) -> Result<Found, JobError> {
     Ok(Found::Known(known))
 }
 
-/// Whether libvirt is there, and which domains others doubt.
+/// Whether libvirt is there, and which domains others doubt: all, if the host itself was.
 async fn asked(domains: Domains, read: u64) -> Result<Found, JobError> {
     // A connection that broke is found by this, and made anew.
     domains.host.node().await?;
-    let found = doubted(&domains, read).await;
-    let (doubted, read) = found.map_err(|error| JobError::internal(error.to_string()))?;
+    let bus = |error: BusError| JobError::internal(error.to_string());
+    let (hosts, here) = (&domains.catalog.hypervisors, &domains.settings.hypervisor);
+    if returned(hosts, here).await.map_err(bus)? {
+        return everything(domains).await;
+    }
+    let (doubted, read) = doubted(&domains, read).await.map_err(bus)?;
     Ok(Found::Doubted(doubted, read))
 }
 

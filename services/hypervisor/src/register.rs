@@ -72,3 +72,34 @@ pub(crate) async fn register(
     };
     Err(unreachable.into())
 }
+
+/// Says that the host is on again, if somebody gave their word that it's off: its service lives, or
+/// it lives again after it was cut off. True when that had to be said.
+pub(crate) async fn returned(
+    records: &Bucket<HypervisorRecord>,
+    hypervisor: &Label,
+) -> Result<bool, BusError> {
+    let slot = records.slot(hypervisor.as_str()).await?;
+    let is_fenced = |record: &HypervisorRecord| record.state == HypervisorState::Fenced;
+    let Some(record) = slot.value.filter(is_fenced) else {
+        return Ok(false);
+    };
+    let record = HypervisorRecord {
+        state: HypervisorState::Up,
+        reason: None,
+        updated_at: Timestamp::now(),
+        ..record
+    };
+    match records
+        .update(hypervisor.as_str(), &record, slot.revision)
+        .await
+    {
+        Ok(_) => {
+            tracing::warn!(%hypervisor, "was fenced, and is on");
+            Ok(true)
+        }
+        // Whoever wrote it may have said the same; it's looked at again soon.
+        Err(WriteError::Conflict(_)) => Ok(false),
+        Err(WriteError::Bus(error)) => Err(error),
+    }
+}

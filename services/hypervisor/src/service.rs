@@ -175,13 +175,37 @@ fn watch_libvirt(daemon: &Daemon<HypervisorConfig>, host: &Host) {
         loop {
             let answer = host.node().await.map(|_| ());
             let answer = answer.map_err(|error| error.to_string());
-            let is_late = !host.is_healthy();
-            let late = || Err("a call hasn't returned: no domain is started".to_owned());
-            ready.set(LIBVIRT, if is_late { late() } else { answer });
+            ready.set(LIBVIRT, state(answer, host.is_healthy(), host.is_heard()));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(TRY_AGAIN * 5) => {}
             }
         }
     });
+}
+
+/// What the check behind `/readyz` says.
+fn state(answer: Result<(), String>, is_healthy: bool, is_heard: bool) -> Result<(), String> {
+    match (is_healthy, is_heard) {
+        (false, _) => Err("a call hasn't returned: no domain is started".to_owned()),
+        (true, false) => Err("its events aren't heard: domains are seen late".to_owned()),
+        (true, true) => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_well_when_it_answers_in_time_and_is_heard() {
+        assert!(state(Ok(()), true, true).is_ok());
+        for (answer, is_healthy, is_heard) in [
+            (Err("silent".to_owned()), true, true),
+            (Ok(()), false, true),
+            (Ok(()), true, false),
+        ] {
+            assert!(state(answer, is_healthy, is_heard).is_err());
+        }
+    }
 }

@@ -18,6 +18,7 @@
 use super::{error::LibvirtError, lines::Line};
 use std::{
     ffi::{CStr, CString, c_int, c_void},
+    fmt::Display,
     mem::{MaybeUninit, transmute},
     ptr::{null, null_mut},
     sync::{
@@ -25,6 +26,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 use tokio::sync::mpsc;
 use virt::{domain::Domain, error::Error, event, sys};
@@ -97,14 +99,41 @@ pub(super) fn run_loop() -> Result<(), LibvirtError> {
         let driven = thread::Builder::new()
             .name("libvirt-events".to_owned())
             .spawn(|| {
-                while event::event_run_default_impl().is_ok() {}
-                tracing::error!("libvirt's event loop ended");
+                loop {
+                    let round = event::event_run_default_impl();
+                    let round = round.map_err(LibvirtError::from);
+                    thread::sleep(after_round(round, &IS_DEAF));
+                }
             });
         driven
             .map(|_| ())
             .map_err(|_| LibvirtError::Unreadable("no thread for libvirt's events"))
     })
     .clone()
+}
+
+/// Whether libvirt's event loop fails: then nothing is heard of domains.
+static IS_DEAF: AtomicBool = AtomicBool::new(false);
+/// The wait after a round that failed.
+const DEAF_PAUSE: Duration = Duration::from_secs(1);
+
+/// Notes how a round of the loop went; the wait before the next one.
+fn after_round<E: Display>(round: Result<(), E>, is_deaf: &AtomicBool) -> Duration {
+    let was_deaf = is_deaf.swap(round.is_err(), Ordering::AcqRel);
+    match round {
+        Ok(()) => Duration::ZERO,
+        Err(error) => {
+            if !was_deaf {
+                tracing::error!(%error, "libvirt's event loop fails");
+            }
+            DEAF_PAUSE
+        }
+    }
+}
+
+/// Whether what libvirt tells by itself is heard.
+pub(super) fn are_heard() -> bool {
+    !IS_DEAF.load(Ordering::Acquire)
 }
 
 /// What a connection tells; it no longer does once this is dropped.
@@ -270,4 +299,23 @@ pub(super) fn block_end(domain: &Domain, target: &str, pivot: bool) -> Result<()
     // SAFETY: as above.
     done(unsafe { sys::virDomainBlockJobAbort(domain.as_ptr(), target.as_ptr(), flags) })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loop_that_fails_is_told_until_it_goes_on() {
+        let is_deaf = AtomicBool::new(false);
+        for (round, deaf, pause) in [
+            (Ok(()), false, Duration::ZERO),
+            (Err("no poll"), true, DEAF_PAUSE),
+            (Err("no poll"), true, DEAF_PAUSE),
+            (Ok(()), false, Duration::ZERO),
+        ] {
+            assert_eq!(after_round(round, &is_deaf), pause);
+            assert_eq!(is_deaf.load(Ordering::Acquire), deaf);
+        }
+    }
 }

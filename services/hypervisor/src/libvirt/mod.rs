@@ -96,6 +96,11 @@ impl Host {
         self.calls.are_in_time()
     }
 
+    /// Whether what libvirt tells by itself is heard.
+    pub(crate) fn is_heard(&self) -> bool {
+        events::are_heard()
+    }
+
     /// Whether a call about this domain is still on its way: then nobody knows what it is.
     pub(crate) fn is_in_doubt(&self, domain: &DomainId) -> bool {
         self.calls.has(domain)

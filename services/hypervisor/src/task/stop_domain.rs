@@ -5,11 +5,11 @@ use crate::libvirt::{Host, Power, Seen};
 use std::time::Duration;
 use tokio::time::Instant;
 use virtbus_wire::{
-    JobError,
+    Code, JobError,
     catalog::{Desired, DomainRecord},
-    task::hypervisor::{DomainState, StopMode, domain as params},
+    task::hypervisor::{DomainState, InState, StopMode, domain as params},
 };
-use virtbus_worker::{Done, Run, Stop};
+use virtbus_worker::{Done, Run, Stop, done};
 
 /// How often is looked whether the guest is off by now.
 const LOOK: Duration = Duration::from_millis(250);
@@ -35,6 +35,26 @@ impl StopDomain<'_> {
     async fn active(&self) -> Result<Option<Seen>, JobError> {
         let seen = self.host().domain(self.at.domain.as_str()).await?;
         Ok(seen.filter(|seen| seen.is_active))
+    }
+
+    /// What is so afterwards: told by calls that get through when all others hang.
+    async fn off(&self) -> Result<Done, Stop> {
+        let domains = self.at.domains.for_stops();
+        let at = Context {
+            domains: &domains,
+            job: self.at.job,
+            domain: self.at.domain,
+        };
+        match at.in_state().await {
+            Err(Stop::Failed(error)) if error.code == Code::DomainNotFound => {
+                // One that nobody made over the bus has no record; libvirt may know it.
+                let seen = self.host().domain(self.at.domain.as_str()).await;
+                let seen = seen.map_err(JobError::from)?;
+                let state = seen.ok_or(error)?.state;
+                done(&InState { state })
+            }
+            other => other,
+        }
     }
 
     async fn should_be_off(&self) -> Result<(), Stop> {
@@ -87,7 +107,7 @@ impl Steps for StopDomain<'_> {
             // It may have crashed: that it should be off is said all the same.
             None => {
                 self.should_be_off().await?;
-                self.at.in_state().await.map(Checked::Done)
+                self.off().await.map(Checked::Done)
             }
         }
     }
@@ -133,6 +153,6 @@ impl Steps for StopDomain<'_> {
     }
 
     async fn publish(&self, _: Plan) -> Result<Done, Stop> {
-        self.at.in_state().await
+        self.off().await
     }
 }

@@ -4,7 +4,12 @@ use crate::guests::{Guests, payload};
 use serde_json::json;
 use std::{fs, process::Command, time::Duration};
 use virtbus_testbed::{until, within};
-use virtbus_wire::{JobState, state::Phase, task::hypervisor::DomainState};
+use virtbus_wire::{
+    JobState,
+    catalog::{Desired, HypervisorState},
+    state::Phase,
+    task::hypervisor::DomainState,
+};
 
 /// Sends a guest's process a signal.
 fn signal(guests: &Guests, domain: &str, signal: &str) {
@@ -57,4 +62,81 @@ async fn a_domain_is_seen_at_once_while_a_call_about_another_one_takes_long() {
     signal(&guests, "slow", "CONT");
     let record = guests.site.ended(&job).await;
     assert_eq!(record.state.name().as_str(), "succeeded");
+}
+
+#[tokio::test]
+async fn a_domain_that_nobody_made_over_the_bus_is_stopped_over_it() {
+    let guests = Guests::start().await;
+    let xml = guests.libvirt.pool().join("own.xml");
+    let own = "<domain type='qemu'><name>own</name><memory>8192</memory>\
+               <os><type>hvm</type></os></domain>";
+    fs::write(&xml, own).unwrap();
+    let path = xml.to_str().unwrap();
+    assert!(guests.libvirt.virsh(&["define", path]).status.success());
+    assert!(guests.libvirt.virsh(&["start", "own"]).status.success());
+    let destroy = json!({"domain": "own", "mode": "destroy"});
+    for _ in 0..2 {
+        let done = guests.done("stop_domain", destroy.clone()).await;
+        assert_eq!(done["state"], "shutoff");
+        assert_eq!(guests.libvirt.state("own"), "shut off");
+    }
+    let none = json!({"domain": "none", "mode": "destroy"});
+    let queue = "hypervisor.hv-test.default";
+    let error = guests.site.refused(queue, payload("stop_domain", &none));
+    assert_eq!(error.await.code.as_str(), "domain.not_found");
+}
+
+#[tokio::test]
+async fn a_crashed_domain_that_is_stopped_should_be_off() {
+    let guests = Guests::start().await;
+    guests.run("web1").await;
+    signal(&guests, "web1", "KILL");
+    let record = until("the crash", async || {
+        match guests.site.domain("web1").await {
+            Some(record) if !record.state.is_on() => Ok(record),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(
+        (record.state, record.desired),
+        (DomainState::Crashed, Desired::Running)
+    );
+    let destroy = json!({"domain": "web1", "mode": "destroy"});
+    guests.done("stop_domain", destroy).await;
+    let record = guests.site.domain("web1").await.unwrap();
+    assert_eq!(record.desired, Desired::Shutoff);
+}
+
+#[tokio::test]
+async fn a_fenced_host_whose_service_lives_is_up_and_what_it_runs_is_seen() {
+    let guests = Guests::start().await;
+    guests.run("web1").await;
+    // What core writes on a person's wrong word, while this service was cut off.
+    let mut disk = guests
+        .site
+        .disks()
+        .get_latest("web1")
+        .await
+        .unwrap()
+        .unwrap();
+    disk.value.in_use_by.clear();
+    guests.site.disks().put("web1", &disk.value).await.unwrap();
+    let mut host = guests.site.host("hv-test").await.unwrap();
+    host.state = HypervisorState::Fenced;
+    guests.site.hosts().put("hv-test", &host).await.unwrap();
+    let mut record = guests.site.domain("web1").await.unwrap();
+    record.state = DomainState::Shutoff;
+    guests.site.domains().put("web1", &record).await.unwrap();
+
+    until("the truth", async || {
+        let host = guests.site.host("hv-test").await?;
+        let domain = guests.site.domain("web1").await.ok_or("none")?;
+        match (host.state, domain.state) {
+            (HypervisorState::Up, DomainState::Running) => Ok(()),
+            states => Err(format!("{states:?}")),
+        }
+    })
+    .await;
+    assert_eq!(guests.site.users("web1").await, ["web1 Exclusive"]);
 }
