@@ -9,7 +9,7 @@ use virtbus_wire::{
     state::WaitReason,
     task::{HypervisorTask, hypervisor::Definition},
 };
-use virtbus_worker::Look;
+use virtbus_worker::{Look, Stop};
 
 /// How long a job is left to the other hosts of the pool.
 const OTHERS: Duration = Duration::from_millis(500);
@@ -203,6 +203,30 @@ pub(crate) async fn admit(domains: &Domains, job: &Record) -> Result<(), JobErro
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// That libvirt is at nothing any more with the domain of a job that is taken over: the call of a
+/// service that died goes on without it, and what comes of it isn't known before.
+///
+/// # Errors
+/// [`Stop::Earlier`] until then.
+pub(crate) async fn settled(domains: &Domains, job: &Record) -> Result<(), Stop> {
+    let class = virtbus_wire::Class::Hypervisor;
+    let task = Task::restore(class, &job.task, &job.params);
+    // A stop ends whatever goes on.
+    if let Ok(Task::Hypervisor(HypervisorTask::StopDomain(_))) = task {
+        return Ok(());
+    }
+    let Some(domain) = domain_of(job) else {
+        return Ok(());
+    };
+    let is_busy = domains.host.is_busy(&domain).await;
+    if !is_busy.map_err(JobError::from)? {
+        return Ok(());
+    }
+    let text = "libvirt is still at what was asked of it about the domain";
+    let error = JobError::new(Code::HypervisorUnreachable, text);
+    Err(Stop::Earlier(error.with("domain", domain.as_str())))
 }
 
 /// What becomes of a start that this host has no room for; none when it has.

@@ -36,6 +36,7 @@ impl Perform for Domains {
     }
 
     async fn recover(&self, job: &Assignment) -> Result<Option<Done>, Stop> {
+        look::settled(self, &job.record).await?;
         let found = each_with_steps!(known(self, job)?,
             _ping => Ok(None), steps => steps.recover().await);
         found.map_err(Stop::from)

@@ -5,7 +5,7 @@
 
 use super::{
     BlockJob, Host, LibvirtError, Seen,
-    events::{block_commit, block_end, block_job},
+    events::{block_commit, block_end, block_job, is_busy},
 };
 use std::time::Duration;
 use virt::{connect::Connect, domain::Domain, domain_snapshot::DomainSnapshot, sys};
@@ -57,6 +57,26 @@ impl Host {
             },
             Err(error) if error.is_no_domain() => Ok(None),
             Err(error) => Err(error),
+        })
+        .await
+    }
+
+    /// Whether libvirt is still at something with a domain: a call goes on without who made it.
+    pub(crate) async fn is_busy(&self, domain: &DomainId) -> Result<bool, LibvirtError> {
+        let name = domain.to_string();
+        self.look(None, move |connection| {
+            let domain = match found(connection, &name) {
+                Ok(domain) => domain,
+                Err(error) if error.is_no_domain() => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            match is_busy(&domain) {
+                Ok(is_busy) => Ok(is_busy),
+                // It can't be said of one that doesn't run, and not by every driver.
+                Err(_) if !domain.is_active()? => Ok(false),
+                Err(error) if error.is_unsupported() => Ok(false),
+                Err(error) => Err(error),
+            }
         })
         .await
     }

@@ -46,6 +46,11 @@ impl LibvirtError {
         self.is(ErrorNumber::NoDomainSnapshot)
     }
 
+    /// Whether libvirt's driver can't do it at all.
+    pub(crate) fn is_unsupported(&self) -> bool {
+        self.is(ErrorNumber::NoSupport)
+    }
+
     /// Whether it may have been done all the same: nobody said that it wasn't.
     pub(crate) fn is_in_doubt(&self) -> bool {
         match self {

@@ -1,6 +1,7 @@
 //! What libvirt tells by itself: that something happened to a domain, that a connection broke.
 //!
-//! The binding has no safe way to ask for either, so this is the one module with unsafe code. It
+//! The binding has no safe way to ask for either, nor for a live commit and for what libvirt is at
+//! with a domain, so this is the one module with unsafe code. It
 //! is kept to what can't be said otherwise:
 //! - what C gets as `opaque` is a boxed [`Hints`] that lives until C says that it won't call any
 //!   more (its free function), so no call-back can see it gone;
@@ -258,6 +259,18 @@ fn done(returned: c_int) -> Result<c_int, LibvirtError> {
         return Err(Error::last_error().into());
     }
     Ok(returned)
+}
+
+/// Whether libvirt is at something with a running domain, whoever asked for it. The one question
+/// about a domain that doesn't wait for the answer to another one.
+pub(super) fn is_busy(domain: &Domain) -> Result<bool, LibvirtError> {
+    let mut info = MaybeUninit::<sys::virDomainControlInfo>::zeroed();
+    // SAFETY: the domain's handle lives through the call; the structure is all numbers, so one of
+    // zeros is valid.
+    done(unsafe { sys::virDomainGetControlInfo(domain.as_ptr(), info.as_mut_ptr(), 0) })?;
+    // SAFETY: it was made of zeros, and libvirt wrote numbers.
+    let state = unsafe { info.assume_init() }.state;
+    Ok(state == sys::VIR_DOMAIN_CONTROL_JOB || state == sys::VIR_DOMAIN_CONTROL_OCCUPIED)
 }
 
 /// Begins to write what a disk's top file holds into the file below it, while the domain runs.

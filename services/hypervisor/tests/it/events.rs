@@ -65,6 +65,43 @@ async fn a_domain_is_seen_at_once_while_a_call_about_another_one_takes_long() {
 }
 
 #[tokio::test]
+async fn a_call_that_goes_on_without_its_service_is_waited_for_by_the_next_one() {
+    let mut guests = Guests::start().await;
+    guests.run("slow").await;
+    signal(&guests, "slow", "STOP");
+    let of = json!({"domain": "slow", "snapshot": "s1"});
+    let low = "hypervisor.hv-test.low";
+    let job = guests
+        .site
+        .publish(low, payload("create_snapshot", &of))
+        .await;
+    until("the call", async || {
+        let said = guests.libvirt.virsh(&["domcontrol", "slow"]).stdout;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        if said.contains("background job") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .await;
+    guests.service.kill();
+    guests.restart().await;
+    until("the next claim", async || {
+        match guests.site.nudged(&job).await {
+            Err(_) if guests.site.record(&job).await?.claim > 1 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    signal(&guests, "slow", "CONT");
+    let record = guests.site.ended(&job).await;
+    assert_eq!(record.state.name().as_str(), "succeeded");
+    assert_eq!(record.attempt, 1, "it was made once");
+    assert_eq!(guests.disk_record("slow").await.snapshots.len(), 1);
+}
+
+#[tokio::test]
 async fn a_domain_that_nobody_made_over_the_bus_is_stopped_over_it() {
     let guests = Guests::start().await;
     let xml = guests.libvirt.pool().join("own.xml");
