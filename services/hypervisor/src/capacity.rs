@@ -1,14 +1,19 @@
 //! Room for domains: memory and processors, with what is about to be started.
 
-use crate::libvirt::{Host, LibvirtError};
+use crate::{
+    libvirt::{Host, LibvirtError},
+    xml::Blueprint,
+};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
-use virtbus_wire::{DomainId, JobId, Size};
+use virtbus_wire::{DomainId, JobError, JobId, Size, state::WaitReason};
+use virtbus_worker::Stop;
 
 /// How long room is kept for a job whose claim nobody heard of again.
 const RESERVED: Duration = Duration::from_secs(60);
@@ -30,6 +35,22 @@ pub(crate) struct Room {
     pub(crate) memory: u64,
     /// Virtual processors.
     pub(crate) vcpus: u64,
+}
+
+impl Room {
+    /// What a domain takes.
+    pub(crate) fn of(blueprint: &Blueprint) -> Self {
+        Self {
+            memory: blueprint.memory,
+            vcpus: u64::from(blueprint.vcpus),
+        }
+    }
+
+    /// What a job that waits for it needs.
+    pub(crate) fn needs(self) -> Map<String, Value> {
+        let (memory, vcpus) = (self.memory.into(), self.vcpus.into());
+        Map::from_iter([("memory".to_owned(), memory), ("vcpus".to_owned(), vcpus)])
+    }
 }
 
 /// What there is on this host.
@@ -110,11 +131,34 @@ impl Capacity {
         Ok(fits)
     }
 
-    /// Keeps the room of a job longer: it's at work.
-    pub(crate) fn keep(&self, job: &JobId) {
-        if let Some(kept) = self.reserved().get_mut(job) {
-            kept.at = Instant::now();
+    /// Room for a job that is at work: what it has is kept longer. One that was taken over has none,
+    /// since what was kept for it went with the process.
+    ///
+    /// # Errors
+    /// A wait for it.
+    pub(crate) async fn claim(
+        &self,
+        host: &Host,
+        job: &JobId,
+        domain: &DomainId,
+        need: Room,
+    ) -> Result<(), Stop> {
+        if self.keep(job) {
+            return Ok(());
         }
+        let fits = self.reserve(host, job, domain, need).await;
+        if fits.map_err(JobError::from)? {
+            return Ok(());
+        }
+        let needs = need.needs();
+        Err(Stop::Wait(WaitReason::Capacity { needs }))
+    }
+
+    /// Keeps the room of a job longer; false when it has none.
+    fn keep(&self, job: &JobId) -> bool {
+        let mut reserved = self.reserved();
+        let kept = reserved.get_mut(job);
+        kept.map(|kept| kept.at = Instant::now()).is_some()
     }
 
     /// Gives back a job's room: its domain runs and is counted, or it won't.

@@ -132,10 +132,7 @@ fn room_of(
     domain: &DomainId,
 ) -> Option<Room> {
     let blueprint = domains.blueprint(definition, last, domain).ok()?;
-    Some(Room {
-        memory: blueprint.memory,
-        vcpus: u64::from(blueprint.vcpus),
-    })
+    Some(Room::of(&blueprint))
 }
 
 /// The host that a job is for: where its domain runs, where its snapshots are or what its firmware
@@ -265,10 +262,7 @@ async fn no_room(
             .await
         {
             Ok(true) => return None,
-            Ok(false) => {
-                needs.insert("memory".to_owned(), room.memory.into());
-                needs.insert("vcpus".to_owned(), room.vcpus.into());
-            }
+            Ok(false) => needs = room.needs(),
             Err(error) => {
                 tracing::warn!(job = %job.id, %error, "libvirt can't be asked for room");
                 needs.insert("host".to_owned(), "unhealthy".into());

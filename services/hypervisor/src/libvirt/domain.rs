@@ -6,6 +6,7 @@
 use super::{
     BlockJob, Host, LibvirtError, Seen,
     events::{block_commit, block_end, block_job, is_busy},
+    snapshot::{Running, running},
 };
 use std::time::Duration;
 use virt::{connect::Connect, domain::Domain, domain_snapshot::DomainSnapshot, sys};
@@ -245,6 +246,15 @@ impl Host {
             Ok(snapshot(connection, &name, &id)?.get_xml_desc(0)?)
         })
         .await
+    }
+
+    /// What a domain takes after a revert to a snapshot; none when it's off then.
+    pub(crate) async fn runs_from(
+        &self,
+        domain: &DomainId,
+        id: &SnapshotId,
+    ) -> Result<Option<Running>, LibvirtError> {
+        running(&self.snapshot_xml(domain, id).await?)
     }
 
     /// Sets the size of a running domain's disk, in bytes.

@@ -7,12 +7,14 @@ mod error;
 mod events;
 mod lines;
 mod seen;
+mod snapshot;
 mod uri;
 
 pub(crate) use domain::Power;
 pub(crate) use error::LibvirtError;
 pub(crate) use events::{BlockJob, Hint, Hinted};
 pub(crate) use seen::{MARK_URI, Mark, Seen};
+pub(crate) use snapshot::Running;
 pub(crate) use uri::Uri;
 
 use calls::{Calls, Purpose};

@@ -94,7 +94,6 @@ impl Steps for CheckDomain<'_> {
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         let (domains, domain) = (self.at.domains, self.at.domain);
-        domains.capacity.keep(&self.at.job.id);
         let guard = domains.guard(domain).await;
         if let Some(state) = self.is_active().await? {
             let text = "a domain that runs can't be tried out";
@@ -102,6 +101,7 @@ impl Steps for CheckDomain<'_> {
         }
         let record = self.at.slot().await?.value;
         let blueprint = self.blueprint(record.as_ref())?;
+        self.at.claim_room(&blueprint).await?;
         let (holder, roots) = (domains.holder(domain), &domains.settings.roots);
         let job = &self.at.job.record;
         let placed = place::place(&domains.catalog, roots, &blueprint, &holder, job).await?;

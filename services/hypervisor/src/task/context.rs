@@ -1,13 +1,15 @@
 //! What the tasks ask before they act: the domain's record, and what libvirt says of it.
 
 use crate::{
+    capacity::Room,
     domains::Domains,
-    libvirt::{Mark, Seen},
+    libvirt::{Mark, Running, Seen},
+    xml::Blueprint,
 };
 use std::time::Duration;
 use virtbus_bus::Slot;
 use virtbus_wire::{
-    Code, DomainId, JobError, Timestamp,
+    Code, DomainId, JobError, SnapshotId, Timestamp,
     catalog::DomainRecord,
     task::hypervisor::{DomainState, InState},
 };
@@ -84,6 +86,24 @@ impl Context<'_> {
     /// Whether this job wrote the record's last intent.
     pub(crate) fn is_own(&self, record: &DomainRecord) -> bool {
         record.owner_job.as_ref() == Some(&self.job.id)
+    }
+
+    /// Room for the domain as it will run. Given back by who says that it runs, or doesn't.
+    pub(crate) async fn claim_room(&self, blueprint: &Blueprint) -> Result<(), Stop> {
+        let (capacity, host) = (&self.domains.capacity, &self.domains.host);
+        let room = Room::of(blueprint);
+        capacity.claim(host, &self.job.id, self.domain, room).await
+    }
+
+    /// Room for a domain that is off and runs after a revert.
+    pub(crate) async fn claim_room_from(&self, snapshot: &SnapshotId) -> Result<(), Stop> {
+        let (capacity, host) = (&self.domains.capacity, &self.domains.host);
+        let runs = host.runs_from(self.domain, snapshot).await;
+        let Some(Running { memory, vcpus }) = runs.map_err(JobError::from)? else {
+            return Ok(());
+        };
+        let room = Room { memory, vcpus };
+        capacity.claim(host, &self.job.id, self.domain, room).await
     }
 
     /// Waits for calls about the domain that haven't returned: as long as there is one, nobody

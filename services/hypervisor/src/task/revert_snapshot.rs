@@ -55,6 +55,7 @@ impl Steps for RevertSnapshot<'_> {
                 .into());
         }
         if !is_active {
+            self.at.claim_room_from(&self.params.snapshot).await?;
             // It may run afterwards, from these files.
             let (catalog, roots) = (&self.at.domains.catalog, &self.at.domains.settings.roots);
             place::gate(catalog, roots, &record.disks).await?;
@@ -81,6 +82,7 @@ impl Steps for RevertSnapshot<'_> {
 
     async fn publish(&self, plan: Plan) -> Result<Done, Stop> {
         let written = self.written(&plan.record).await;
+        self.at.domains.capacity.release(&self.at.job.id);
         drop(plan.guard);
         written?;
         done(&OfSnapshot {
@@ -89,6 +91,7 @@ impl Steps for RevertSnapshot<'_> {
     }
 
     async fn abandon(&self) -> Result<(), JobError> {
+        self.at.domains.capacity.release(&self.at.job.id);
         self.at.settled().await?;
         self.at.domains.sync(self.at.domain).await
     }

@@ -203,7 +203,6 @@ impl Steps for StartDomain<'_> {
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         let domains = self.at.domains;
-        domains.capacity.keep(&self.at.job.id);
         let guard = domains.guard(self.at.domain).await;
         let seen = self.at.seen().await?;
         let record = self.at.slot().await?.value;
@@ -211,6 +210,7 @@ impl Steps for StartDomain<'_> {
             return Ok(Checked::Done(self.found(seen).await?));
         }
         let blueprint = self.blueprint(record.as_ref())?;
+        self.at.claim_room(&blueprint).await?;
         let uuid = self.uuid(record.as_ref(), blueprint.uuid)?;
         let is_outdated = match &seen {
             Some(seen) => self.is_outdated(seen, record.as_ref(), uuid)?,

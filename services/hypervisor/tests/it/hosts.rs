@@ -1,6 +1,6 @@
 //! Several hosts with one pool's queue, and their room.
 
-use crate::guests::{Guests, payload};
+use crate::guests::{Guests, payload, template};
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 use virtbus_testbed::{Libvirt, until, within};
-use virtbus_wire::{JobState, state::WaitReason, task::hypervisor::DomainState};
+use virtbus_wire::{JobId, JobState, state::WaitReason, task::hypervisor::DomainState};
 
 const POOL: &str = "hypervisor.default.default";
 
@@ -112,6 +112,61 @@ async fn what_has_no_room_waits_for_it_and_nothing_is_started_beyond_it() {
     }
     let record = guests.site.mended(&waiting[0]).await;
     assert_eq!(record.state.name().as_str(), "succeeded");
+}
+
+#[tokio::test]
+async fn a_start_that_is_taken_over_finds_no_room_that_others_have() {
+    let mut guests = Guests::start_with(&[("CAPACITY__MEMORY", "40MiB")]).await;
+    guests.run("web1").await;
+    guests.disk("web2").await;
+    guests.service.kill();
+    let params = json!({"domain": "web2", "template": template(&["web2"])});
+    let own = "hypervisor.hv-test.default";
+    let start = guests.site.claimed_by_the_dead(own, "start_domain", params);
+    let start = start.await;
+    guests.restart().await;
+    waits_for_room(&guests, &start).await;
+    assert_eq!(guests.libvirt.state("web2"), "");
+    assert!(guests.site.users("web2").await.is_empty());
+    let destroy = json!({"domain": "web1", "mode": "destroy"});
+    guests.done("stop_domain", destroy).await;
+    let record = guests.site.mended(&start).await;
+    assert_eq!(record.state.name().as_str(), "succeeded");
+}
+
+#[tokio::test]
+async fn a_domain_that_would_run_after_a_revert_needs_room() {
+    let guests = Guests::start_with(&[("CAPACITY__MEMORY", "40MiB")]).await;
+    guests.run("web1").await;
+    let of = json!({"domain": "web1", "snapshot": "s1"});
+    guests.done("create_snapshot", of.clone()).await;
+    // Of one that runs the room is its own.
+    guests.done("revert_snapshot", of.clone()).await;
+    let destroy = |domain: &str| json!({"domain": domain, "mode": "destroy"});
+    guests.done("stop_domain", destroy("web1")).await;
+    guests.run("web2").await;
+    let revert = payload("revert_snapshot", &of);
+    let own = "hypervisor.hv-test.default";
+    let job = guests.site.publish(own, revert).await;
+    waits_for_room(&guests, &job).await;
+    assert_eq!(guests.libvirt.state("web1"), "shut off");
+    guests.done("stop_domain", destroy("web2")).await;
+    let record = guests.site.mended(&job).await;
+    assert_eq!(record.state.name().as_str(), "succeeded");
+    assert_eq!(guests.libvirt.state("web1"), "running");
+}
+
+async fn waits_for_room(guests: &Guests, job: &JobId) {
+    until("a wait for room", async || {
+        let state = guests.site.record(job).await?.state;
+        if let JobState::Waiting(wait) = &state
+            && matches!(wait.on, WaitReason::Capacity { .. })
+        {
+            return Ok(());
+        }
+        Err(format!("{state:?}"))
+    })
+    .await;
 }
 
 /// Those of a host's guests that run at this moment.

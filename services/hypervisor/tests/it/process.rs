@@ -18,9 +18,9 @@ use virtbus_bus::{
 };
 use virtbus_testbed::{Server, until};
 use virtbus_wire::{
-    Event, JobError, JobId, JobState, Label, Record,
+    BootId, Envelope, Event, JobError, JobId, JobState, Label, Queue, Record,
     catalog::{DiskRecord, DomainRecord, HypervisorRecord, InUseBy, PoolRecord, WorkerRecord},
-    state::WaitReason,
+    state::{Owner, WaitReason},
 };
 
 /// A server with streams, buckets and the pool `default`.
@@ -53,6 +53,36 @@ impl Site {
         }
         let jobs = Jobs::new(&bus, KEEP);
         Self { bus, jobs, server }
+    }
+
+    /// A job that a worker had claimed which is dead.
+    pub(crate) async fn claimed_by_the_dead(
+        &self,
+        queue: &str,
+        task: &str,
+        params: Value,
+    ) -> JobId {
+        let job = Envelope {
+            params,
+            ..Envelope::bare(task)
+        };
+        let queue: Queue = queue.parse().unwrap();
+        let now = self.bus.now();
+        let record = Record::new(JobId::default(), job, queue.into(), now);
+        self.jobs.create(&record).await.unwrap();
+        self.jobs.publish(&record).await.unwrap();
+        let entry = self.jobs.get_latest(&record.id).await.unwrap().unwrap();
+        let owner = Owner {
+            worker: "dead".parse().unwrap(),
+            boot: BootId::from_u128(7),
+        };
+        let claim = Event::Claim {
+            owner,
+            seq: 1,
+            begin: true,
+        };
+        self.jobs.change(&entry, claim).await.unwrap();
+        record.id
     }
 
     /// What core does when a host registers.
