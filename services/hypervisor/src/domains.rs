@@ -78,6 +78,14 @@ impl Domains {
         }
     }
 
+    /// The same, with calls of its own for looks at what happened.
+    pub(crate) fn for_looks(&self) -> Self {
+        Self {
+            host: self.host.for_looks(),
+            ..self.clone()
+        }
+    }
+
     /// A domain on this host, as who holds disks.
     pub(crate) fn holder(&self, domain: &DomainId) -> Holder {
         Holder {

@@ -33,7 +33,7 @@ use virtbus_wire::{
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How often libvirt is asked whether it's there, and the records what others write there.
 const ALIVE: Duration = Duration::from_secs(5);
-/// The most domains that libvirt is asked about at once: half of the calls there may be.
+/// The most domains that are looked at at once: more would wait for a thread.
 const LOOKS_MAX: usize = 8;
 
 /// Domains to be looked at, each with what is held in its name as far as that was looked for.

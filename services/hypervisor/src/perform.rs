@@ -2,6 +2,7 @@
 
 use crate::{
     domains::Domains,
+    libvirt::CALLS_MAX,
     look,
     task::{Steps, drive, each_with_steps, known},
 };
@@ -12,6 +13,11 @@ use virtbus_worker::{Assignment, Done, Look, Perform, Run, Stop, pong};
 impl Perform for Domains {
     fn class(&self) -> Class {
         Class::Hypervisor
+    }
+
+    /// As many as there may be calls of libvirt that hang: a stop must get in beside them.
+    fn lent_max(&self) -> u32 {
+        CALLS_MAX
     }
 
     async fn look(&self, job: &Record, deliveries: u64) -> Look {

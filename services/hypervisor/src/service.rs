@@ -57,7 +57,7 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
         host,
         &node,
     );
-    let following = follow(domains.clone(), hinted, daemon.stop.clone());
+    let following = follow(domains.for_looks(), hinted, daemon.stop.clone());
     daemon.parts.spawn("domains", following);
     let setup = Setup {
         bus: bus.clone(),

@@ -11,6 +11,7 @@ mod binding;
 mod claim;
 mod config;
 mod drain;
+mod held;
 mod keeper;
 mod metrics;
 pub mod perform;

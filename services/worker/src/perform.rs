@@ -38,6 +38,12 @@ pub trait Perform: Send + Sync + 'static {
         Box::new(BTreeMap::new)
     }
 
+    /// How many jobs lend their slots to others once they have had them for a while: those that may
+    /// hang in what only another job ends.
+    fn lent_max(&self) -> u32 {
+        0
+    }
+
     /// Whether this very worker should claim a queued job, asked right before it would. The job may
     /// have been delivered `deliveries` times. Decides nothing that a later claim relies on.
     fn look(&self, job: &Record, deliveries: u64) -> impl Future<Output = Look> + Send {

@@ -87,7 +87,7 @@ pub async fn serve<P: Perform>(
         boot,
         trust: Trust::Held,
     });
-    let slots = Slots::new(setup.work.slots()?);
+    let slots = Slots::new(setup.work.slots()?).lending(perform.lent_max());
     let _pressed = pressure::watch(&slots, &setup.work.pressure);
     let (told, draining) = watch::channel(None);
     let following = drain::follow(setup.bus.clone(), setup.identity.worker.clone(), told);
@@ -295,8 +295,9 @@ impl<'a, P: Perform> Loop<'a, P> {
         if trust != Trust::Held || *self.draining.borrow() != Some(false) {
             return (Appetite::default(), None);
         }
-        let appetite = self.worker.slots.appetite();
-        self.aside.curb(appetite, Instant::now())
+        let slots = &self.worker.slots;
+        let (appetite, again) = self.aside.curb(slots.appetite(), Instant::now());
+        (appetite, again.into_iter().chain(slots.lends_at()).min())
     }
 
     fn take(&mut self, delivery: Delivery) {

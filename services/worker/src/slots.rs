@@ -1,9 +1,11 @@
 //! How many jobs of which kind run at once.
 
+use crate::held::{Busy, Held};
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicU32, Ordering},
 };
+use tokio::time::Instant;
 use virtbus_bus::Appetite;
 use virtbus_wire::Priority;
 
@@ -79,41 +81,8 @@ pub struct Kind {
 }
 
 impl Kind {
-    fn may_use_reserved(self) -> bool {
+    pub(crate) fn may_use_reserved(self) -> bool {
         self.priority == Priority::High && !self.is_long
-    }
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Busy {
-    urgent: u32,
-    ordinary: u32,
-    low: u32,
-    long: u32,
-}
-
-impl Busy {
-    fn add(&mut self, kind: Kind, count: i64) {
-        let step = |number: &mut u32, applies: bool| {
-            if applies {
-                let next = i64::from(*number) + count;
-                *number = u32::try_from(next).unwrap_or(0);
-            }
-        };
-        step(&mut self.urgent, kind.may_use_reserved());
-        step(&mut self.ordinary, !kind.may_use_reserved());
-        step(&mut self.low, kind.priority == Priority::Low);
-        step(&mut self.long, kind.is_long);
-    }
-
-    fn total(self) -> u32 {
-        self.urgent + self.ordinary
-    }
-
-    /// Slots for any job that are free: urgent jobs fill the reserved ones first.
-    fn open(self, config: SlotsConfig) -> u32 {
-        let used = self.ordinary + self.urgent.saturating_sub(config.reserved_high);
-        (config.slots - config.reserved_high).saturating_sub(used)
     }
 }
 
@@ -121,7 +90,8 @@ impl Busy {
 #[derive(Debug, Clone)]
 pub struct Slots {
     config: SlotsConfig,
-    busy: Arc<Mutex<Busy>>,
+    held: Arc<Mutex<Held>>,
+    lent_max: u32,
     /// Long jobs that may run at once just now.
     long_now: Arc<AtomicU32>,
 }
@@ -129,8 +99,8 @@ pub struct Slots {
 /// A job's slot, free again when dropped.
 #[derive(Debug)]
 pub struct Slot {
-    kind: Kind,
-    busy: Arc<Mutex<Busy>>,
+    number: u64,
+    held: Arc<Mutex<Held>>,
 }
 
 impl Slots {
@@ -139,9 +109,25 @@ impl Slots {
     pub fn new(config: SlotsConfig) -> Self {
         Self {
             config,
-            busy: Arc::default(),
+            held: Arc::default(),
+            lent_max: 0,
             long_now: Arc::new(AtomicU32::new(config.long_max)),
         }
+    }
+
+    /// From now on, jobs that have had their ordinary slots for 10 s lend them to others, so many at
+    /// most: those who wait for what may hang must not keep out who ends it.
+    #[must_use]
+    pub fn lending(self, lent_max: u32) -> Self {
+        Self { lent_max, ..self }
+    }
+
+    /// When the next slot is lent, should nothing happen until then.
+    #[must_use]
+    pub fn lends_at(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.lends_at(self.lent_max, now)
     }
 
     /// Long jobs that may ever run at once.
@@ -172,7 +158,9 @@ impl Slots {
     /// A slot for a job that was pulled; none when its kind must wait, as a long one may.
     #[must_use]
     pub fn take(&self, kind: Kind) -> Option<Slot> {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let busy = held.busy(self.lent_max, now);
         let free = if kind.may_use_reserved() {
             busy.total() < self.config.slots
         } else {
@@ -182,17 +170,17 @@ impl Slots {
         if !free || (kind.is_long && busy.long >= long_now) {
             return None;
         }
-        busy.add(kind, 1);
         Some(Slot {
-            kind,
-            busy: Arc::clone(&self.busy),
+            number: held.add(kind, now),
+            held: Arc::clone(&self.held),
         })
     }
 
     /// How many jobs run.
     #[must_use]
     pub fn busy_count(&self) -> u32 {
-        self.busy().total()
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.count()
     }
 
     /// How many can.
@@ -202,22 +190,22 @@ impl Slots {
     }
 
     fn busy(&self) -> Busy {
-        *self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.busy(self.lent_max, Instant::now())
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .add(self.kind, -1);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.remove(self.number);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::held::OWN;
     use proptest::prelude::*;
 
     fn kind(priority: Priority, is_long: bool) -> Kind {
@@ -282,6 +270,25 @@ mod tests {
         assert!(second.is_some() && slots.take(kind(Priority::Low, true)).is_none());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn slots_that_were_had_for_long_are_lent_so_many_at_most() {
+        let slots = slots(3, 1, 2, 0).lending(2);
+        let default = kind(Priority::Default, false);
+        let mut held = vec![slots.take(kind(Priority::High, false)).unwrap()];
+        held.extend([0; 2].map(|_| slots.take(default).unwrap()));
+        let began = Instant::now();
+        assert_eq!(slots.lends_at(), Some(began + OWN));
+        assert!(slots.take(default).is_none());
+        tokio::time::advance(OWN).await;
+        assert_eq!(slots.appetite().default, 2);
+        held.extend([0; 2].map(|_| slots.take(default).unwrap()));
+        tokio::time::advance(OWN).await;
+        assert!(slots.take(default).is_none(), "no more are lent");
+        assert_eq!((slots.lends_at(), slots.busy_count()), (None, 5));
+        held.truncate(1);
+        assert_eq!(slots.appetite().default, 2);
+    }
+
     #[test]
     fn low_goes_first_until_it_has_its_floor() {
         let slots = slots(3, 1, 3, 1);
@@ -320,9 +327,11 @@ mod tests {
                 if give_back {
                     held.pop();
                 }
-                held.extend(slots.take(kind(Priority::ALL[priority], is_long)));
-                let long = held.iter().filter(|slot: &&Slot| slot.kind.is_long).count();
-                let ordinary = held.iter().filter(|slot| !slot.kind.may_use_reserved()).count();
+                let kind = kind(Priority::ALL[priority], is_long);
+                held.extend(slots.take(kind).map(|slot| (slot, kind)));
+                let kinds = || held.iter().map(|(_, kind): &(Slot, Kind)| *kind);
+                let long = kinds().filter(|kind| kind.is_long).count();
+                let ordinary = kinds().filter(|kind| !kind.may_use_reserved()).count();
                 prop_assert!(held.len() <= 5 && long <= 2 && ordinary <= 3);
                 prop_assert_eq!(slots.busy_count() as usize, held.len());
             }

@@ -2,7 +2,7 @@
 //!
 //! A call that hangs can't be taken back: it keeps its thread. It's counted until it returns, and
 //! as long as one is late the host starts nothing more. Calls that stop domains have threads of
-//! their own, so that they get through when all others hang.
+//! their own, so that they get through when all others hang, and so have looks at what happened.
 
 use std::{
     collections::BTreeMap,
@@ -16,15 +16,19 @@ use tokio::{
 use virtbus_wire::DomainId;
 
 /// Calls that may be on their way at once, those given up included: each keeps a thread.
-const CALLS_MAX: usize = 16;
-/// As many again for calls that stop domains.
-const STOPS_MAX: usize = 8;
+pub(crate) const CALLS_MAX: u32 = 16;
+/// So many more for calls that stop domains.
+const STOPS_MAX: u32 = 8;
+/// So many more for looks at domains of which something was told.
+const LOOKS_MAX: u32 = 8;
 
 /// What a call is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Anything but an end.
+    /// What jobs ask for, but for an end.
     Other,
+    /// A look at what happened by itself.
+    Look,
     /// The end of a domain, and what is looked at for it.
     Stop,
 }
@@ -34,6 +38,7 @@ pub(super) enum Purpose {
 pub(super) struct Calls {
     others: Arc<Semaphore>,
     stops: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
     open: Arc<Mutex<Open>>,
 }
 
@@ -59,9 +64,11 @@ pub(super) struct Call {
 
 impl Calls {
     pub(super) fn new() -> Self {
+        let threads = |most: u32| Arc::new(Semaphore::new(most as usize));
         Self {
-            others: Arc::new(Semaphore::new(CALLS_MAX)),
-            stops: Arc::new(Semaphore::new(STOPS_MAX)),
+            others: threads(CALLS_MAX),
+            stops: threads(STOPS_MAX),
+            looks: threads(LOOKS_MAX),
             open: Arc::default(),
         }
     }
@@ -75,6 +82,7 @@ impl Calls {
     ) -> Option<Call> {
         let threads = match purpose {
             Purpose::Other => &self.others,
+            Purpose::Look => &self.looks,
             Purpose::Stop => &self.stops,
         };
         let free = tokio::time::timeout(limit, Arc::clone(threads).acquire_owned());
@@ -143,13 +151,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn stops_get_through_when_all_others_hang() {
+    async fn stops_and_looks_get_through_when_all_others_hang() {
         let calls = Calls::new();
         let mut hanging = Vec::new();
         for _ in 0..CALLS_MAX {
             hanging.push(calls.begin(Purpose::Other, None, LIMIT).await.unwrap());
         }
         assert!(calls.begin(Purpose::Other, None, LIMIT).await.is_none());
-        assert!(calls.begin(Purpose::Stop, None, LIMIT).await.is_some());
+        for other in [Purpose::Stop, Purpose::Look] {
+            assert!(calls.begin(other, None, LIMIT).await.is_some());
+        }
     }
 }

@@ -17,6 +17,7 @@ pub(crate) use seen::{MARK_URI, Mark, Seen};
 pub(crate) use snapshot::Running;
 pub(crate) use uri::Uri;
 
+pub(crate) use calls::CALLS_MAX;
 use calls::{Calls, Purpose};
 use lines::Lines;
 use std::{sync::Arc, time::Duration};
@@ -71,7 +72,15 @@ impl Host {
 
     /// The same, with threads of its own: its calls get through when all others hang.
     pub(crate) fn for_stops(&self) -> Self {
-        let purpose = Purpose::Stop;
+        self.with(Purpose::Stop)
+    }
+
+    /// The same, with threads of its own for looks at what happened.
+    pub(crate) fn for_looks(&self) -> Self {
+        self.with(Purpose::Look)
+    }
+
+    fn with(&self, purpose: Purpose) -> Self {
         Self {
             purpose,
             ..self.clone()

@@ -102,6 +102,50 @@ async fn a_call_that_goes_on_without_its_service_is_waited_for_by_the_next_one()
 }
 
 #[tokio::test]
+async fn a_stop_gets_in_beside_as_many_calls_that_hang_as_there_are_slots() {
+    let guests = Guests::start().await;
+    guests.run("web1").await;
+    let slow = ["slow1", "slow2", "slow3", "slow4"];
+    let mut jobs = Vec::new();
+    for domain in slow {
+        guests.run(domain).await;
+        signal(&guests, domain, "STOP");
+        let of = json!({"domain": domain, "snapshot": "s1"});
+        // One of them where a slot is kept for what is urgent.
+        let priority = if domain == "slow4" { "high" } else { "default" };
+        let queue = format!("hypervisor.hv-test.{priority}");
+        let job = payload("create_snapshot", &of);
+        jobs.push(guests.site.publish(&queue, job).await);
+    }
+    until("calls that hang", async || {
+        let said = slow.map(|domain| guests.libvirt.virsh(&["domcontrol", domain]).stdout);
+        let is_busy = |said: &Vec<u8>| String::from_utf8_lossy(said).contains("background job");
+        if said.iter().all(is_busy) {
+            Ok(())
+        } else {
+            Err(said.len())
+        }
+    })
+    .await;
+    let destroy = json!({"domain": "web1", "mode": "destroy"});
+    assert_eq!(
+        guests.done("stop_domain", destroy).await["state"],
+        "shutoff"
+    );
+    for job in &jobs {
+        let state = guests.site.record(job).await.unwrap().state;
+        assert!(matches!(state, JobState::Running(_)), "{state:?}");
+    }
+    for domain in slow {
+        signal(&guests, domain, "CONT");
+    }
+    for job in &jobs {
+        let record = guests.site.ended(job).await;
+        assert_eq!(record.state.name().as_str(), "succeeded");
+    }
+}
+
+#[tokio::test]
 async fn a_domain_that_nobody_made_over_the_bus_is_stopped_over_it() {
     let guests = Guests::start().await;
     let xml = guests.libvirt.pool().join("own.xml");
