@@ -82,7 +82,7 @@ impl Settings for HypervisorConfig {
             }
         }
         if let Some(name) = self.policy.wrong_name() {
-            let text = format!("no network or bridge can have the name {name:?}");
+            let text = format!("nothing of its kind can have the name, or the place, of {name:?}");
             problems.push(Problem::new("policy", text));
         }
         problems

@@ -131,6 +131,7 @@ impl Steps for CheckDomain<'_> {
             accelerator: domains.settings.accelerator,
             listen: &domains.settings.listen,
             files: &plan.placed.files,
+            folders: &domains.settings.policy.folders,
         };
         let (uuid, mark) = (Uuid::now_v7(), self.at.mark());
         let name = trial_name(domain);

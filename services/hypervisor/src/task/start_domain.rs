@@ -126,6 +126,7 @@ impl StartDomain<'_> {
             accelerator: settings.accelerator,
             listen: &settings.listen,
             files,
+            folders: &settings.policy.folders,
         };
         blueprint.for_host(self.at.domain.as_str(), uuid, &self.at.mark(), &facts)
     }

@@ -1,5 +1,6 @@
 //! What a domain's devices may say. See [`super::rules`].
 
+use super::passthrough::{FILESYSTEM, HOSTDEV, SHMEM};
 use super::rules::{
     ON_OFF, PLACES_MAX, Rule, THREADS_MAX,
     Value::{Number, OneOf, UpTo, Word},
@@ -18,7 +19,7 @@ const HEADS_MAX: u64 = 16;
 const MTU_MAX: u64 = 65_535;
 
 /// Where a device is in the guest.
-const ADDRESS: Rule = leaf(
+pub(super) const ADDRESS: Rule = leaf(
     "address",
     &[
         (
@@ -36,13 +37,16 @@ const ADDRESS: Rule = leaf(
         ("port", Word),
     ],
 );
-const ALIAS: Rule = leaf("alias", &[("name", Word)]);
-const BOOT: Rule = leaf("boot", &[("order", Number)]);
+pub(super) const ALIAS: Rule = leaf("alias", &[("name", Word)]);
+pub(super) const BOOT: Rule = leaf("boot", &[("order", Number)]);
 pub(super) const DEVICES: Rule = node(
     "devices",
     &[],
     &[
         DISK,
+        FILESYSTEM,
+        HOSTDEV,
+        SHMEM,
         node(
             "controller",
             &[

@@ -54,6 +54,8 @@ pub(crate) struct HostFacts<'a> {
     pub(crate) listen: &'a str,
     /// By the name of the volume (`disk.d7`, `media.debian`) its files, the top one first.
     pub(crate) files: &'a BTreeMap<String, Vec<ChainFile>>,
+    /// The folders that domains may have, by name.
+    pub(crate) folders: &'a BTreeMap<String, Utf8PathBuf>,
 }
 
 impl Volume {
@@ -91,6 +93,7 @@ impl Blueprint {
                 match device.name.as_str() {
                     "disk" => fill_disk(device, host),
                     "graphics" => fill_graphics(device, host),
+                    "filesystem" => fill_folder(device, host),
                     _ => {}
                 }
             }
@@ -118,6 +121,20 @@ fn fill_graphics(graphics: &mut Element, host: &HostFacts<'_>) {
         .with("type", "address")
         .with("address", host.listen);
     graphics.children.insert(0, listen);
+}
+
+/// One whose name isn't known keeps it, and libvirt refuses it: no path begins like that.
+fn fill_folder(folder: &mut Element, host: &HostFacts<'_>) {
+    if folder.attribute("accessmode").is_none() {
+        folder.set("accessmode", "mapped");
+    }
+    if let Some(source) = folder.child_mut("source")
+        && let Some(path) = source
+            .attribute("dir")
+            .and_then(|name| host.folders.get(name))
+    {
+        source.set("dir", path);
+    }
 }
 
 fn fill_disk(disk: &mut Element, host: &HostFacts<'_>) {

@@ -10,6 +10,7 @@
 mod blueprint;
 mod devices;
 mod host_form;
+mod passthrough;
 mod policy;
 mod rules;
 mod template;

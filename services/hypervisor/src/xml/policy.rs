@@ -4,8 +4,9 @@ use super::{
     rules::{DOMAIN, Rule, Value},
     tree::Element,
 };
+use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use virtbus_wire::{
     Code, JobError,
     task::hypervisor::network::{BridgeName, NetworkName},
@@ -22,16 +23,25 @@ pub(crate) struct Policy {
     /// Whether cards of type `user` are allowed: through one a guest reaches what the host itself
     /// does, its loopback services included.
     pub(crate) user_network: bool,
+    /// PCI devices, by address: `0000:3b:00.0`. A domain has one for itself.
+    pub(crate) pci: BTreeSet<String>,
+    /// USB devices, by vendor and product: `046d:c52b`.
+    pub(crate) usb: BTreeSet<String>,
+    /// Folders, by the name that a domain's XML says in place of the path, which is absolute.
+    pub(crate) folders: BTreeMap<String, Utf8PathBuf>,
+    /// Memory that domains share, by name.
+    pub(crate) shared_memory: BTreeSet<String>,
 }
 
 impl Policy {
-    /// The first name in the configuration that no network or bridge can have.
+    /// The first name in the configuration that nothing of its kind can have.
     pub(crate) fn wrong_name(&self) -> Option<&str> {
         let networks = self.networks.iter();
         let wrong = networks.filter(|name| name.parse::<NetworkName>().is_err());
         let bridges = self.bridges.iter();
         let mut wrong = wrong.chain(bridges.filter(|name| name.parse::<BridgeName>().is_err()));
-        wrong.next().map(String::as_str)
+        let wrong = wrong.next().map(String::as_str);
+        wrong.or_else(|| self.wrong_thing())
     }
 
     /// Lets a tree through, or says what of it isn't allowed.
@@ -53,7 +63,7 @@ impl Policy {
         for card in cards {
             self.admit_card(card)?;
         }
-        Ok(())
+        devices.map_or(Ok(()), |devices| self.admit_things(devices))
     }
 
     fn admit_card(&self, card: &Element) -> Result<(), JobError> {

@@ -8,11 +8,11 @@ use crate::libvirt::Mark;
 use std::collections::BTreeMap;
 use virtbus_wire::{Code, DomainId, JobError, Label, task::hypervisor::Definition};
 
-fn domain() -> DomainId {
+pub(super) fn domain() -> DomainId {
     "web1".parse().unwrap()
 }
 
-fn pool() -> Label {
+pub(super) fn pool() -> Label {
     "default".parse().unwrap()
 }
 
@@ -117,7 +117,7 @@ fn cards_are_allowed_by_the_hosts_configuration() {
     let policy = Policy {
         networks: ["lab".to_owned()].into(),
         bridges: ["br0".to_owned()].into(),
-        user_network: false,
+        ..Policy::default()
     };
     for (card, allowed) in [
         (
@@ -154,7 +154,7 @@ fn cards_are_allowed_by_the_hosts_configuration() {
     }
 }
 
-fn mark() -> Mark {
+pub(super) fn mark() -> Mark {
     Mark {
         job: "j'1".replace('\'', "").parse().unwrap(),
         claim: 3,
@@ -185,6 +185,7 @@ fn for_host(blueprint: &Blueprint, accelerator: Accelerator) -> String {
         accelerator,
         listen: "127.0.0.1",
         files: &files,
+        folders: &BTreeMap::new(),
     };
     blueprint.for_host("web1", uuid::Uuid::nil(), &mark(), &facts)
 }
@@ -277,7 +278,7 @@ fn of_template(template: serde_json::Value) -> Blueprint {
     let policy = Policy {
         networks: ["lab".to_owned()].into(),
         bridges: ["br0".to_owned()].into(),
-        user_network: false,
+        ..Policy::default()
     };
     let definition = Definition::Template(&template);
     Blueprint::new(definition, None, &domain(), &pool(), &policy).unwrap()
