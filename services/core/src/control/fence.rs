@@ -5,13 +5,7 @@
 //! whoever got no answer asks once more. Jobs that come to the host's own queues later are settled
 //! by a watch, as long as it's fenced.
 
-use super::{
-    Caller, Failed,
-    fenced::{self, Settled},
-    hypervisors::not_found,
-    pause::check_reason,
-    things::Held,
-};
+use super::{Caller, Failed, fenced, hypervisors::not_found, pause::check_reason, things::Held};
 use crate::{domains, service::Stores};
 use serde_json::json;
 use virtbus_bus::{Bucket, WriteError};
@@ -46,16 +40,15 @@ pub(super) async fn fence(
             domains.push(id.clone());
         }
     }
-    let mut settled = Settled::default();
-    fenced::settle(stores, (name, &host), asked.restart, 1, &mut settled).await?;
+    let (moved, _) = fenced::settle(stores, (name, &host), asked.restart, 1).await?;
     let mut restarted: Vec<DomainId> = Vec::new();
     if asked.restart {
-        let wanted = on_it.into_iter().filter(|(id, domain)| {
-            domain.desired == Desired::Running && !settled.stopped.contains(id)
-        });
+        // Read anew: a stop that was settled says that its domain should be off.
+        let on_it = domains::of_host(stores, name).await?.into_iter();
+        let wanted = on_it.filter(|(_, domain)| domain.desired == Desired::Running);
         for (id, domain) in wanted {
             // One that was about to be started there already goes elsewhere by itself.
-            if !settled.moved.contains(&id) {
+            if !moved.contains(&id) {
                 start(stores, &id, &domain, &asked.reason).await?;
             }
             restarted.push(id);

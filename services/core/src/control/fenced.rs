@@ -6,7 +6,10 @@
 
 use super::change::publish_if_new;
 use crate::{domains, service::Stores};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use virtbus_bus::{BusError, Entry, WriteError, jobs::ChangeError, lease::Leases};
 use virtbus_wire::{
     DiskId, DomainId, JobId, JobState, Label, Queue, Record,
@@ -17,14 +20,8 @@ use virtbus_wire::{
 /// How often a change that others come between is tried.
 const TRIES_MAX: u32 = 8;
 
-/// The domains of the jobs that were settled.
-#[derive(Debug, Default)]
-pub(super) struct Settled {
-    /// These are being started elsewhere.
-    pub(super) moved: BTreeSet<DomainId>,
-    /// These should be off.
-    pub(super) stopped: BTreeSet<DomainId>,
-}
+/// How long whoever fences a host is left alone with its jobs: they may be told to go elsewhere.
+const FENCING: Duration = Duration::from_secs(10);
 
 /// Up to which revision the jobs of each fenced host were read.
 pub(crate) type Watched = BTreeMap<Label, u64>;
@@ -36,27 +33,29 @@ pub(crate) type Watched = BTreeMap<Label, u64>;
 pub(crate) async fn watch(stores: &Stores, watched: &mut Watched) -> Result<(), WriteError> {
     let hosts = stores.catalogue.hypervisors.all().await?.into_iter();
     let hosts = hosts.filter_map(|(name, entry)| Some((name.parse().ok()?, entry.value)));
-    let fenced = |host: &HypervisorRecord| host.state == HypervisorState::Fenced;
+    let now = stores.bus.now();
+    let fenced = |host: &HypervisorRecord| {
+        host.state == HypervisorState::Fenced && now.since(host.updated_at) >= FENCING
+    };
     let hosts: BTreeMap<Label, _> = hosts.filter(|(_, host)| fenced(host)).collect();
     watched.retain(|name, _| hosts.contains_key(name));
     for (name, host) in hosts {
         let from = watched.get(&name).copied().unwrap_or(1);
-        let next = settle(stores, (&name, &host), false, from, &mut Settled::default()).await?;
+        let (_, next) = settle(stores, (&name, &host), false, from).await?;
         watched.insert(name, next);
     }
     Ok(())
 }
 
-/// Ends the jobs on a host's own queues, or moves them, from a revision of the jobs on; says up to
-/// which one.
+/// Ends the jobs on a host's own queues, or moves them, from a revision of the jobs on. Says which
+/// domains are being started elsewhere by that, and up to which revision it came.
 pub(super) async fn settle(
     stores: &Stores,
     (name, host): (&Label, &HypervisorRecord),
     restart: bool,
     from: u64,
-    settled: &mut Settled,
-) -> Result<u64, WriteError> {
-    let (mut jobs, mut next) = (Vec::new(), from);
+) -> Result<(BTreeSet<DomainId>, u64), WriteError> {
+    let (mut jobs, mut next, mut moved) = (Vec::new(), from, BTreeSet::new());
     loop {
         let page = stores.jobs.bucket().page(next).await?;
         for row in page.items {
@@ -83,10 +82,9 @@ pub(super) async fn settle(
             // That it should be off outlives the job.
             JobState::Succeeded(..) => {
                 domains::change(stores, &domain, name, should_be_off).await?;
-                settled.stopped.insert(domain);
             }
             JobState::Queued => {
-                settled.moved.insert(domain);
+                moved.insert(domain);
             }
             JobState::Failed(..) | JobState::Cancelled(..) => {}
             JobState::Waiting(_) | JobState::Running(_) | JobState::Cancelling(_) => {}
@@ -95,7 +93,7 @@ pub(super) async fn settle(
     if is_any || from == 1 {
         give_up_intents(stores, name).await?;
     }
-    Ok(next)
+    Ok((moved, next))
 }
 
 fn should_be_off(domain: &DomainRecord) -> Option<DomainRecord> {
