@@ -229,7 +229,7 @@ impl Domains {
     }
 
     /// A disk and those below it; it alone where the chain can't be followed.
-    async fn chain_of(&self, disk: &DiskId) -> Result<Vec<DiskId>, JobError> {
+    pub(crate) async fn chain_of(&self, disk: &DiskId) -> Result<Vec<DiskId>, JobError> {
         match self.catalog.chain(disk).await {
             Ok(chain) => Ok(chain.into_iter().map(|(id, _)| id).collect()),
             Err(CatalogError::Refused(error)) => {

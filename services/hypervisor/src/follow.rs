@@ -8,6 +8,7 @@
 use crate::{
     catalog::Hold,
     domains::{Domains, domain_of, trial_name},
+    foreign,
     libvirt::{Hint, Hinted},
     register::returned,
 };
@@ -78,6 +79,8 @@ enum Work {
 enum Found {
     /// What was to be done is done.
     Looked,
+    /// A domain without a record runs, and this is held for it.
+    Held(Vec<Hold>),
     /// These are to be looked at.
     Known(Open),
     /// These too; the records up to this revision were read.
@@ -94,6 +97,8 @@ struct Following {
     again: Option<Instant>,
     at_work: JoinSet<Result<Found, JobError>>,
     works: HashMap<Id, Work>,
+    /// What is held for domains without a record.
+    foreign: Open,
     /// The domains that a task looks at: hints that come meanwhile are for the next one.
     looked_at: BTreeSet<DomainId>,
     is_asking: bool,
@@ -112,6 +117,7 @@ impl Following {
             again: None,
             at_work: JoinSet::new(),
             works: HashMap::new(),
+            foreign: Open::new(),
             looked_at: BTreeSet::new(),
             is_asking: false,
             read: 1,
@@ -136,7 +142,8 @@ impl Following {
             .partition(|(domain, _)| self.looked_at.contains(domain));
         self.open = later;
         let now: Open = now;
-        for (domain, holds) in now {
+        for (domain, mut holds) in now {
+            holds.extend(self.foreign.remove(&domain).unwrap_or_default());
             let work = Work::Look(domain.clone(), holds.clone());
             self.looked_at.insert(domain.clone());
             let looked = look(self.domains.clone(), Arc::clone(&self.looks), domain, holds);
@@ -172,6 +179,11 @@ impl Following {
         }
         match found {
             Ok(Found::Looked) => {}
+            Ok(Found::Held(holds)) => {
+                if let Work::Look(domain, _) = work {
+                    self.foreign.insert(domain, holds);
+                }
+            }
             Ok(Found::Known(open)) => self.extend(open),
             Ok(Found::Doubted(open, read)) => {
                 self.read = read;
@@ -214,7 +226,12 @@ async fn look(
     let _guard = domains.guard(&domain).await;
     // Those who wait for a job don't count: there are as many as jobs at most.
     let _look = looks.acquire().await;
-    domains.sync_guarded(&domain).await?;
+    if domains.sync_guarded(&domain).await?.is_none() {
+        let held = foreign::hold(&domains, &domain).await?;
+        if !held.is_empty() {
+            return Ok(Found::Held(held));
+        }
+    }
     if holds.is_empty() || runs(&domains, &domain).await? {
         return Ok(Found::Looked);
     }

@@ -1,6 +1,6 @@
 //! Before the claim: whose job it is, and whether this host has room for its domain.
 
-use crate::{capacity::Room, domains::Domains};
+use crate::{capacity::Room, domains::Domains, xml::has_state_on_host};
 use std::time::Duration;
 use virtbus_bus::BusError;
 use virtbus_wire::{
@@ -43,7 +43,7 @@ pub(crate) async fn look(domains: &Domains, job: &Record, deliveries: u64) -> Lo
     };
     let here = &domains.settings.hypervisor;
     let needs = needs(domains, job, &domain, record.as_ref());
-    if let Some(host) = bound_to(domains, &domain, record.as_ref(), &needs)
+    if let Some(host) = bound_to(record.as_ref(), &needs)
         && host != here
     {
         let is_on = record.as_ref().is_some_and(|record| record.state.is_on());
@@ -137,18 +137,10 @@ fn room_of(
 
 /// The host that a job is for: where its domain runs, where its snapshots are or what its firmware
 /// remembers, or where it was last for what can't be done anywhere else.
-fn bound_to<'a>(
-    domains: &Domains,
-    domain: &DomainId,
-    record: Option<&'a DomainRecord>,
-    needs: &Needs,
-) -> Option<&'a Label> {
+fn bound_to<'a>(record: Option<&'a DomainRecord>, needs: &Needs) -> Option<&'a Label> {
     let record = record?;
     let host = record.hypervisor.as_ref()?;
-    let has_state = || {
-        let last = domains.last_blueprint(domain, record);
-        last.is_ok_and(|last| last.has_state_on_host())
-    };
+    let has_state = || record.xml.as_deref().is_some_and(has_state_on_host);
     let is_bound = match needs {
         Needs::TheDomain => true,
         Needs::Room(_) => record.state.is_on() || !record.snapshots.is_empty() || has_state(),

@@ -7,6 +7,7 @@ mod config;
 mod domains;
 mod files;
 mod follow;
+mod foreign;
 mod libvirt;
 mod look;
 mod observe;

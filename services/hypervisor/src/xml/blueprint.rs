@@ -97,15 +97,6 @@ impl Blueprint {
         })
     }
 
-    /// Whether its host keeps something of it beside its disks: what the firmware remembers, what is
-    /// in the trusted module.
-    pub(crate) fn has_state_on_host(&self) -> bool {
-        let os = self.tree.child("os");
-        let has_efi = os.is_some_and(|os| os.attribute("firmware") == Some("efi"));
-        let devices = self.tree.child("devices");
-        has_efi || devices.is_some_and(|devices| devices.child("tpm").is_some())
-    }
-
     /// For the record: libvirt's XML, disks and media named as volumes.
     pub(crate) fn portable(&self, domain: &DomainId, uuid: Uuid) -> String {
         self.named(domain.as_str(), uuid).to_string()
@@ -163,6 +154,18 @@ impl Blueprint {
         }
         Self::admit(tree, domain, policy)
     }
+}
+
+/// Whether the host of a domain keeps something of it beside its disks, as its XML says: what the
+/// firmware remembers, what is in the trusted module. Whatever this host's policy is.
+pub(crate) fn has_state_on_host(xml: &str) -> bool {
+    let Ok(tree) = Element::read(xml) else {
+        return false;
+    };
+    let os = tree.child("os");
+    let has_efi = os.is_some_and(|os| os.attribute("firmware") == Some("efi"));
+    let devices = tree.child("devices");
+    has_efi || devices.is_some_and(|devices| devices.child("tpm").is_some())
 }
 
 fn invalid(why: &str) -> JobError {

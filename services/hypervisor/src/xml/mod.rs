@@ -16,7 +16,7 @@ mod rules;
 mod template;
 mod tree;
 
-pub(crate) use blueprint::{Blueprint, Volume};
+pub(crate) use blueprint::{Blueprint, Volume, has_state_on_host};
 pub(crate) use host_form::{Accelerator, ChainFile, HostFacts};
 pub(crate) use policy::Policy;
 pub(crate) use tree::Element;

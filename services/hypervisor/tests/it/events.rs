@@ -148,19 +148,34 @@ async fn a_stop_gets_in_beside_as_many_calls_that_hang_as_there_are_slots() {
 #[tokio::test]
 async fn a_domain_that_nobody_made_over_the_bus_is_stopped_over_it() {
     let guests = Guests::start().await;
+    guests.disk("d7").await;
+    let disk = guests.file("d7.qcow2");
+    let own = format!(
+        "<domain type='qemu'><name>own</name><memory>8192</memory><os><type>hvm</type></os>\
+         <devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/>\
+         <source file='{}'/><target dev='vda'/></disk></devices></domain>",
+        disk.display()
+    );
     let xml = guests.libvirt.pool().join("own.xml");
-    let own = "<domain type='qemu'><name>own</name><memory>8192</memory>\
-               <os><type>hvm</type></os></domain>";
     fs::write(&xml, own).unwrap();
     let path = xml.to_str().unwrap();
     assert!(guests.libvirt.virsh(&["define", path]).status.success());
     assert!(guests.libvirt.virsh(&["start", "own"]).status.success());
+    let used_by = async |wanted: &[&str]| {
+        until("who uses its disk", async || {
+            let users = guests.site.users("d7").await;
+            if users == wanted { Ok(()) } else { Err(users) }
+        })
+        .await;
+    };
+    used_by(&["own Exclusive"]).await;
     let destroy = json!({"domain": "own", "mode": "destroy"});
     for _ in 0..2 {
         let done = guests.done("stop_domain", destroy.clone()).await;
         assert_eq!(done["state"], "shutoff");
         assert_eq!(guests.libvirt.state("own"), "shut off");
     }
+    used_by(&[]).await;
     let none = json!({"domain": "none", "mode": "destroy"});
     let queue = "hypervisor.hv-test.default";
     let error = guests.site.refused(queue, payload("stop_domain", &none));
