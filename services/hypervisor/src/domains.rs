@@ -6,6 +6,7 @@ use crate::{
     libvirt::{Host, Seen},
     observe::{Verdict, observed},
     place::Roots,
+    watch::Watch,
     xml::{Accelerator, Blueprint, Policy, Volume},
 };
 use std::{
@@ -29,6 +30,7 @@ pub(crate) struct Domains {
     pub(crate) catalog: Catalog,
     pub(crate) settings: Arc<HostSettings>,
     pub(crate) capacity: Capacity,
+    pub(crate) watch: Watch,
     guards: Guards,
 }
 
@@ -66,8 +68,14 @@ impl Domains {
             catalog,
             settings: Arc::new(settings),
             capacity,
+            watch: Watch::default(),
             guards: Guards::default(),
         }
+    }
+
+    /// The same, with somebody who hears of each step.
+    pub(crate) fn watched(self, watch: Watch) -> Self {
+        Self { watch, ..self }
     }
 
     /// A domain on this host, as who holds disks.

@@ -9,6 +9,7 @@ use crate::{
     libvirt::{Host, Node},
     observe, probe,
     register::register,
+    watch::Watch,
     xml::Accelerator,
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -33,7 +34,7 @@ const LIBVIRT: &str = "libvirt";
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs the service until it's asked to stop.
-pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal> {
+pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>, watch: Watch) -> Result<(), Fatal> {
     let settings = daemon.settings.clone();
     let _alone = alone(&settings.libvirt)?;
     let unreachable = |error: crate::libvirt::LibvirtError| Fatal::Unreachable(error.to_string());
@@ -55,7 +56,8 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
         &bus,
         host,
         &node,
-    );
+    )
+    .watched(watch);
     let following = observe::follow(domains.clone(), hinted, daemon.stop.clone());
     daemon.parts.spawn("domains", following);
     let setup = Setup {
