@@ -3,6 +3,7 @@
 //! [`run`] is the program; [`run_watched`] is the same for those who want to hear of each step that
 //! a job takes.
 
+mod admit;
 mod alone;
 mod capacity;
 mod catalog;

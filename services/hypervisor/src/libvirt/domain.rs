@@ -6,6 +6,7 @@
 use super::{
     BlockJob, Host, LibvirtError, Seen,
     events::{block_commit, block_end, block_job},
+    seen::snapshot_files,
 };
 use std::time::Duration;
 use virt::{connect::Connect, domain::Domain, domain_snapshot::DomainSnapshot, sys};
@@ -220,6 +221,15 @@ impl Host {
             Ok(snapshot(connection, &name, &id)?.get_xml_desc(0)?)
         })
         .await
+    }
+
+    /// The files of the disks and media that a domain had when a snapshot was made.
+    pub(crate) async fn snapshot_files(
+        &self,
+        domain: &DomainId,
+        id: &SnapshotId,
+    ) -> Result<Vec<String>, LibvirtError> {
+        snapshot_files(&self.snapshot_xml(domain, id).await?)
     }
 
     /// Sets the size of a running domain's disk, in bytes.

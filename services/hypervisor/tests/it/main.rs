@@ -6,12 +6,14 @@
 )]
 
 mod chains;
+mod cuts;
 mod domains;
 mod guests;
 mod hosts;
 mod images;
 mod kills;
 mod process;
+mod reverts;
 
 use process::{Service, Site};
 use virtbus_testbed::until;

@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::{
     fs::{self, File},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -18,9 +18,9 @@ use virtbus_bus::{
 };
 use virtbus_testbed::{Server, until};
 use virtbus_wire::{
-    Event, JobError, JobId, JobState, Label, Record,
+    Event, JobError, JobId, JobState, Label, Record, Timestamp,
     catalog::{DiskRecord, DomainRecord, HypervisorRecord, InUseBy, PoolRecord, WorkerRecord},
-    state::WaitReason,
+    state::{Cancel, Phase, WaitReason},
 };
 
 /// A server with streams, buckets and the pool `default`.
@@ -186,6 +186,28 @@ impl Site {
         Err(format!("{:?}", entry.value.state))
     }
 
+    /// Cancels a job whose worker is dead.
+    pub(crate) async fn cancel_dead(&self, id: &JobId) {
+        let entry = self.jobs.get_latest(id).await.unwrap().unwrap();
+        let mut record = entry.value;
+        let JobState::Running(hold) = &record.state else {
+            panic!("{:?}", record.state);
+        };
+        // As after the claim of another one that has died as well: nobody can cancel what may
+        // have its effect already.
+        let mut hold = hold.clone();
+        hold.phase = Phase::Clean;
+        record.state = JobState::Cancelling(hold);
+        record.cancel = Some(Cancel {
+            by: None,
+            at: Timestamp::now(),
+            force: false,
+            reason: None,
+        });
+        let jobs = Bucket::new(&self.bus, "jobs");
+        jobs.put(id.as_str(), &record).await.unwrap();
+    }
+
     pub(crate) async fn record(&self, id: &JobId) -> Result<Record, String> {
         let found = self
             .jobs
@@ -204,9 +226,14 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn start(site: &Site, settings: &[(&str, &str)]) -> Self {
+        let program = Command::new(env!("CARGO_BIN_EXE_virtbus-hypervisor"));
+        Self::start_as(program, site, settings)
+    }
+
+    /// Starts it as this program.
+    pub(crate) fn start_as(mut command: Command, site: &Site, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_virtbus-hypervisor"));
         command
             .env("VIRTBUS__NATS__URL", &site.server.url)
             .env("VIRTBUS__WORKER__ID", "hv-worker")
@@ -256,6 +283,11 @@ impl Service {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn exit(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     pub(crate) async fn ended(&mut self) -> Option<i32> {
