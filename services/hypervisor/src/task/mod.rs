@@ -15,6 +15,7 @@ mod context;
 mod create_snapshot;
 mod delete_domain;
 mod delete_snapshot;
+mod merge;
 mod overlays;
 mod reset_domain;
 mod resize;

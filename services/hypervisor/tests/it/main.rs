@@ -6,6 +6,7 @@
 )]
 
 mod chains;
+mod commits;
 mod cuts;
 mod domains;
 mod guests;

@@ -14,12 +14,14 @@ use tokio::{
 use virtbus_bus::{
     Bucket, Bus, ConnectConfig, Jobs,
     jobs::KEEP,
+    locks::{Granted, Locks},
     topology::{self, Mode, Wanted},
 };
 use virtbus_testbed::{Server, until};
 use virtbus_wire::{
-    Event, JobError, JobId, JobState, Label, Record, Timestamp,
+    Envelope, Event, JobError, JobId, JobState, Label, Queue, Record, Timestamp,
     catalog::{DiskRecord, DomainRecord, HypervisorRecord, InUseBy, PoolRecord, WorkerRecord},
+    protocol::lock::{Holder, Mode as LockMode},
     state::{Cancel, Phase, WaitReason},
 };
 
@@ -184,6 +186,52 @@ impl Site {
             self.jobs.publish(&next.value).await.unwrap();
         }
         Err(format!("{:?}", entry.value.state))
+    }
+
+    /// Has a job of another service hold a lock. The job.
+    pub(crate) async fn lock(&self, lock: &str, mode: LockMode) -> JobId {
+        let job = Envelope::bare("convert");
+        let queue: Queue = "storage.default.low".parse().unwrap();
+        let record = Record::new(JobId::new(), job, queue.into(), Timestamp::now());
+        self.jobs.create(&record).await.unwrap();
+        self.hold_lock(lock, mode, &record.id).await;
+        record.id
+    }
+
+    pub(crate) async fn hold_lock(&self, lock: &str, mode: LockMode, job: &JobId) {
+        let holder = Holder {
+            job: job.clone(),
+            claim: 0,
+            since: None,
+        };
+        let locks = Locks::new(&self.bus, &self.jobs);
+        let set = [(lock.to_owned(), mode)].into();
+        let granted = locks.try_take(&set, &holder).await.unwrap();
+        assert!(matches!(granted, Granted::All), "{granted:?}");
+    }
+
+    pub(crate) async fn unlock(&self, lock: &str) {
+        let locks: Bucket<Value> = Bucket::new(&self.bus, "locks");
+        let entry = locks.get_latest(lock).await.unwrap().unwrap();
+        locks.remove(lock, entry.revision).await.unwrap();
+    }
+
+    /// The lock that a job waits for, and who has it.
+    pub(crate) async fn lock_waited_for(&self, id: &JobId) -> (String, String) {
+        until(&format!("{id} to wait"), async || {
+            let record = self.record(id).await?;
+            if let JobState::Waiting(waiting) = &record.state
+                && let WaitReason::Lock {
+                    resource,
+                    holder: Some(holder),
+                    ..
+                } = &waiting.on
+            {
+                return Ok((resource.clone(), holder.clone()));
+            }
+            Err(format!("{:?}", record.state))
+        })
+        .await
     }
 
     /// Cancels a job whose worker is dead.
