@@ -51,4 +51,4 @@ pub use config::{ConfigError, Problem, Settings};
 pub use exit::{Exit, Fatal};
 pub use health::{Metrics, Readiness};
 pub use identity::Identity;
-pub use run::{Daemon, Service, run};
+pub use run::{Daemon, Service, run, run_by_environment};

@@ -173,13 +173,27 @@ where
             .into();
         }
     };
-    let loaded = match config::load::<T>(args.config.as_deref(), variables()) {
-        Ok(loaded) => loaded,
-        Err(error) => return wrong(&error).into(),
+    let exit = match config::load::<T>(args.config.as_deref(), variables()) {
+        Ok(loaded) => match args.command {
+            None => run_loaded(service, loaded, serve),
+            Some(Command::Config { action }) => look(&loaded, action),
+        },
+        Err(error) => wrong(&error),
     };
-    let exit = match args.command {
-        None => run_loaded(service, loaded, serve),
-        Some(Command::Config { action }) => look(&loaded, action),
+    exit.into()
+}
+
+/// The same for a program whose command line is another one's, such as a test's: its environment
+/// says everything.
+pub fn run_by_environment<T, F, S>(service: Service, serve: F) -> ExitCode
+where
+    T: Settings,
+    F: FnOnce(Daemon<T>) -> S,
+    S: Future<Output = Result<(), Fatal>>,
+{
+    let exit = match config::load::<T>(None, variables()) {
+        Ok(loaded) => run_loaded(service, loaded, serve),
+        Err(error) => wrong(&error),
     };
     exit.into()
 }

@@ -3,16 +3,18 @@
 use crate::{
     capacity::Capacity,
     catalog::{Catalog, CatalogError, Hold, Holder},
-    libvirt::{Host, Seen},
+    libvirt::{Host, Mark, Seen},
     observe::{Verdict, observed},
-    place::Roots,
-    xml::{Accelerator, Blueprint, Policy, Volume},
+    place::{self, Roots},
+    watch::Watch,
+    xml::{Accelerator, Blueprint, HostFacts, Policy, Volume},
 };
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
 use virtbus_wire::{
     DiskId, DomainId, JobError, Label, Timestamp,
     catalog::{DomainRecord, UseMode},
@@ -29,6 +31,7 @@ pub(crate) struct Domains {
     pub(crate) catalog: Catalog,
     pub(crate) settings: Arc<HostSettings>,
     pub(crate) capacity: Capacity,
+    pub(crate) watch: Watch,
     guards: Guards,
 }
 
@@ -66,6 +69,7 @@ impl Domains {
             catalog,
             settings: Arc::new(settings),
             capacity,
+            watch: Watch::default(),
             guards: Guards::default(),
         }
     }
@@ -84,6 +88,11 @@ impl Domains {
             host: self.host.for_looks(),
             ..self.clone()
         }
+    }
+
+    /// The same, with somebody who hears of each step.
+    pub(crate) fn watched(self, watch: Watch) -> Self {
+        Self { watch, ..self }
     }
 
     /// A domain on this host, as who holds disks.
@@ -240,6 +249,7 @@ impl Domains {
         }
     }
 
+    /// Those of a domain's disks that its guest can't write.
     fn readonly_disks(&self, domain: &DomainId, record: &DomainRecord) -> Vec<DiskId> {
         let Ok(blueprint) = self.last_blueprint(domain, record) else {
             return Vec::new();
@@ -256,6 +266,37 @@ impl Domains {
                 Volume::Disk { .. } | Volume::Media { .. } => None,
             });
         disks.collect()
+    }
+
+    /// Those that it can: libvirt keeps snapshots in these.
+    pub(crate) fn written_disks(&self, domain: &DomainId, record: &DomainRecord) -> Vec<DiskId> {
+        let readonly = self.readonly_disks(domain, record);
+        let disks = record.disks.iter();
+        let written = disks.filter(|disk| !readonly.contains(disk));
+        written.cloned().collect()
+    }
+
+    /// Makes libvirt's own definition of a domain that is off say what its record says: the next
+    /// start may be somebody else's. Nothing where libvirt doesn't know the domain.
+    pub(crate) async fn redefine(
+        &self,
+        domain: &DomainId,
+        (blueprint, uuid): (&Blueprint, Uuid),
+        mark: &Mark,
+    ) -> Result<(), JobError> {
+        if self.host.domain(domain.as_str()).await?.is_none() {
+            return Ok(());
+        }
+        let settings = &self.settings;
+        let files = place::files(&self.catalog, &settings.roots, blueprint).await?;
+        let facts = HostFacts {
+            accelerator: settings.accelerator,
+            listen: &settings.listen,
+            files: &files,
+            folders: &settings.policy.folders,
+        };
+        let xml = blueprint.for_host(domain.as_str(), uuid, mark, &facts);
+        Ok(self.host.define(domain, xml).await?)
     }
 
     /// What a domain was defined as last.

@@ -56,7 +56,7 @@ impl Perform for Domains {
                 let checks = vec![format!("libvirt {}", node.libvirt)];
                 pong(ping, job, run.stop(), checks).await
             },
-            steps => drive(&steps, run).await)
+            steps => drive(&steps, run, (job.task.name(), &self.watch)).await)
     }
 
     async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {

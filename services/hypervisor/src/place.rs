@@ -1,9 +1,9 @@
 //! From a blueprint to this host: which disks in which way, and which files they are.
 
 use crate::{
+    admit::{Way, admit_chain, admit_medium, admit_use},
     catalog::{Catalog, Disk, Hold, Holder, not_found},
     files::{self, PoolFile},
-    users::conflict,
     xml::{Blueprint, ChainFile, Volume},
 };
 use camino::Utf8PathBuf;
@@ -11,11 +11,9 @@ use std::collections::BTreeMap;
 use virtbus_bus::locks::LockSet;
 use virtbus_inspector::gate::{Expected, Known};
 use virtbus_wire::{
-    Code, DiskId, JobError, Label, MediaId, Record, Timestamp,
-    catalog::{DiskRecord, DiskState, InUseBy, MediaRecord, UseMode},
-    envelope::IfInUse,
+    Code, DiskId, JobError, Label, MediaId, Record,
+    catalog::{DiskRecord, MediaRecord, UseMode},
     protocol::lock::Mode as LockMode,
-    state::WaitReason,
     task::image::ImageFormat,
 };
 use virtbus_worker::Stop;
@@ -73,9 +71,7 @@ pub(crate) async fn place(
     holder: &Holder,
     job: &Record,
 ) -> Result<Placed, Stop> {
-    let mut placed = Placed::default();
-    let mut strictest: BTreeMap<DiskId, UseMode> = BTreeMap::new();
-    let mut found: Vec<PoolFile> = Vec::new();
+    let mut placing = Placing::new(catalog, roots, holder, job);
     for volume in &blueprint.volumes {
         let files = match volume {
             Volume::Disk {
@@ -83,48 +79,39 @@ pub(crate) async fn place(
                 pool,
                 readonly,
             } => {
-                let chain = catalog.chain(disk).await?;
-                admit_chain(disk, &chain, pool, *readonly)?;
-                let mut files = Vec::new();
-                for (at, (id, record)) in chain.iter().enumerate() {
-                    let writes = at == 0 && !readonly;
-                    let mode = if writes {
-                        UseMode::Exclusive
-                    } else {
-                        UseMode::Shared
-                    };
-                    admit_use(&format!("disk.{id}"), &record.in_use_by, holder, mode, job)?;
-                    let strict = strictest.entry(id.clone()).or_insert(mode);
-                    if mode == UseMode::Exclusive {
-                        *strict = mode;
-                    }
-                    files.push(disk_file(roots, id, record)?);
-                }
-                found.extend(chain_files(roots, &chain)?);
-                files
+                let way = if *readonly { Way::Read } else { Way::Write };
+                placing.disk(disk, pool, way).await?
             }
-            Volume::Media { media, pool } => {
-                let entry = catalog.media.get_latest(media.as_str()).await;
-                let entry = entry.map_err(crate::catalog::CatalogError::from)?;
-                let record = admit_medium(media, entry.as_ref().map(|e| &e.value), pool)?;
-                let object = volume.object();
-                admit_use(&object, &record.in_use_by, holder, UseMode::Shared, job)?;
-                placed.holds.push(Hold::Media(media.clone()));
-                let file = medium_file(roots, media, record)?;
-                let path = file.path();
-                found.push(file);
-                vec![ChainFile {
-                    path,
-                    format: "raw",
-                }]
-            }
+            Volume::Media { media, pool } => placing.medium(media, pool).await?,
         };
-        placed.files.insert(volume.object(), files);
+        placing.placed.files.insert(volume.object(), files);
     }
-    let disks = strictest.into_iter().map(|(id, mode)| Hold::Disk(id, mode));
-    placed.holds.extend(disks);
-    files::gate(found).await?;
-    Ok(placed)
+    placing.end().await
+}
+
+/// The same of the disks that snapshots are kept in: those that the guest writes.
+pub(crate) async fn place_kept(
+    catalog: &Catalog,
+    roots: &Roots,
+    blueprint: &Blueprint,
+    holder: &Holder,
+    job: &Record,
+) -> Result<Placed, Stop> {
+    let mut placing = Placing::new(catalog, roots, holder, job);
+    for volume in &blueprint.volumes {
+        match volume {
+            Volume::Disk {
+                disk,
+                pool,
+                readonly: false,
+            } => {
+                let files = placing.disk(disk, pool, Way::Keep).await?;
+                placing.placed.files.insert(volume.object(), files);
+            }
+            Volume::Disk { readonly: true, .. } | Volume::Media { .. } => {}
+        }
+    }
+    placing.end().await
 }
 
 /// The files of all that a blueprint names, whatever may be said against their use: for a domain
@@ -147,10 +134,7 @@ pub(crate) async fn files(
                 let entry = entry.map_err(crate::catalog::CatalogError::from)?;
                 let missing = || not_found(Code::MediaNotFound, "media", media.as_str());
                 let record = entry.ok_or_else(missing)?.value;
-                vec![ChainFile {
-                    path: medium_file(roots, media, &record)?.path(),
-                    format: "raw",
-                }]
+                vec![plain(&medium_file(roots, media, &record)?)]
             }
         };
         all.insert(volume.object(), files);
@@ -167,21 +151,86 @@ fn medium_file(roots: &Roots, id: &MediaId, record: &MediaRecord) -> Result<Pool
     })
 }
 
-/// That the files of disks, and all below them, are what the catalogue says: before a domain that
-/// has them already gets a new process.
-pub(crate) async fn gate(
-    catalog: &Catalog,
-    roots: &Roots,
-    disks: &[DiskId],
-) -> Result<(), JobError> {
-    let mut found = Vec::new();
-    for disk in disks {
-        found.extend(chain_files(roots, &catalog.chain(disk).await?)?);
+fn plain(file: &PoolFile) -> ChainFile {
+    let path = file.path();
+    ChainFile {
+        path,
+        format: "raw",
     }
-    files::gate(found).await
 }
 
-/// The virtual size that a disk's own file says, in bytes; none of a disk of plain bytes.
+/// What was looked up so far.
+struct Placing<'a> {
+    catalog: &'a Catalog,
+    roots: &'a Roots,
+    holder: &'a Holder,
+    job: &'a Record,
+    placed: Placed,
+    strictest: BTreeMap<DiskId, UseMode>,
+    found: Vec<PoolFile>,
+}
+
+impl<'a> Placing<'a> {
+    fn new(catalog: &'a Catalog, roots: &'a Roots, holder: &'a Holder, job: &'a Record) -> Self {
+        Self {
+            catalog,
+            roots,
+            holder,
+            job,
+            placed: Placed::default(),
+            strictest: BTreeMap::new(),
+            found: Vec::new(),
+        }
+    }
+
+    async fn disk(
+        &mut self,
+        disk: &DiskId,
+        pool: &Label,
+        way: Way,
+    ) -> Result<Vec<ChainFile>, Stop> {
+        let chain = self.catalog.chain(disk).await?;
+        admit_chain(disk, &chain, pool, way)?;
+        let mut files = Vec::new();
+        for (at, (id, record)) in chain.iter().enumerate() {
+            let mode = if at == 0 { way.mode() } else { UseMode::Shared };
+            let object = format!("disk.{id}");
+            admit_use(&object, &record.in_use_by, self.holder, mode, self.job)?;
+            let strict = self.strictest.entry(id.clone()).or_insert(mode);
+            if mode == UseMode::Exclusive {
+                *strict = mode;
+            }
+            files.push(disk_file(self.roots, id, record)?);
+        }
+        self.found.extend(chain_files(self.roots, &chain)?);
+        Ok(files)
+    }
+
+    async fn medium(&mut self, id: &MediaId, pool: &Label) -> Result<Vec<ChainFile>, Stop> {
+        let entry = self.catalog.media.get_latest(id.as_str()).await;
+        let entry = entry.map_err(crate::catalog::CatalogError::from)?;
+        let record = admit_medium(id, entry.as_ref().map(|entry| &entry.value), pool)?;
+        let object = format!("media.{id}");
+        let mode = UseMode::Shared;
+        admit_use(&object, &record.in_use_by, self.holder, mode, self.job)?;
+        self.placed.holds.push(Hold::Media(id.clone()));
+        let file = medium_file(self.roots, id, record)?;
+        let files = vec![plain(&file)];
+        self.found.push(file);
+        Ok(files)
+    }
+
+    /// Last, nothing but their content speaks against them: the files are looked at.
+    async fn end(mut self) -> Result<Placed, Stop> {
+        let disks = self.strictest.into_iter();
+        let disks = disks.map(|(id, mode)| Hold::Disk(id, mode));
+        self.placed.holds.extend(disks);
+        files::gate(self.found).await?;
+        Ok(self.placed)
+    }
+}
+
+/// The virtual size that a disk's own file says, in bytes; none where there is no such disk.
 pub(crate) async fn virtual_size(
     catalog: &Catalog,
     roots: &Roots,
@@ -190,9 +239,7 @@ pub(crate) async fn virtual_size(
     let chain = catalog.chain(disk).await?;
     let top = chain_files(roots, &chain)?.into_iter().next();
     match (top, chain.first()) {
-        (Some(file), Some((_, record))) if record.format == ImageFormat::Qcow2 => {
-            files::virtual_size(file, record.format).await.map(Some)
-        }
+        (Some(file), Some((_, record))) => files::virtual_size(file, record.format).await.map(Some),
         (Some(_) | None, _) => Ok(None),
     }
 }
@@ -219,105 +266,6 @@ fn chain_files(roots: &Roots, chain: &[Disk]) -> Result<Vec<PoolFile>, JobError>
         })
     });
     files.collect()
-}
-
-fn admit_chain(id: &DiskId, chain: &[Disk], pool: &Label, readonly: bool) -> Result<(), JobError> {
-    let Some((_, top)) = chain.first() else {
-        return Err(not_found(Code::DiskNotFound, "disk", id.as_str()));
-    };
-    for (id, record) in chain {
-        admit_state("disk", id.as_str(), record.state)?;
-        if record.pool != *pool {
-            let text = "the disk lies in another pool";
-            return Err(JobError::new(Code::DiskWrongPool, text)
-                .with("disk", id.as_str())
-                .with("pool", record.pool.as_str()));
-        }
-    }
-    if !readonly && !top.children.is_empty() {
-        let children: Vec<&str> = top.children.iter().map(DiskId::as_str).collect();
-        let text = "other disks depend on what this one holds: it can't be written";
-        return Err(JobError::new(Code::DiskHasChildren, text)
-            .with("disk", id.as_str())
-            .with("children", children));
-    }
-    Ok(())
-}
-
-fn admit_medium<'a>(
-    id: &MediaId,
-    record: Option<&'a MediaRecord>,
-    pool: &Label,
-) -> Result<&'a MediaRecord, JobError> {
-    let record = record.ok_or_else(|| not_found(Code::MediaNotFound, "media", id.as_str()))?;
-    admit_state("media", id.as_str(), record.state)?;
-    if record.pool != *pool {
-        let text = "the medium lies in another pool";
-        return Err(JobError::new(Code::DiskWrongPool, text).with("media", id.as_str()));
-    }
-    Ok(record)
-}
-
-fn admit_state(what: &str, id: &str, state: DiskState) -> Result<(), JobError> {
-    let (code, text) = match state {
-        DiskState::Ready => return Ok(()),
-        DiskState::Deleted if what == "media" => {
-            return Err(not_found(Code::MediaNotFound, what, id));
-        }
-        DiskState::Deleted => return Err(not_found(Code::DiskNotFound, what, id)),
-        DiskState::Creating | DiskState::Uploading | DiskState::Changing | DiskState::Archiving => {
-            (Code::DiskBusy, "another job is changing it".to_owned())
-        }
-        DiskState::Archived | DiskState::Trashed | DiskState::Missing | DiskState::Broken => {
-            (Code::DiskWrongState, format!("it is {}", state.as_str()))
-        }
-    };
-    let text = format!("the {what} can't be used: {text}");
-    Err(JobError::new(code, text)
-        .with(what, id)
-        .with("state", state.as_str()))
-}
-
-/// That nobody uses it in a way that goes not with what is wanted; or the wait for that.
-fn admit_use(
-    object: &str,
-    users: &[InUseBy],
-    holder: &Holder,
-    mode: UseMode,
-    job: &Record,
-) -> Result<(), Stop> {
-    let Some(user) = conflict(users, holder, mode, Timestamp::now()) else {
-        return Ok(());
-    };
-    let (what, id) = object.split_once('.').unwrap_or(("disk", object));
-    let code = if what == "media" {
-        Code::MediaInUse
-    } else {
-        Code::DiskInUse
-    };
-    let error = |text: String| JobError::new(code, text).with(what, id);
-    let (by, error) = match user {
-        InUseBy::Domain {
-            domain, hypervisor, ..
-        } => {
-            let error = error(format!("a domain uses the {what}"))
-                .with("domain", domain.as_str())
-                .with("hypervisor", hypervisor.as_str());
-            (format!("domain.{domain}"), error)
-        }
-        InUseBy::Job { job, .. } => {
-            let error = error(format!("a download uses the {what}")).with("job", job.as_str());
-            (format!("job.{job}"), error)
-        }
-    };
-    match job.if_in_use {
-        IfInUse::Fail => Err(Stop::Failed(error)),
-        IfInUse::Wait => Err(Stop::Wait(WaitReason::Lock {
-            resource: object.to_owned(),
-            holder: Some(by),
-            since: None,
-        })),
-    }
 }
 
 /// A disk's file on this host.

@@ -10,6 +10,7 @@ use crate::{
     libvirt::{Host, Node},
     probe,
     register::register,
+    watch::Watch,
     xml::Accelerator,
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -34,7 +35,7 @@ const LIBVIRT: &str = "libvirt";
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs the service until it's asked to stop.
-pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal> {
+pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>, watch: Watch) -> Result<(), Fatal> {
     let settings = daemon.settings.clone();
     let _alone = alone(&settings.libvirt)?;
     let unreachable = |error: crate::libvirt::LibvirtError| Fatal::Unreachable(error.to_string());
@@ -56,7 +57,8 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>) -> Result<(), Fatal>
         &bus,
         host,
         &node,
-    );
+    )
+    .watched(watch);
     let following = follow(domains.for_looks(), hinted, daemon.stop.clone());
     daemon.parts.spawn("domains", following);
     let setup = Setup {

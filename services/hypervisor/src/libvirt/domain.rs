@@ -6,6 +6,7 @@
 use super::{
     BlockJob, Host, LibvirtError, Seen,
     events::{block_commit, block_end, block_job, is_busy},
+    seen::snapshot_files,
     snapshot::{Running, running},
 };
 use std::time::Duration;
@@ -255,6 +256,15 @@ impl Host {
         id: &SnapshotId,
     ) -> Result<Option<Running>, LibvirtError> {
         running(&self.snapshot_xml(domain, id).await?)
+    }
+
+    /// The files of the disks and media that a domain had when a snapshot was made.
+    pub(crate) async fn snapshot_files(
+        &self,
+        domain: &DomainId,
+        id: &SnapshotId,
+    ) -> Result<Vec<String>, LibvirtError> {
+        snapshot_files(&self.snapshot_xml(domain, id).await?)
     }
 
     /// Sets the size of a running domain's disk, in bytes.

@@ -156,6 +156,20 @@ fn disks(document: &Document<'_>) -> Vec<(String, String)> {
         .collect()
 }
 
+/// The files of the disks and media that a domain had when a snapshot was made, as its XML says.
+pub(super) fn snapshot_files(xml: &str) -> Result<Vec<String>, LibvirtError> {
+    let document = roxmltree::Document::parse(xml)
+        .map_err(|_| LibvirtError::Unreadable("libvirt's XML of a snapshot"))?;
+    let mut parts = document.root_element().children();
+    let domain = parts.find(|part| part.has_tag_name("domain"));
+    let disks = domain.iter().flat_map(|domain| domain.descendants());
+    let sources = disks
+        .filter(|node| node.has_tag_name("disk"))
+        .filter_map(|disk| disk.children().find(|child| child.has_tag_name("source")));
+    let files = sources.filter_map(|source| source.attribute("file"));
+    Ok(files.map(str::to_owned).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +186,25 @@ mod tests {
             number(sys::VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT)
         ));
         assert!(state(77, 0).is_err(), "an unknown state is no state");
+    }
+
+    #[test]
+    fn a_snapshot_is_of_the_files_that_the_domain_had_then() {
+        let disk = |file: &str, below: &str| {
+            format!(
+                "<devices><disk type='file'><source file='{file}'/><backingStore type='file'>\
+                 <source file='{below}'/></backingStore></disk>\
+                 <disk type='file' device='cdrom'/></devices>"
+            )
+        };
+        let xml = format!(
+            "<domainsnapshot><disks><disk name='vda' snapshot='internal'/></disks>\
+             <domain>{}</domain><inactiveDomain>{}</inactiveDomain></domainsnapshot>",
+            disk("/web1", "/base"),
+            disk("/other", "/base")
+        );
+        assert_eq!(snapshot_files(&xml).unwrap(), ["/web1"]);
+        assert!(snapshot_files("<domainsnapshot/>").unwrap().is_empty());
     }
 
     #[test]

@@ -2,34 +2,39 @@
 //! as an empty overlay.
 //!
 //! ```text
-//! work     the content is copied down; until here all is as before
-//! effect   the domain goes on with the disk below │ the disk's file is made anew, empty
-//!          │ the domain goes on with that
+//! intend    the disk below is `changing`
+//! effect    the disk is `changing` │ its content is copied down │ the domain goes on with the disk
+//!           below │ the disk's file is made anew, empty │ the domain goes on with that
+//! publish   the disk below is `ready`, then the disk
 //! ```
-//! Between the first and the last the disk's own file is stale: nobody may start from it. So it's
-//! `changing` meanwhile, and whoever takes over finds by the domain's file how far it came.
+//! From the first byte on, the disk below is neither what it was nor what it's to be, and only the
+//! disk hides that; later the disk's own file is stale. Nothing takes that back, so nothing stops
+//! it: as long as the disk is `changing`, whoever takes over goes on, from what libvirt says.
+//!
+//! A copy that fails, or whose domain goes off, ends it: then the disk is `ready`, as it was, and
+//! the one below `broken`, so that nobody reads it or loses the disk that makes it whole. The
+//! domain starts from both, and another commit puts it right.
 
-use super::{Checked, Context, Steps};
+use super::{
+    Checked, Context, Steps,
+    merge::{Files, Merge},
+};
 use crate::{
+    admit::admit_states,
     catalog::{Disk, not_found},
-    libvirt::{BlockJob, Seen},
+    libvirt::Seen,
     overlay_file::OverlayFile,
-    place::disk_file,
-    xml::Element,
+    place::{self, disk_file},
 };
 use camino::Utf8PathBuf;
-use std::time::Duration;
-use virt::sys;
+use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, DiskId, JobError, Timestamp,
     catalog::{DiskRecord, DiskState, InUseBy},
-    state::Progress,
+    protocol::lock::Mode,
     task::hypervisor::{Committed, disk as params},
 };
 use virtbus_worker::{Done, Run, Stop, done};
-
-/// How often is looked how far the copy came.
-const LOOK: Duration = Duration::from_millis(200);
 
 pub(crate) struct Commit<'a> {
     pub(crate) at: Context<'a>,
@@ -42,13 +47,8 @@ pub(crate) struct Plan {
     files: Files,
     /// Whether an earlier claim had the domain go on with the disk below.
     is_below: bool,
-}
-
-/// The two files that it's about.
-struct Files {
-    below: DiskId,
-    below_path: Utf8PathBuf,
-    overlay: OverlayFile,
+    /// Whether no earlier claim can have written there.
+    is_first: bool,
 }
 
 impl Commit<'_> {
@@ -93,9 +93,17 @@ impl Commit<'_> {
     /// Only this disk may read the one that is written, and only this domain.
     fn admit(&self, chain: &[Disk]) -> Result<(), JobError> {
         let holder = self.at.domains.holder(self.at.domain);
-        let Some((below, record)) = chain.get(1) else {
+        let [(_, top), (below, record), ..] = chain else {
             return Ok(());
         };
+        if !self.at.has_taken(top) && !self.at.has_taken(record) {
+            admit_states(chain)?;
+        }
+        if !top.snapshots.is_empty() {
+            let text = "the disk's snapshots would show what is committed now";
+            let error = JobError::new(Code::DiskWrongState, text);
+            return Err(error.with("disk", self.params.disk.as_str()));
+        }
         if record
             .children
             .iter()
@@ -136,64 +144,9 @@ impl Commit<'_> {
         }
     }
 
-    async fn job(&self, target: &str) -> Result<Option<BlockJob>, JobError> {
-        let host = &self.at.domains.host;
-        Ok(host.commit_job(self.at.domain, target.to_owned()).await?)
-    }
-
-    /// Gives the disk this state, if it's this job's to give.
-    async fn mark(&self, state: DiskState) -> Result<(), JobError> {
-        let job = &self.at.job.id;
-        let step = |record: &DiskRecord| {
-            let is_own = record.owner_job.as_ref() == Some(job);
-            let may = if state == DiskState::Changing {
-                record.state == DiskState::Ready || is_own
-            } else {
-                record.state == DiskState::Changing && is_own
-            };
-            let mut next = record.clone();
-            if state == DiskState::Changing {
-                next.epoch += 1;
-            }
-            (next.state, next.owner_job) = (state, Some(job.clone()));
-            next.updated_at = Timestamp::now();
-            Ok((may && record.state != state).then_some(next))
-        };
-        let catalog = &self.at.domains.catalog;
-        Ok(catalog.change_disk(&self.params.disk, step).await?)
-    }
-
-    /// From the disk below onto the disk again, which is empty now.
-    async fn go_up(&self, target: &str, files: &Files, is_active: bool) -> Result<(), JobError> {
-        files.overlay.make(true).await?;
-        if !is_active {
-            return Ok(());
-        }
-        let seen = self.at.seen().await?.ok_or_else(|| self.at.not_found())?;
-        let e = Element::new;
-        let mut disks = e("disks");
-        for (other, _) in &seen.disks {
-            let disk = e("disk").with("name", other);
-            disks.children.push(if other == target {
-                disk.with("snapshot", "external")
-                    .with("type", "file")
-                    .containing(e("driver").with("type", "qcow2"))
-                    .containing(e("source").with("file", &files.overlay.path))
-            } else {
-                disk.with("snapshot", "no")
-            });
-        }
-        let flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
-            | sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
-            | sys::VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
-            | sys::VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
-        let xml = e("domainsnapshot").containing(disks).to_string();
-        Ok(self
-            .at
-            .domains
-            .host
-            .make_snapshot(self.at.domain, xml, flags)
-            .await?)
+    fn merge<'a>(&'a self, target: &'a str, files: &'a Files) -> Merge<'a> {
+        let at = &self.at;
+        Merge { at, target, files }
     }
 
     fn result(&self, below: &DiskId) -> Result<Done, JobError> {
@@ -203,34 +156,115 @@ impl Commit<'_> {
         result.map_err(|_| JobError::internal("a result that is no object"))
     }
 
-    /// Ends what an earlier claim, or this one, began: on the disk again if it was left, and as
-    /// before if it wasn't. True in the first case.
-    async fn end(&self) -> Result<Option<DiskId>, JobError> {
+    /// What the job is told of a copy that failed.
+    fn halfway(&self, stop: Stop, below: &DiskId) -> Stop {
+        let Stop::Failed(mut error) = stop else {
+            return stop;
+        };
+        error.message += "; the disk is whole, the one below is not until the commit is run again";
+        let error = error.with("disk", self.params.disk.as_str());
+        Stop::Failed(error.with("backing", below.as_str()))
+    }
+
+    /// Copies once more what an earlier claim began to copy, or waits for that.
+    async fn copied(&self, target: &str, files: &Files) -> Result<(), Stop> {
+        let merge = self.merge(target, files);
+        merge.begin().await.map_err(JobError::from)?;
+        merge.end(None).await
+    }
+
+    /// Gives back both disks: the one below holds everything, and may have grown for it.
+    async fn written(&self, below: &DiskId) -> Result<Done, JobError> {
+        let domains = self.at.domains;
+        let roots = &domains.settings.roots;
+        let size = place::virtual_size(&domains.catalog, roots, below).await?;
+        let sized = |record: &mut DiskRecord| record.virtual_size = size;
+        self.at.give(below, DiskState::Ready, sized).await?;
+        let disk = &self.params.disk;
+        self.at.give(disk, DiskState::Ready, |_| {}).await?;
+        self.result(below)
+    }
+
+    /// Gives back the disk below, to which nothing was done. One that was half written stays so, and
+    /// it's this job of which both disks tell that.
+    async fn give_back(&self, below: &DiskId) -> Result<(), JobError> {
+        let chain = self.chain().await?;
+        let is_half = |(id, record): &Disk| {
+            id == below && record.state == DiskState::Broken && self.at.has_taken(record)
+        };
+        if !chain.iter().any(is_half) {
+            return self.at.give(below, DiskState::Ready, |_| {}).await;
+        }
+        let job = &self.at.job.id;
+        let told = |record: &DiskRecord| {
+            let mut next = record.clone();
+            next.owner_job = Some(job.clone());
+            Ok((next != *record).then_some(next))
+        };
+        let catalog = &self.at.domains.catalog;
+        Ok(catalog.change_disk(&self.params.disk, told).await?)
+    }
+
+    /// How far this job came, and where the domain is.
+    async fn begun(&self) -> Result<Begun, JobError> {
         self.at.settled().await?;
         let chain = self.chain().await?;
-        let is_own = chain[0].1.owner_job.as_ref() == Some(&self.at.job.id);
-        let is_begun = is_own && chain[0].1.state == DiskState::Changing;
-        let files = self.files(&chain)?;
-        let Some(seen) = self.at.seen().await? else {
-            return Ok(None);
+        let [(_, top), (below_id, below), ..] = chain.as_slice() else {
+            return Ok(Begun::Nothing);
         };
-        let (target, is_below) = self.place(&seen, &files)?;
-        if is_begun && is_below {
-            self.go_up(&target, &files, seen.is_active).await?;
-            self.mark(DiskState::Ready).await?;
-            return Ok(Some(files.below));
+        let is_own = |record: &DiskRecord| record.owner_job.as_ref() == Some(&self.at.job.id);
+        if is_own(top) && is_own(below) && below.state == DiskState::Ready {
+            return Ok(Begun::Written(below_id.clone()));
         }
-        if seen.is_active && !is_below && self.job(&target).await?.is_some() {
-            let host = &self.at.domains.host;
-            host.end_commit(self.at.domain, target, false).await?;
+        if !self.at.has_taken(top) || top.state != DiskState::Changing {
+            return Ok(Begun::Intent(below_id.clone()));
         }
-        self.mark(DiskState::Ready).await?;
-        Ok(None)
+        let files = self.files(&chain)?;
+        let seen = self.at.seen().await?;
+        let place = match &seen {
+            Some(seen) => self.place(seen, &files).ok(),
+            None => None,
+        };
+        let is_active = seen.is_some_and(|seen| seen.is_active);
+        Ok(match place {
+            Some((target, true)) => Begun::Below(target, files, is_active),
+            Some((target, false)) => Begun::Copy(files, is_active.then_some(target)),
+            None => Begun::Copy(files, None),
+        })
     }
+}
+
+/// How far a commit came.
+enum Begun {
+    /// There is nothing below the disk.
+    Nothing,
+    /// The disk below may be taken, and nothing was done to it.
+    Intent(DiskId),
+    /// The disk below may be half written; the disk's name in the domain that runs.
+    Copy(Files, Option<String>),
+    /// The domain, running or not, is on the disk below: the disk itself is stale.
+    Below(String, Files, bool),
+    /// All is done.
+    Written(DiskId),
 }
 
 impl Steps for Commit<'_> {
     type Plan = Plan;
+
+    /// Alone on the disk below, which others may be about to read. The disk itself is held by its
+    /// domain.
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        let chain = self.at.domains.catalog.chain(&self.params.disk).await?;
+        let below = chain.iter().skip(1).enumerate().map(|(at, (id, _))| {
+            let mode = if at == 0 {
+                Mode::Exclusive
+            } else {
+                Mode::Shared
+            };
+            (format!("disk.{id}"), mode)
+        });
+        Ok(below.collect())
+    }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         let (record, seen) = self.at.active().await?;
@@ -244,83 +278,89 @@ impl Steps for Commit<'_> {
         let files = self.files(&chain)?;
         self.admit(&chain)?;
         let (target, is_below) = self.place(&seen, &files)?;
+        let is_first = !self.at.has_taken(&chain[0].1);
         Ok(Checked::Plan(Plan {
             target,
             files,
             is_below,
+            is_first,
         }))
     }
 
-    async fn work(&self, plan: &mut Plan, run: &Run) -> Result<(), Stop> {
-        if plan.is_below {
-            return Ok(());
-        }
-        let (host, domain) = (&self.at.domains.host, self.at.domain);
-        if self.job(&plan.target).await?.is_none() {
-            let begun = host.begin_commit(domain, plan.target.clone()).await;
-            begun.map_err(JobError::from)?;
-        }
-        loop {
-            let Some(job) = self.job(&plan.target).await? else {
-                let text = "the copy into the disk below ended by itself";
-                return Err(JobError::new(Code::ToolFailed, text).into());
-            };
-            run.progress(progress(job));
-            if job.done == job.total {
-                return Ok(());
-            }
-            tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                // What was copied changes nothing: the disk above still has it all.
-                () = run.stop().asked() => return Err(Stop::Stopped),
-            }
-        }
+    async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
+        Ok(self.at.take(&plan.files.below).await?)
     }
 
-    async fn intend(&self, _: &mut Plan) -> Result<(), Stop> {
-        Ok(self.mark(DiskState::Changing).await?)
-    }
-
-    async fn effect(&self, plan: &mut Plan, _: &Run) -> Result<(), Stop> {
-        let (host, domain) = (&self.at.domains.host, self.at.domain);
+    async fn effect(&self, plan: &mut Plan, run: &Run) -> Result<(), Stop> {
+        let (disk, below) = (&self.params.disk, &plan.files.below);
+        let merge = self.merge(&plan.target, &plan.files);
+        self.at.take(disk).await?;
         if !plan.is_below {
-            let pivoted = host.end_commit(domain, plan.target.clone(), true).await;
-            pivoted.map_err(JobError::from)?;
+            if let Err(error) = merge.begin().await {
+                if plan.is_first && !error.is_in_doubt() {
+                    // Nothing was written. Without this job's name, or it would pass for done.
+                    let unnamed = |record: &mut DiskRecord| record.owner_job = None;
+                    self.at.give(disk, DiskState::Ready, unnamed).await?;
+                }
+                return Err(JobError::from(error).into());
+            }
+            let ended = merge.end(Some(run)).await;
+            ended.map_err(|stop| self.halfway(stop, below))?;
         }
-        Ok(self.go_up(&plan.target, &plan.files, true).await?)
+        Ok(merge.go_up(true).await?)
     }
 
     async fn publish(&self, plan: Plan) -> Result<Done, Stop> {
-        self.mark(DiskState::Ready).await?;
+        let done = self.written(&plan.files.below).await?;
         self.at.domains.sync(self.at.domain).await?;
-        Ok(self.result(&plan.files.below)?)
+        Ok(done)
     }
 
     async fn recover(&self) -> Result<Option<Done>, JobError> {
-        match self.end().await {
-            Ok(Some(below)) => self.result(&below).map(Some),
-            Ok(None) => Ok(None),
-            Err(error) if error.code.is_retryable() => Err(error),
-            // What can't be said of it, the check says.
-            Err(_) => Ok(None),
-        }
+        let (target, files, is_active) = match self.begun().await? {
+            Begun::Nothing | Begun::Intent(_) | Begun::Copy(_, None) => return Ok(None),
+            Begun::Copy(files, Some(target)) => {
+                match self.copied(&target, &files).await {
+                    Ok(()) => (target, files, true),
+                    Err(Stop::Failed(error)) if error.code == Code::HypervisorUnreachable => {
+                        return Err(error);
+                    }
+                    // It failed, and fails once more: then it's given up.
+                    Err(stop) => {
+                        tracing::warn!(job = %self.at.job.id, ?stop, "a commit can't go on");
+                        return Ok(None);
+                    }
+                }
+            }
+            Begun::Below(target, files, is_active) => (target, files, is_active),
+            Begun::Written(below) => return self.written(&below).await.map(Some),
+        };
+        self.merge(&target, &files).go_up(is_active).await?;
+        self.written(&files.below).await.map(Some)
     }
 
     async fn abandon(&self) -> Result<(), JobError> {
-        match self.end().await {
-            Err(error) if error.code.is_retryable() => Err(error),
-            Ok(_) | Err(_) => Ok(()),
+        match self.begun().await {
+            // No such disk, or none below it: nothing was begun.
+            Err(error) if error.code == Code::DiskNotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(Begun::Nothing) => Ok(()),
+            Ok(Begun::Written(below)) => self.written(&below).await.map(|_| ()),
+            Ok(Begun::Intent(below)) => self.give_back(&below).await,
+            Ok(Begun::Copy(files, target)) => {
+                if let Some(target) = target {
+                    self.merge(&target, &files).give_up().await?;
+                }
+                let half = DiskState::Broken;
+                self.at.give(&files.below, half, |_| {}).await?;
+                let disk = &self.params.disk;
+                self.at.give(disk, DiskState::Ready, |_| {}).await
+            }
+            // It can't be undone any more, so it's done.
+            Ok(Begun::Below(target, files, is_active)) => {
+                self.merge(&target, &files).go_up(is_active).await?;
+                self.written(&files.below).await.map(|_| ())
+            }
         }
-    }
-}
-
-fn progress(job: BlockJob) -> Progress {
-    let percent = (job.total > 0).then(|| job.done as f64 * 100.0 / job.total as f64);
-    Progress {
-        percent,
-        phase: Some("commit".to_owned()),
-        done_bytes: Some(job.done),
-        total_bytes: Some(job.total),
-        ..Progress::default()
     }
 }

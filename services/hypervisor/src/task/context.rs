@@ -1,16 +1,21 @@
 //! What the tasks ask before they act: the domain's record, and what libvirt says of it.
 
 use crate::{
+    admit::admit_state,
     capacity::Room,
+    catalog::Hold,
     domains::Domains,
     libvirt::{Mark, Running, Seen},
-    xml::Blueprint,
+    place,
+    xml::{Blueprint, Element},
 };
+use camino::Utf8Path;
 use std::time::Duration;
-use virtbus_bus::Slot;
+use virt::sys;
+use virtbus_bus::{Slot, locks::LockSet};
 use virtbus_wire::{
-    Code, DomainId, JobError, SnapshotId, Timestamp,
-    catalog::DomainRecord,
+    Code, DiskId, DomainId, JobError, SnapshotId, Timestamp,
+    catalog::{DiskRecord, DiskState, DomainRecord},
     task::hypervisor::{DomainState, InState},
 };
 use virtbus_worker::{Assignment, Done, Stop, done};
@@ -140,6 +145,114 @@ impl Context<'_> {
             .catalog
             .change_domain(self.domain, step)
             .await?)
+    }
+
+    /// The locks on the disks of a domain that is off: as long as it runs it holds them itself.
+    pub(crate) async fn locks_while_off(&self) -> Result<LockSet, JobError> {
+        let record = self.slot().await?.value;
+        let Some(record) = record.filter(|record| !record.state.is_on()) else {
+            return Ok(LockSet::new());
+        };
+        match self.domains.last_blueprint(self.domain, &record) {
+            Ok(blueprint) => place::locks(&self.domains.catalog, &blueprint).await,
+            // The check says what is wrong with it.
+            Err(_) => Ok(LockSet::new()),
+        }
+    }
+
+    /// What the domain would hold while its files are written for a snapshot, each looked at.
+    pub(crate) async fn place_kept(&self, record: &DomainRecord) -> Result<Vec<Hold>, Stop> {
+        let domains = self.domains;
+        let blueprint = domains.last_blueprint(self.domain, record)?;
+        let (holder, roots) = (domains.holder(self.domain), &domains.settings.roots);
+        let (catalog, job) = (&domains.catalog, &self.job.record);
+        let placed = place::place_kept(catalog, roots, &blueprint, &holder, job).await?;
+        Ok(placed.holds)
+    }
+
+    /// Takes a disk: it's this job's to change, until it's given back. One that is half written
+    /// stays `broken`, so that giving it back needs no memory of it.
+    pub(crate) async fn take(&self, id: &DiskId) -> Result<(), JobError> {
+        let job = &self.job.id;
+        let step = |record: &DiskRecord| {
+            if self.has_taken(record) {
+                return Ok(None);
+            }
+            let is_broken = record.state == DiskState::Broken;
+            if !is_broken {
+                admit_state("disk", id.as_str(), record.state)?;
+            }
+            let state = if is_broken {
+                DiskState::Broken
+            } else {
+                DiskState::Changing
+            };
+            Ok(Some(DiskRecord {
+                state,
+                owner_job: Some(job.clone()),
+                epoch: record.epoch + 1,
+                updated_at: Timestamp::now(),
+                ..record.clone()
+            }))
+        };
+        Ok(self.domains.catalog.change_disk(id, step).await?)
+    }
+
+    /// Gives back a disk that this job has taken, as what `change` makes of it.
+    pub(crate) async fn give(
+        &self,
+        id: &DiskId,
+        state: DiskState,
+        change: impl Fn(&mut DiskRecord) + Sync,
+    ) -> Result<(), JobError> {
+        let step = |record: &DiskRecord| {
+            let mut next = record.clone();
+            next.state = state;
+            change(&mut next);
+            let is_taken = self.has_taken(record) && next != *record;
+            next.updated_at = Timestamp::now();
+            Ok(is_taken.then_some(next))
+        };
+        Ok(self.domains.catalog.change_disk(id, step).await?)
+    }
+
+    /// Whether this job has taken a disk.
+    pub(crate) fn has_taken(&self, record: &DiskRecord) -> bool {
+        let may_be = matches!(record.state, DiskState::Changing | DiskState::Broken);
+        may_be && record.owner_job.as_ref() == Some(&self.job.id)
+    }
+
+    /// Has the running domain go on with a file that is there on top of some of its disks, all at
+    /// once: of each disk its name in the guest, and that file.
+    pub(crate) async fn go_on_with(
+        &self,
+        disks: &[(&str, Option<&Utf8Path>)],
+        quiesce: bool,
+    ) -> Result<(), JobError> {
+        let e = Element::new;
+        let disks = disks.iter().map(|(target, file)| {
+            let disk = e("disk").with("name", target);
+            match file {
+                None => disk.with("snapshot", "no"),
+                Some(file) => disk
+                    .with("snapshot", "external")
+                    .with("type", "file")
+                    .containing(e("driver").with("type", "qcow2"))
+                    .containing(e("source").with("file", file)),
+            }
+        });
+        let mut all = e("disks");
+        all.children.extend(disks);
+        let xml = e("domainsnapshot").containing(all).to_string();
+        let mut flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+            | sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+            | sys::VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+            | sys::VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
+        if quiesce {
+            flags |= sys::VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE;
+        }
+        let host = &self.domains.host;
+        Ok(host.make_snapshot(self.domain, xml, flags).await?)
     }
 
     /// The domain's state, as its record says after a look.

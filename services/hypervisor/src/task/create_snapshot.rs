@@ -3,9 +3,10 @@
 use super::{Checked, Context, Steps};
 use crate::{catalog::Hold, xml::Element};
 use tokio::sync::OwnedMutexGuard;
+use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, JobError, SnapshotId, Timestamp,
-    catalog::{DiskRecord, DomainRecord, UseMode},
+    catalog::{DiskRecord, DomainRecord},
     task::hypervisor::NewSnapshot,
 };
 use virtbus_worker::{Done, Run, Stop, done};
@@ -18,7 +19,8 @@ pub(crate) struct CreateSnapshot<'a> {
 pub(crate) struct Plan {
     guard: OwnedMutexGuard<()>,
     record: DomainRecord,
-    is_active: bool,
+    /// What is to be held meanwhile: as long as the domain runs, it holds it itself.
+    holds: Vec<Hold>,
 }
 
 impl CreateSnapshot<'_> {
@@ -55,7 +57,7 @@ impl CreateSnapshot<'_> {
     /// The catalogue's word for what is in the files.
     async fn written(&self, record: &DomainRecord) -> Result<Done, JobError> {
         let domains = self.at.domains;
-        for disk in &record.disks {
+        for disk in &domains.written_disks(self.at.domain, record) {
             let step = |disk: &DiskRecord| {
                 if disk.snapshots.contains(self.snapshot) {
                     return Ok(None);
@@ -76,6 +78,10 @@ impl CreateSnapshot<'_> {
 impl Steps for CreateSnapshot<'_> {
     type Plan = Plan;
 
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        self.at.locks_while_off().await
+    }
+
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         let guard = self.at.domains.guard(self.at.domain).await;
         let record = self.at.record().await?;
@@ -86,27 +92,23 @@ impl Steps for CreateSnapshot<'_> {
         if self.is_made(&seen.snapshots).await? {
             return Ok(Checked::Done(self.written(&record).await?));
         }
-        let is_active = seen.is_active;
+        let holds = if seen.is_active {
+            Vec::new()
+        } else {
+            self.at.place_kept(&record).await?
+        };
         Ok(Checked::Plan(Plan {
             guard,
             record,
-            is_active,
+            holds,
         }))
     }
 
     /// The files of a domain that is off are nobody's: they are held while they are changed.
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
         self.at.intend(|_| {}).await?;
-        if !plan.is_active {
-            let disks = plan.record.disks.iter();
-            let holds = disks.map(|disk| Hold::Disk(disk.clone(), UseMode::Exclusive));
-            let (holds, holder) = (
-                holds.collect::<Vec<_>>(),
-                self.at.domains.holder(self.at.domain),
-            );
-            self.at.domains.catalog.hold(&holder, &holds).await?;
-        }
-        Ok(())
+        let holder = self.at.domains.holder(self.at.domain);
+        Ok(self.at.domains.catalog.hold(&holder, &plan.holds).await?)
     }
 
     async fn effect(&self, _: &mut Plan, _: &Run) -> Result<(), Stop> {

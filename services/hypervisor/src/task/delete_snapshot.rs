@@ -3,9 +3,10 @@
 use super::{Checked, Context, Steps};
 use crate::catalog::Hold;
 use tokio::sync::OwnedMutexGuard;
+use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     JobError, Timestamp,
-    catalog::{DiskRecord, DomainRecord, UseMode},
+    catalog::{DiskRecord, DomainRecord},
     task::hypervisor::{OfSnapshot, snapshot as params},
 };
 use virtbus_worker::{Done, Run, Stop, done};
@@ -19,11 +20,16 @@ pub(crate) struct Plan {
     guard: OwnedMutexGuard<()>,
     record: DomainRecord,
     is_there: bool,
-    is_active: bool,
+    /// What is to be held meanwhile: as long as the domain runs, it holds it itself.
+    holds: Vec<Hold>,
 }
 
 impl Steps for DeleteSnapshot<'_> {
     type Plan = Plan;
+
+    async fn locks(&self) -> Result<LockSet, JobError> {
+        self.at.locks_while_off().await
+    }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         let guard = self.at.domains.guard(self.at.domain).await;
@@ -35,25 +41,23 @@ impl Steps for DeleteSnapshot<'_> {
         let is_there = names
             .iter()
             .any(|name| name == self.params.snapshot.as_str());
+        let holds = if is_there && !is_active {
+            self.at.place_kept(&record).await?
+        } else {
+            Vec::new()
+        };
         Ok(Checked::Plan(Plan {
             guard,
             record,
             is_there,
-            is_active,
+            holds,
         }))
     }
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
         self.at.intend(|_| {}).await?;
-        if plan.is_there && !plan.is_active {
-            let disks = plan.record.disks.iter();
-            let holds: Vec<Hold> = disks
-                .map(|disk| Hold::Disk(disk.clone(), UseMode::Exclusive))
-                .collect();
-            let holder = self.at.domains.holder(self.at.domain);
-            self.at.domains.catalog.hold(&holder, &holds).await?;
-        }
-        Ok(())
+        let holder = self.at.domains.holder(self.at.domain);
+        Ok(self.at.domains.catalog.hold(&holder, &plan.holds).await?)
     }
 
     async fn effect(&self, plan: &mut Plan, _: &Run) -> Result<(), Stop> {

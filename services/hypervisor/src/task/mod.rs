@@ -15,6 +15,7 @@ mod context;
 mod create_snapshot;
 mod delete_domain;
 mod delete_snapshot;
+mod merge;
 mod overlays;
 mod reset_domain;
 mod resize;
@@ -23,7 +24,10 @@ mod revert_snapshot;
 mod start_domain;
 mod stop_domain;
 
-use crate::domains::Domains;
+use crate::{
+    domains::Domains,
+    watch::{Step, Watch},
+};
 use check_domain::CheckDomain;
 use commit::Commit;
 use context::Context;
@@ -108,17 +112,26 @@ pub(crate) trait Steps: Sync {
     }
 }
 
-/// All steps in order.
-pub(crate) async fn drive<S: Steps>(steps: &S, run: &Run) -> Result<Done, Stop> {
-    let mut plan = match steps.check().await? {
+/// All steps of a task in order.
+pub(crate) async fn drive<S: Steps>(
+    steps: &S,
+    run: &Run,
+    (task, watch): (&str, &Watch),
+) -> Result<Done, Stop> {
+    let checked = watch.step(task, Step::Check, steps.check()).await?;
+    let mut plan = match checked {
         Checked::Done(done) => return Ok(done),
         Checked::Plan(plan) => plan,
     };
-    steps.work(&mut plan, run).await?;
-    steps.intend(&mut plan).await?;
-    run.commit().await?;
-    steps.effect(&mut plan, run).await?;
-    steps.publish(plan).await
+    let work = steps.work(&mut plan, run);
+    watch.step(task, Step::Work, work).await?;
+    let intend = steps.intend(&mut plan);
+    watch.step(task, Step::Intend, intend).await?;
+    watch.step(task, Step::Commit, run.commit()).await?;
+    let effect = steps.effect(&mut plan, run);
+    watch.step(task, Step::Effect, effect).await?;
+    let publish = steps.publish(plan);
+    watch.step(task, Step::Publish, publish).await
 }
 
 /// The tasks that this service can do.

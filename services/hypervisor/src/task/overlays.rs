@@ -1,17 +1,26 @@
 //! `create_snapshot` with overlays: the domain goes on with new disks on top of its own, which are
 //! frozen. Without memory.
+//!
+//! ```text
+//! intend    each new disk is `creating`
+//! effect    their files are made │ libvirt's domain has them: the running one, or its definition
+//! publish   those below are frozen │ the domain's record has the new ones │ they are ready
+//! ```
+//! Whoever takes over asks libvirt which disks its domain has. With the new ones it's done, and
+//! what the catalogue doesn't say yet is written; with the old ones nothing was done, and nobody
+//! was told of the new ones. Where libvirt doesn't know the domain, its record tells instead.
 
 use super::{Checked, Context, Steps};
 use crate::{
+    admit::admit_state,
     catalog::{Disk, not_found},
     overlay_file::OverlayFile,
     place::disk_file,
-    xml::Element,
+    xml::Blueprint,
 };
 use std::collections::BTreeMap;
 use tokio::sync::OwnedMutexGuard;
-use virt::sys;
-use virtbus_bus::{WriteError, locks::LockSet};
+use virtbus_bus::{Entry, WriteError, locks::LockSet};
 use virtbus_wire::{
     Code, DiskId, JobError, Timestamp,
     catalog::{DiskRecord, DiskState, DomainRecord, InUseBy, UseMode, admit_depth},
@@ -89,11 +98,14 @@ impl Overlays<'_> {
         Ok(layers)
     }
 
+    async fn new_disk(&self, new: &DiskId) -> Result<Option<Entry<DiskRecord>>, JobError> {
+        let found = self.at.domains.catalog.disks.get_latest(new.as_str()).await;
+        found.map_err(|error| JobError::internal(error.to_string()))
+    }
+
     /// The new disk's id must be free, or taken by this very job.
     async fn admit_new(&self, new: &DiskId) -> Result<(), JobError> {
-        let found = self.at.domains.catalog.disks.get_latest(new.as_str()).await;
-        let found = found.map_err(|error| JobError::internal(error.to_string()))?;
-        match found.map(|entry| entry.value) {
+        match self.new_disk(new).await?.map(|entry| entry.value) {
             None => Ok(()),
             Some(record) if self.is_begun(&record) => Ok(()),
             Some(_) => Err(JobError::new(Code::DiskExists, "the disk's id is taken")
@@ -101,8 +113,20 @@ impl Overlays<'_> {
         }
     }
 
+    fn is_own(&self, record: &DiskRecord) -> bool {
+        record.owner_job.as_ref() == Some(&self.at.job.id)
+    }
+
     fn is_begun(&self, record: &DiskRecord) -> bool {
-        record.owner_job.as_ref() == Some(&self.at.job.id) && record.state == DiskState::Creating
+        self.is_own(record) && record.state == DiskState::Creating
+    }
+
+    /// What the domain is with the new disks.
+    fn repointed(&self, record: &DomainRecord) -> Result<Blueprint, JobError> {
+        let (domains, domain) = (self.at.domains, self.at.domain);
+        let other = |disk: &DiskId| self.overlays.get(disk).cloned();
+        let blueprint = domains.last_blueprint(domain, record)?;
+        blueprint.repointed(domain, &domains.settings.policy, other)
     }
 
     fn intended(&self, layer: &Layer) -> DiskRecord {
@@ -132,25 +156,8 @@ impl Overlays<'_> {
         }
     }
 
-    fn xml(&self, plan: &Plan) -> String {
-        let e = Element::new;
-        let disks = plan.targets.iter().map(|(target, layer)| {
-            let disk = e("disk").with("name", target);
-            match layer.and_then(|at| plan.layers.get(at)) {
-                None => disk.with("snapshot", "no"),
-                Some(layer) => disk
-                    .with("snapshot", "external")
-                    .with("type", "file")
-                    .containing(e("driver").with("type", "qcow2"))
-                    .containing(e("source").with("file", &layer.file.path)),
-            }
-        });
-        let mut all = e("disks");
-        all.children.extend(disks);
-        e("domainsnapshot").containing(all).to_string()
-    }
-
-    /// Writes that the domain has the new disks, and the old ones are frozen below them.
+    /// Writes that the old disks are frozen, and then that the domain has the new ones. Nobody gets
+    /// those before they are ready, which is written last.
     async fn written(&self, layers: &[Layer]) -> Result<Done, JobError> {
         let (domains, domain) = (self.at.domains, self.at.domain);
         for layer in layers {
@@ -163,26 +170,28 @@ impl Overlays<'_> {
                 Ok((!known).then_some(next))
             };
             domains.catalog.change_disk(id, frozen).await?;
+        }
+        let repoint = |record: &DomainRecord| {
+            if self.is_done(record) {
+                return Ok(None);
+            }
+            let blueprint = self.repointed(record)?;
+            Ok(Some(DomainRecord {
+                disks: blueprint.disks(),
+                xml: Some(blueprint.portable(domain, record.uuid)),
+                updated_at: Timestamp::now(),
+                ..record.clone()
+            }))
+        };
+        domains.catalog.change_domain(domain, repoint).await?;
+        for layer in layers {
             let made = |record: &DiskRecord| {
                 let mut next = record.clone();
                 (next.state, next.updated_at) = (DiskState::Ready, Timestamp::now());
-                Ok((record.state != DiskState::Ready).then_some(next))
+                Ok(self.is_begun(record).then_some(next))
             };
-            domains.catalog.change_disk(new, made).await?;
+            domains.catalog.change_disk(&layer.new, made).await?;
         }
-        let other = |disk: &DiskId| self.overlays.get(disk).cloned();
-        let repoint = |record: &DomainRecord| {
-            let mut next = record.clone();
-            for disk in &mut next.disks {
-                *disk = other(disk).unwrap_or_else(|| disk.clone());
-            }
-            let blueprint = domains.last_blueprint(domain, record)?;
-            let blueprint = blueprint.repointed(domain, &domains.settings.policy, other)?;
-            next.xml = Some(blueprint.portable(domain, record.uuid));
-            next.updated_at = Timestamp::now();
-            Ok((next != *record).then_some(next))
-        };
-        domains.catalog.change_domain(domain, repoint).await?;
         // Held as what is below from now on; or free, when the domain is off.
         let seen = self.at.seen().await?.is_some_and(|seen| seen.is_active);
         if let Some(record) = self.at.slot().await?.value {
@@ -195,7 +204,7 @@ impl Overlays<'_> {
         self.result()
     }
 
-    /// Whether the running domain writes the new files.
+    /// Whether libvirt's domain has the new files.
     async fn is_applied(&self, layers: &[Layer]) -> Result<bool, JobError> {
         let Some(seen) = self.at.seen().await? else {
             return Ok(false);
@@ -204,16 +213,58 @@ impl Overlays<'_> {
         let has = |layer: &Layer| files.contains(&layer.file.path.as_str());
         Ok(!layers.is_empty() && layers.iter().all(has))
     }
+
+    /// What an earlier claim did, whole; none if it didn't.
+    async fn found(&self) -> Result<Option<Done>, JobError> {
+        let Some(record) = self.at.slot().await?.value else {
+            return Ok(None);
+        };
+        for new in self.overlays.values() {
+            let found = self.new_disk(new).await?;
+            if !found.is_some_and(|entry| self.is_own(&entry.value)) {
+                return Ok(None);
+            }
+        }
+        let layers = self.layers().await?;
+        if self.is_done(&record) || self.is_applied(&layers).await? {
+            return self.written(&layers).await.map(Some);
+        }
+        Ok(None)
+    }
+
+    /// Takes away a new disk that nobody has.
+    async fn unmade(&self, layer: &Layer) -> Result<(), JobError> {
+        let catalog = &self.at.domains.catalog;
+        let found = self.new_disk(&layer.new).await?;
+        let Some(entry) = found.filter(|entry| self.is_begun(&entry.value)) else {
+            return Ok(());
+        };
+        let without = |record: &DiskRecord| {
+            let mut next = record.clone();
+            next.children.retain(|child| *child != layer.new);
+            let was_there = next.children.len() < record.children.len();
+            next.updated_at = Timestamp::now();
+            Ok(was_there.then_some(next))
+        };
+        catalog.change_disk(&layer.below.0, without).await?;
+        layer.file.unmake().await?;
+        // Last: as long as it's there, this is done once more.
+        let removed = catalog
+            .disks
+            .remove(layer.new.as_str(), entry.revision)
+            .await;
+        removed.map_err(|error| JobError::internal(error.to_string()))
+    }
 }
 
 impl Steps for Overlays<'_> {
     type Plan = Plan;
 
     async fn locks(&self) -> Result<LockSet, JobError> {
+        let mut locks = self.at.locks_while_off().await?;
         let new = self.overlays.values();
-        Ok(new
-            .map(|disk| (format!("disk.{disk}"), Mode::Exclusive))
-            .collect())
+        locks.extend(new.map(|disk| (format!("disk.{disk}"), Mode::Exclusive)));
+        Ok(locks)
     }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
@@ -231,8 +282,12 @@ impl Steps for Overlays<'_> {
             }
             self.admit_new(new).await?;
         }
+        // What can't be said of the domain with them is said before anything is done.
+        self.repointed(&record)?;
         let layers = self.layers().await?;
         for layer in &layers {
+            let (id, below) = &layer.below;
+            admit_state("disk", id.as_str(), below.state)?;
             admit_depth(&layer.new, layer.depth)?;
         }
         let seen = self.at.seen().await?.filter(|seen| seen.is_active);
@@ -281,19 +336,25 @@ impl Steps for Overlays<'_> {
         for layer in &plan.layers {
             layer.file.make(false).await?;
         }
-        if !plan.is_active || self.is_applied(&plan.layers).await? {
+        if self.is_applied(&plan.layers).await? {
             return Ok(());
         }
-        let mut flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
-            | sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
-            | sys::VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
-            | sys::VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
-        if self.quiesce {
-            flags |= sys::VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE;
+        if !plan.is_active {
+            let blueprint = self.repointed(&plan.record)?;
+            let (mark, uuid) = (self.at.mark(), plan.record.uuid);
+            let domains = self.at.domains;
+            let redefined = domains.redefine(self.at.domain, (&blueprint, uuid), &mark);
+            return Ok(redefined.await?);
         }
-        let (host, xml) = (&self.at.domains.host, self.xml(plan));
-        let made = host.make_snapshot(self.at.domain, xml, flags).await;
-        Ok(made.map_err(JobError::from)?)
+        let disks = plan.targets.iter().map(|(target, layer)| {
+            let layer = layer.and_then(|at| plan.layers.get(at));
+            (
+                target.as_str(),
+                layer.map(|layer| layer.file.path.as_path()),
+            )
+        });
+        let disks: Vec<_> = disks.collect();
+        Ok(self.at.go_on_with(&disks, self.quiesce).await?)
     }
 
     async fn publish(&self, plan: Plan) -> Result<Done, Stop> {
@@ -306,40 +367,23 @@ impl Steps for Overlays<'_> {
     async fn recover(&self) -> Result<Option<Done>, JobError> {
         self.at.settled().await?;
         let _guard = self.at.domains.guard(self.at.domain).await;
-        let Some(record) = self.at.slot().await?.value else {
-            return Ok(None);
-        };
-        if self.is_done(&record) {
-            return self.result().map(Some);
-        }
-        let layers = self.layers().await?;
-        if self.is_applied(&layers).await? {
-            return self.written(&layers).await.map(Some);
-        }
-        Ok(None)
+        self.found().await
     }
 
     async fn abandon(&self) -> Result<(), JobError> {
         self.at.settled().await?;
         let _guard = self.at.domains.guard(self.at.domain).await;
+        if self.found().await?.is_some() {
+            return Ok(());
+        }
         let layers = match self.layers().await {
             Ok(layers) => layers,
             // A disk that isn't there: nothing was begun.
             Err(error) if error.code == Code::DiskNotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        if self.is_applied(&layers).await? {
-            return self.written(&layers).await.map(|_| ());
-        }
-        let disks = &self.at.domains.catalog.disks;
-        for layer in layers {
-            let found = disks.get_latest(layer.new.as_str()).await;
-            let found = found.map_err(|error| JobError::internal(error.to_string()))?;
-            if let Some(entry) = found.filter(|entry| self.is_begun(&entry.value)) {
-                layer.file.unmake().await?;
-                let removed = disks.remove(layer.new.as_str(), entry.revision).await;
-                removed.map_err(|error| JobError::internal(error.to_string()))?;
-            }
+        for layer in &layers {
+            self.unmade(layer).await?;
         }
         Ok(())
     }

@@ -1,9 +1,14 @@
-//! `resize` of a disk while its domain runs.
+//! `resize` of a disk while its domain runs. The disk is `changing` meanwhile: whoever comes next
+//! reads its size from its file, whether the domain runs by then or not.
 
 use super::{Checked, Context, Steps};
-use crate::place::disk_file;
+use crate::{
+    admit::admit_states,
+    place::{self, disk_file},
+};
 use virtbus_wire::{
     Code, JobError,
+    catalog::{DiskRecord, DiskState},
     task::hypervisor::{Resized, disk as params},
 };
 use virtbus_worker::{Done, Run, Stop, done};
@@ -29,6 +34,9 @@ impl Resize<'_> {
             crate::catalog::not_found(Code::DiskNotFound, "disk", id)
         };
         let (id, record) = chain.first().ok_or_else(missing)?;
+        if !self.at.has_taken(record) {
+            admit_states(&chain)?;
+        }
         let file = disk_file(&domains.settings.roots, id, record)?;
         let mut disks = seen.disks.into_iter();
         let found = disks.find(|(_, path)| *path == file.path.as_str());
@@ -38,6 +46,28 @@ impl Resize<'_> {
                 .with("domain", self.at.domain.as_str())
                 .with("disk", id.as_str())
         })
+    }
+
+    /// What the file says, if this job has begun to change it.
+    async fn begun(&self) -> Result<Option<u64>, JobError> {
+        self.at.settled().await?;
+        let (disk, domains) = (&self.params.disk, self.at.domains);
+        let chain = domains.catalog.chain(disk).await?;
+        let top = chain.first();
+        if !top.is_some_and(|(_, record)| self.at.has_taken(record)) {
+            return Ok(None);
+        }
+        let roots = &domains.settings.roots;
+        place::virtual_size(&domains.catalog, roots, disk).await
+    }
+
+    /// Gives back the disk, with its size.
+    async fn written(&self, virtual_size: u64) -> Result<Done, JobError> {
+        let sized = |record: &mut DiskRecord| record.virtual_size = Some(virtual_size);
+        let disk = &self.params.disk;
+        self.at.give(disk, DiskState::Ready, sized).await?;
+        let resized = done(&Resized { virtual_size });
+        resized.map_err(|_| JobError::internal("a result that is no object"))
     }
 }
 
@@ -60,6 +90,10 @@ impl Steps for Resize<'_> {
         }))
     }
 
+    async fn intend(&self, _: &mut Plan) -> Result<(), Stop> {
+        Ok(self.at.take(&self.params.disk).await?)
+    }
+
     async fn effect(&self, plan: &mut Plan, _: &Run) -> Result<(), Stop> {
         if plan.is_so {
             return Ok(());
@@ -72,9 +106,21 @@ impl Steps for Resize<'_> {
     async fn publish(&self, plan: Plan) -> Result<Done, Stop> {
         let host = &self.at.domains.host;
         let size = host.disk_size(self.at.domain, plan.target).await;
-        let virtual_size = size.map_err(JobError::from)?;
-        let catalog = &self.at.domains.catalog;
-        catalog.resized(&self.params.disk, virtual_size).await?;
-        done(&Resized { virtual_size })
+        Ok(self.written(size.map_err(JobError::from)?).await?)
+    }
+
+    async fn recover(&self) -> Result<Option<Done>, JobError> {
+        match self.begun().await? {
+            // It never shrinks, and libvirt rounds up.
+            Some(size) if size >= self.params.size.bytes() => self.written(size).await.map(Some),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    async fn abandon(&self) -> Result<(), JobError> {
+        match self.begun().await? {
+            Some(size) => self.written(size).await.map(|_| ()),
+            None => Ok(()),
+        }
     }
 }

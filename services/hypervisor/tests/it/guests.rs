@@ -1,7 +1,10 @@
 //! A host with a real libvirt daemon and QEMU, disks in its pool, and the service that speaks for
 //! it.
 
-use crate::process::{Service, Site};
+use crate::{
+    cuts,
+    process::{Service, Site},
+};
 use serde_json::{Value, json};
 use std::{fs, path::PathBuf, process::Command};
 use virtbus_testbed::{Libvirt, until};
@@ -27,6 +30,8 @@ pub(crate) struct Guests {
     pub(crate) libvirt: Libvirt,
     pub(crate) service: Service,
     more: Vec<(String, String)>,
+    /// The file that says when the service dies.
+    fate: Option<PathBuf>,
 }
 
 impl Guests {
@@ -42,12 +47,14 @@ impl Guests {
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
-        let service = service(&site, &libvirt, &more);
+        let program = Command::new(env!("CARGO_BIN_EXE_virtbus-hypervisor"));
+        let service = service(program, &site, &libvirt, &more);
         let mut guests = Self {
             site,
             libvirt,
             service,
             more,
+            fate: None,
         };
         guests.ready().await;
         guests
@@ -77,8 +84,31 @@ impl Guests {
 
     /// Starts the service again.
     pub(crate) async fn restart(&mut self) {
-        self.service = service(&self.site, &self.libvirt, &self.more);
+        let program = match &self.fate {
+            Some(fate) => cuts::mortal(fate),
+            None => Command::new(env!("CARGO_BIN_EXE_virtbus-hypervisor")),
+        };
+        self.service = service(program, &self.site, &self.libvirt, &self.more);
         self.ready().await;
+    }
+
+    /// From now on the service dies when this file says.
+    pub(crate) async fn be_mortal(&mut self) -> PathBuf {
+        if let Some(fate) = &self.fate {
+            return fate.clone();
+        }
+        let fate = self.libvirt.pool().join("fate");
+        self.fate = Some(fate.clone());
+        self.service.kill();
+        self.restart().await;
+        fate
+    }
+
+    /// Ends a domain at once, which nobody needs any more.
+    pub(crate) fn end(&self, domain: &str) {
+        let pid = self.libvirt.named_guests()[domain].to_string();
+        let ended = Command::new("kill").args(["-9", &pid]).status();
+        assert!(ended.unwrap().success());
     }
 
     pub(crate) async fn ready(&mut self) {
@@ -176,14 +206,14 @@ impl Guests {
     }
 }
 
-fn service(site: &Site, libvirt: &Libvirt, more: &[(String, String)]) -> Service {
+fn service(program: Command, site: &Site, libvirt: &Libvirt, more: &[(String, String)]) -> Service {
     let (uri, root) = (libvirt.uri(), text(&libvirt.pool()));
     let mut settings = vec![
         ("LIBVIRT__URI", uri.as_str()),
         ("POOLS__DEFAULT__ROOT", root.as_str()),
     ];
     settings.extend(more.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-    Service::start(site, &settings)
+    Service::start_as(program, site, &settings)
 }
 
 pub(crate) fn template(disks: &[&str]) -> Value {

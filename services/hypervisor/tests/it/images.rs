@@ -157,13 +157,45 @@ async fn a_domain_that_is_off_is_not_put_back_to_a_snapshot_in_a_file_that_attac
         .await;
     name_below(&guests.file("web1.qcow2"), "raw", &secret);
     let queue = "hypervisor.hv-test.default";
+    let other = json!({"domain": "web1", "snapshot": "s2"});
+    for (task, params) in [
+        ("revert_snapshot", &of),
+        ("delete_snapshot", &of),
+        ("create_snapshot", &other),
+    ] {
+        let error = guests.site.refused(queue, payload(task, params)).await;
+        assert_eq!(error.code.as_str(), "image.backing_file", "{task}");
+        assert!(guests.libvirt.guests().is_empty());
+        assert!(guests.site.users("web1").await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_domain_that_runs_is_not_put_back_to_a_snapshot_in_a_file_that_attacks() {
+    let guests = Guests::start().await;
+    let secret = secret(&guests);
+    guests.run("web1").await;
+    let of = json!({"domain": "web1", "snapshot": "s1"});
+    guests.done("create_snapshot", of.clone()).await;
+    // What whoever has the pool writes below the feet of a QEMU that runs.
+    let (disk, planted) = (
+        guests.file("web1.qcow2"),
+        guests.libvirt.pool().join("planted"),
+    );
+    fs::copy(&disk, &planted).unwrap();
+    name_below(&planted, "raw", &secret);
+    let header = fs::read(planted).unwrap();
+    let disk = fs::File::options().write(true).open(disk).unwrap();
+    disk.write_all_at(&header[..4096], 0).unwrap();
+    let pids = guests.libvirt.guests();
+    let queue = "hypervisor.hv-test.default";
     let error = guests
         .site
         .refused(queue, payload("revert_snapshot", &of))
         .await;
     assert_eq!(error.code.as_str(), "image.backing_file");
-    assert!(guests.libvirt.guests().is_empty());
-    assert!(guests.site.users("web1").await.is_empty());
+    assert_eq!(guests.libvirt.guests(), pids);
+    assert_eq!(guests.site.users("web1").await, ["web1 Exclusive"]);
 }
 
 #[tokio::test]

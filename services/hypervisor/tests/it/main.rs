@@ -6,6 +6,8 @@
 )]
 
 mod chains;
+mod commits;
+mod cuts;
 mod definitions;
 mod domains;
 mod events;
@@ -15,6 +17,7 @@ mod images;
 mod kills;
 mod moves;
 mod process;
+mod reverts;
 
 use process::{Service, Site};
 use virtbus_testbed::until;

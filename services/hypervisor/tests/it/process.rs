@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::{
     fs::{self, File},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -14,13 +14,15 @@ use tokio::{
 use virtbus_bus::{
     Bucket, Bus, ConnectConfig, Jobs,
     jobs::KEEP,
+    locks::{Granted, Locks},
     topology::{self, Mode, Wanted},
 };
 use virtbus_testbed::{Server, until};
 use virtbus_wire::{
-    BootId, Envelope, Event, JobError, JobId, JobState, Label, Queue, Record,
+    BootId, Envelope, Event, JobError, JobId, JobState, Label, Queue, Record, Timestamp,
     catalog::{DiskRecord, DomainRecord, HypervisorRecord, InUseBy, PoolRecord, WorkerRecord},
-    state::{Owner, WaitReason},
+    protocol::lock::{Holder, Mode as LockMode},
+    state::{Cancel, Owner, Phase, WaitReason},
 };
 
 /// A server with streams, buckets and the pool `default`.
@@ -62,22 +64,16 @@ impl Site {
         task: &str,
         params: Value,
     ) -> JobId {
-        let job = Envelope {
-            params,
-            ..Envelope::bare(task)
-        };
+        let mut job = Envelope::bare(task);
+        job.params = params;
         let queue: Queue = queue.parse().unwrap();
-        let now = self.bus.now();
-        let record = Record::new(JobId::default(), job, queue.into(), now);
+        let record = Record::new(JobId::default(), job, queue.into(), self.bus.now());
         self.jobs.create(&record).await.unwrap();
         self.jobs.publish(&record).await.unwrap();
         let entry = self.jobs.get_latest(&record.id).await.unwrap().unwrap();
-        let owner = Owner {
-            worker: "dead".parse().unwrap(),
-            boot: BootId::from_u128(7),
-        };
+        let (worker, boot) = ("dead".parse().unwrap(), BootId::from_u128(7));
         let claim = Event::Claim {
-            owner,
+            owner: Owner { worker, boot },
             seq: 1,
             begin: true,
         };
@@ -220,6 +216,74 @@ impl Site {
         Err(format!("{:?}", entry.value.state))
     }
 
+    /// Has a job of another service hold a lock. The job.
+    pub(crate) async fn lock(&self, lock: &str, mode: LockMode) -> JobId {
+        let job = Envelope::bare("convert");
+        let queue: Queue = "storage.default.low".parse().unwrap();
+        let record = Record::new(JobId::new(), job, queue.into(), Timestamp::now());
+        self.jobs.create(&record).await.unwrap();
+        self.hold_lock(lock, mode, &record.id).await;
+        record.id
+    }
+
+    pub(crate) async fn hold_lock(&self, lock: &str, mode: LockMode, job: &JobId) {
+        let holder = Holder {
+            job: job.clone(),
+            claim: 0,
+            since: None,
+        };
+        let locks = Locks::new(&self.bus, &self.jobs);
+        let set = [(lock.to_owned(), mode)].into();
+        let granted = locks.try_take(&set, &holder).await.unwrap();
+        assert!(matches!(granted, Granted::All), "{granted:?}");
+    }
+
+    pub(crate) async fn unlock(&self, lock: &str) {
+        let locks: Bucket<Value> = Bucket::new(&self.bus, "locks");
+        let entry = locks.get_latest(lock).await.unwrap().unwrap();
+        locks.remove(lock, entry.revision).await.unwrap();
+    }
+
+    /// The lock that a job waits for, and who has it.
+    pub(crate) async fn lock_waited_for(&self, id: &JobId) -> (String, String) {
+        until(&format!("{id} to wait"), async || {
+            let record = self.record(id).await?;
+            if let JobState::Waiting(waiting) = &record.state
+                && let WaitReason::Lock {
+                    resource,
+                    holder: Some(holder),
+                    ..
+                } = &waiting.on
+            {
+                return Ok((resource.clone(), holder.clone()));
+            }
+            Err(format!("{:?}", record.state))
+        })
+        .await
+    }
+
+    /// Cancels a job whose worker is dead.
+    pub(crate) async fn cancel_dead(&self, id: &JobId) {
+        let entry = self.jobs.get_latest(id).await.unwrap().unwrap();
+        let mut record = entry.value;
+        let JobState::Running(hold) = &record.state else {
+            panic!("{:?}", record.state);
+        };
+        // As after the claim of another one that has died as well: nobody can cancel what may
+        // have its effect already.
+        let mut hold = hold.clone();
+        hold.phase = Phase::Clean;
+        record.state = JobState::Cancelling(hold);
+        record.cancel = Some(Cancel {
+            by: None,
+            at: Timestamp::now(),
+            force: false,
+            reason: None,
+        });
+        let jobs = Bucket::new(&self.bus, "jobs");
+        jobs.put(id.as_str(), &record).await.unwrap();
+    }
+
     pub(crate) async fn record(&self, id: &JobId) -> Result<Record, String> {
         let found = self
             .jobs
@@ -238,9 +302,14 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn start(site: &Site, settings: &[(&str, &str)]) -> Self {
+        let program = Command::new(env!("CARGO_BIN_EXE_virtbus-hypervisor"));
+        Self::start_as(program, site, settings)
+    }
+
+    /// Starts it as this program.
+    pub(crate) fn start_as(mut command: Command, site: &Site, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_virtbus-hypervisor"));
         command
             .env("VIRTBUS__NATS__URL", &site.server.url)
             .env("VIRTBUS__WORKER__ID", "hv-worker")
@@ -290,6 +359,11 @@ impl Service {
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn exit(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     pub(crate) async fn ended(&mut self) -> Option<i32> {
