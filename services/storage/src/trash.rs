@@ -5,8 +5,8 @@
 
 use crate::{
     blocking,
-    pool::{Folder, Name, PoolError, Root},
-    task::{Pace, relay::relayed},
+    pool::{Folder, Name, PoolError, Root, Tell},
+    task::{Pace, relay::relayed, stage::Stage},
 };
 use virtbus_wire::{
     JobError, JobId,
@@ -105,31 +105,57 @@ impl Home {
         Ok(moved?)
     }
 
-    /// Removes what was moved to the trash, by this claim, an older one, or an older job, unless
-    /// it's to stay there. Only a lost claim stops it.
-    pub(crate) async fn purge(
-        &self,
-        of: &Target,
-        mode: DeleteMode,
-        pace: &Pace<'_>,
-    ) -> Result<(), Stop> {
+    /// Removes what was moved to the trash, by this claim, an older one, or an older job.
+    pub(crate) async fn remove(&self, of: &Target) -> Result<(), Stop> {
         let (root, of) = (self.root.clone(), of.clone());
-        let pace = Pace {
-            stop: pace.lost,
-            ..*pace
-        };
-        relayed(&pace, ("wipe", 0, 0), move |tell| match mode {
-            DeleteMode::Trash => Ok(()),
-            DeleteMode::Unlink => empty(&root, &of),
-            DeleteMode::Wipe => {
-                for name in in_trash(&root, &of)? {
-                    root.wipe(&name, &mut *tell)?;
-                }
-                empty(&root, &of)
-            }
-        })
-        .await
+        let removed: Result<(), PoolError> = blocking::act(move || empty(&root, &of)).await;
+        Ok(removed?)
     }
+}
+
+/// Removes what was moved to the trash of all homes of something, as [`Home::remove`], unless it's
+/// to stay there. What is overwritten before is this stage of the work; only a lost claim stops it.
+pub(crate) async fn purge(
+    homes: &[Home],
+    of: &Target,
+    mode: DeleteMode,
+    stage: Stage,
+    pace: &Pace<'_>,
+) -> Result<(), Stop> {
+    match mode {
+        DeleteMode::Trash => return Ok(()),
+        DeleteMode::Unlink => {}
+        DeleteMode::Wipe => {
+            let (homes, of) = (homes.to_vec(), of.clone());
+            let pace = Pace {
+                stop: pace.lost,
+                ..*pace
+            };
+            relayed(&pace, stage, move |tell| wipe(&homes, &of, tell)).await?;
+        }
+    }
+    for home in homes {
+        home.remove(of).await?;
+    }
+    Ok(())
+}
+
+/// Overwrites what there is of something in the trash of all its homes.
+fn wipe(homes: &[Home], of: &Target, tell: Tell<'_>) -> Result<(), PoolError> {
+    let mut files = Vec::new();
+    for home in homes {
+        for name in in_trash(&home.root, of)? {
+            let length = home.root.facts(&name)?.map_or(0, |facts| facts.length);
+            files.push((&home.root, name, length));
+        }
+    }
+    let all = files.iter().map(|(_, _, length)| length).sum();
+    let mut before = 0;
+    for (root, name, length) in files {
+        root.wipe(&name, |passed, _| tell(before + passed, all))?;
+        before += length;
+    }
+    Ok(())
 }
 
 /// What there is of something in the trash, whoever put it there.

@@ -115,7 +115,9 @@ impl VirtSparsify {
             .env("LIBGUESTFS_CACHEDIR", KEPT_IN)
             .cage(self.cage(image.first(), temporary.path(), kept));
         let line = self.rules.behind(line);
-        follow_with(line, share, Vec::new(), stop, progress).await
+        let mut phases = Phases::default();
+        let read = |record: &str| phases.read(record);
+        follow_with(line, read, Vec::new(), stop, progress).await
     }
 
     fn cage(&self, image: &Passed, temporary: &Path, kept: PathBuf) -> Cage {
@@ -167,11 +169,67 @@ fn in_place(tool: &Utf8Path, image: &Passed, has_kvm: bool, file_bytes: u64) -> 
     }
 }
 
-/// The percentage of a record such as `9/12`; none if it's anything else.
+/// What the start of the machine is of a run, in percent: as measured, without hardware help, for
+/// disks that hold little.
+const START_PERCENT: f64 = 60.0;
+/// What each phase after it is of what is left: nobody knows how many will come.
+const SHARE: f64 = 0.5;
+
+/// How far the tool came, by what it says. It counts up once for the start of its machine, then
+/// says what it does to one file system after the other, and may count up for that.
+#[derive(Debug)]
+struct Phases {
+    /// Where the present phase began, and how long it is, in percent.
+    begun: f64,
+    length: f64,
+    /// What was last counted, of 1.
+    counted: f64,
+}
+
+impl Default for Phases {
+    fn default() -> Self {
+        Self {
+            begun: 0.0,
+            length: START_PERCENT,
+            counted: 0.0,
+        }
+    }
+}
+
+impl Phases {
+    /// The percentage of the run, after one more record; none if it says nothing of that.
+    fn read(&mut self, record: &str) -> Option<f64> {
+        match share(record) {
+            // It counts anew.
+            Some(share) if share < self.counted => self.next(share),
+            Some(share) => self.counted = share,
+            None if is_message(record) => self.next(0.0),
+            None => return None,
+        }
+        Some(self.begun + self.length * self.counted)
+    }
+
+    fn next(&mut self, counted: f64) {
+        self.begun += self.length;
+        self.length = (100.0 - self.begun) * SHARE;
+        self.counted = counted;
+    }
+}
+
+/// The part that a record such as `9/12` says is done; none if it's anything else.
 fn share(record: &str) -> Option<f64> {
     let (done, all) = record.trim().split_once('/')?;
     let (done, all): (u32, u32) = (done.parse().ok()?, all.parse().ok()?);
-    (all > 0 && done <= all).then(|| f64::from(done) * 100.0 / f64::from(all))
+    (all > 0 && done <= all).then(|| f64::from(done) / f64::from(all))
+}
+
+/// Whether a record says what is done next. (Each is there twice; the other one is for people.)
+fn is_message(record: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        r#type: String,
+    }
+    serde_json::from_str(record).is_ok_and(|said: Said| said.r#type == "message")
 }
 
 #[cfg(test)]
@@ -215,8 +273,8 @@ mod tests {
 
     #[test]
     fn only_whole_shares_are_progress() {
-        assert_eq!(share("9/12"), Some(75.0));
-        assert_eq!(share("12/12\n"), Some(100.0));
+        assert_eq!(share("9/12"), Some(0.75));
+        assert_eq!(share("12/12\n"), Some(1.0));
         for other in [
             "",
             "/",
@@ -228,5 +286,32 @@ mod tests {
         ] {
             assert_eq!(share(other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn its_phases_are_parts_of_one_whole() {
+        let message = |text: &str| {
+            format!("{{ \"message\": {text:?}, \"timestamp\": \"…\", \"type\": \"message\" }}\n")
+        };
+        let said = [
+            "3/12\n".to_owned(),
+            "12/12\n".to_owned(),
+            message("Clearing Linux swap on /dev/sda2"),
+            "[  17.0] Clearing Linux swap on /dev/sda2\n".to_owned(),
+            "1/172389".to_owned(),
+            "172389/172389".to_owned(),
+            "1/2".to_owned(),
+            message("Trimming /dev/sda1"),
+            "{ \"message\": \"x\", \"type\": \"info\" }".to_owned(),
+            message("Sparsify in-place operation completed with no errors"),
+        ];
+        let mut phases = Phases::default();
+        let told: Vec<f64> = said.iter().filter_map(|said| phases.read(said)).collect();
+        assert!(told.windows(2).all(|pair| pair[0] <= pair[1]), "{told:?}");
+        assert_eq!(told[..2], [15.0, 60.0]);
+        assert_eq!(told[2], 60.0);
+        assert_eq!(told[4], 80.0);
+        assert_eq!(told.len(), 8, "{told:?}");
+        assert!(told[7] > 90.0 && told[7] < 100.0, "{told:?}");
     }
 }

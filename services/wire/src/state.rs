@@ -233,6 +233,25 @@ pub struct Progress {
     pub eta_s: Option<u64>,
 }
 
+impl Progress {
+    /// What is told after `before` in the same attempt: how far the work came never goes back.
+    #[must_use]
+    pub fn after(self, before: Option<&Self>) -> Self {
+        let percent = self.percent.filter(|percent| !percent.is_nan());
+        let percent = percent.map(|percent| percent.clamp(0.0, 100.0));
+        let goes_back = |before: &&Self| before.percent.is_some() && before.percent > percent;
+        match before.filter(goes_back) {
+            Some(before) => Self {
+                percent: before.percent,
+                done_bytes: before.done_bytes,
+                total_bytes: before.total_bytes,
+                ..self
+            },
+            None => Self { percent, ..self },
+        }
+    }
+}
+
 /// What happens to a job.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {

@@ -103,16 +103,7 @@ impl Record {
         if !matches!(self.state, JobState::Running(_)) {
             return false;
         }
-        let before = self
-            .progress
-            .as_ref()
-            .and_then(|p| p.percent)
-            .unwrap_or(0.0);
-        let percent = progress.percent.map(|percent| percent.clamp(before, 100.0));
-        self.progress = Some(Progress {
-            percent,
-            ..progress
-        });
+        self.progress = Some(progress.after(self.progress.as_ref()));
         true
     }
 

@@ -179,9 +179,11 @@ impl Run {
             .push(Box::new(held));
     }
 
-    /// Tells how far the work came. Cheap: it's sent on at most a few times a second.
+    /// Tells how far the work came; what goes back is left out. Cheap: it's sent on at most a few
+    /// times a second.
     pub fn progress(&self, progress: Progress) {
-        self.progress.send_replace(Some(progress));
+        self.progress
+            .send_modify(|told| *told = Some(progress.after(told.as_ref())));
     }
 
     /// Whether, and why, the work must end: for tools, and for waits of its own.

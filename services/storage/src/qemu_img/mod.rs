@@ -276,7 +276,7 @@ async fn follow(
 /// The same with a tool that prints its progress in its own way.
 pub(crate) async fn follow_with(
     line: CommandLine,
-    read: fn(&str) -> Option<f64>,
+    mut read: impl FnMut(&str) -> Option<f64> + Send,
     locks: Vec<OwnedFd>,
     stop: &Stop,
     mut progress: impl FnMut(f64) + Send,

@@ -11,6 +11,7 @@ use crate::{
         now,
         packed::{Plan, packed_of},
         relay::relayed,
+        stage::Stage,
     },
     trash::{Found, Home},
 };
@@ -19,7 +20,7 @@ use virtbus_wire::{
     Code, JobError,
     catalog::{DiskRecord, DiskState, UseMode},
     protocol::lock::Mode,
-    task::storage::{self as params, DeleteMode},
+    task::storage as params,
 };
 use virtbus_worker::{
     perform::{Done, Stop},
@@ -44,11 +45,9 @@ impl ArchiveDisk<'_> {
             root: root.clone(),
             file: context::file_of(intent),
         };
-        let never = process::Stop::new();
         let (of, claim) = ((&intent.id).into(), (&self.at.job.id, self.at.job.claim));
         home.discard(&of, claim).await?;
-        home.purge(&of, DeleteMode::Unlink, &Pace::endless(&never))
-            .await?;
+        home.remove(&of).await?;
         let facts = self.at.facts_of(archive, &packed_of(intent)).await?;
         let archived = |record: &DiskRecord| DiskRecord {
             actual_size: facts.map(|facts| facts.allocated),
@@ -106,21 +105,21 @@ impl Steps for ArchiveDisk<'_> {
         passed.await?;
         let idle = self.at.idle(&plan.root, [disk], UseMode::Exclusive);
         idle.await?;
+        let facts = self.at.facts_of(&plan.root, &file).await?;
+        let bytes = facts.map_or(0, |facts| facts.allocated);
         if self.at.facts_of(&plan.archive, &packed).await?.is_some() {
-            let packed = (&plan.archive, &packed);
-            let is_whole = self.at.is_packed(packed, (&plan.root, disk), pace).await?;
-            return if is_whole {
+            let (packed, here) = ((&plan.archive, &packed), (&plan.root, disk));
+            let stage = Stage::only("verify", bytes);
+            return if self.at.is_packed(packed, here, stage, pace).await? {
                 Ok(())
             } else {
                 Err(taken(&disk.id, "the archive").into())
             };
         }
-        let facts = self.at.facts_of(&plan.root, &file).await?;
-        let room = facts.map_or(0, |facts| facts.allocated);
         let archive = self.at.archive()?;
         let draft = self
             .at
-            .draft_in(&archive, &plan.archive, &disk.id, room)
+            .draft_in(&archive, &plan.archive, &disk.id, bytes)
             .await?;
         let (root, to, part) = (
             plan.root.clone(),
@@ -128,12 +127,14 @@ impl Steps for ArchiveDisk<'_> {
             draft.part().clone(),
         );
         let (id, format) = (disk.id.clone(), disk.record.format);
-        relayed(pace, ("archive", 0, 0), move |tell| {
+        let stage = Stage::first("archive", bytes, bytes.saturating_mul(2));
+        relayed(pace, stage, move |tell| {
             root.pack(&file, (&id, format), (&to, &part), tell)
         })
         .await?;
-        let packed = (&plan.archive, draft.part());
-        if !self.at.is_packed(packed, (&plan.root, disk), pace).await? {
+        let (packed, here) = ((&plan.archive, draft.part()), (&plan.root, disk));
+        let stage = stage.then("verify", bytes);
+        if !self.at.is_packed(packed, here, stage, pace).await? {
             let text = "the disk changed while it was archived";
             let busy = JobError::new(Code::DiskBusy, text);
             return Err(busy.with("disk", disk.id.as_str()).into());
@@ -217,7 +218,8 @@ impl Steps for ArchiveDisk<'_> {
             let pace = Pace::endless(&never);
             // What isn't the same isn't this job's.
             let (there, here) = ((&archive, &packed), (&root, &disk));
-            if self.at.is_packed(there, here, &pace).await? {
+            let stage = Stage::only("verify", 0);
+            if self.at.is_packed(there, here, stage, &pace).await? {
                 let removed: Result<bool, PoolError> =
                     blocking::act(move || archive.unlink(&packed)).await;
                 removed?;

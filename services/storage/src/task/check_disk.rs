@@ -14,7 +14,7 @@ use crate::{
     gate::{Measured, PassedChain},
     pool::Root,
     qemu_img::Health,
-    task::{Checked, Context, Pace, Steps, context, done, is_own, new_disk::tell, now},
+    task::{Checked, Context, Pace, Steps, context, done, is_own, now, stage::Stage},
 };
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
@@ -237,7 +237,8 @@ impl Steps for CheckDisk<'_> {
     async fn work(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
         let (root, disk) = (&plan.root, &plan.chain[0]);
         let size = disk.record.virtual_size.unwrap_or_default();
-        tell(pace, "check", 0.0, size);
+        let stage = Stage::only("check", size);
+        stage.tell(pace, 0.0);
         if self.repairs() {
             return self.pass(root, &plan.chain).await.map(|_| ());
         }
@@ -249,7 +250,7 @@ impl Steps for CheckDisk<'_> {
             }
             looked => looked?,
         });
-        tell(pace, "check", 100.0, size);
+        stage.tell(pace, 100.0);
         Ok(())
     }
 
@@ -271,7 +272,7 @@ impl Steps for CheckDisk<'_> {
             let files = (&plan.root, &plan.chain[..]);
             plan.found = Some(self.look(files, Some(fence), pace.lost).await?);
             let size = plan.chain[0].record.virtual_size.unwrap_or_default();
-            tell(pace, "repair", 100.0, size);
+            Stage::only("repair", size).tell(pace, 100.0);
         }
         Ok(())
     }

@@ -29,8 +29,8 @@ use crate::{
     qemu_img::{Commit as Command, command::bytes_max},
     space::Reservation,
     task::{
-        Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, new_disk::tell, now,
-        resize::is_resizable,
+        Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, now,
+        resize::is_resizable, stage::Stage,
     },
     trash::Home,
 };
@@ -39,7 +39,7 @@ use virtbus_wire::{
     Code, DiskId, JobError,
     catalog::{DiskRecord, DiskState},
     protocol::lock::Mode,
-    task::storage::{self as params, DeleteMode},
+    task::storage as params,
 };
 use virtbus_worker::{
     perform::{Done, Stop},
@@ -160,7 +160,8 @@ impl Commit<'_> {
             bytes_max: bytes_max(below.length.max(above.length).saturating_add(size)),
         };
         let locks = vec![top.fence.share()?, base.fence.share()?];
-        let rise = |percent| tell(pace, "commit", percent, above.length);
+        let stage = Stage::only("commit", above.length);
+        let rise = |percent| stage.tell(pace, percent);
         let tool = &self.at.store.tool;
         let ran = tool.commit(command, locks, pace.lost, rise).await;
         if let Err(error) = ran {
@@ -179,11 +180,11 @@ impl Commit<'_> {
     }
 
     /// Removes an overlay that goes. Its backing holds everything.
-    async fn remove(&self, top: &Alone, pace: &Pace<'_>) -> Result<(), Stop> {
+    async fn remove(&self, top: &Alone) -> Result<(), Stop> {
         let (home, id) = (self.home(top), (&top.disk.id).into());
         home.discard(&id, (&self.at.job.id, self.at.job.claim))
             .await?;
-        home.purge(&id, DeleteMode::Unlink, pace).await
+        home.remove(&id).await
     }
 
     /// Writes what is there now, the overlay's own record last.
@@ -249,7 +250,7 @@ impl Commit<'_> {
         }
         let freed = pair.top.disk.record.actual_size.unwrap_or_default();
         if self.params.delete {
-            self.remove(&pair.top, &pace).await?;
+            self.remove(&pair.top).await?;
         }
         self.write(&pair, freed).await.map(Ok)
     }
@@ -323,7 +324,7 @@ impl Steps for Commit<'_> {
         let pair = plan.pair.as_mut().ok_or_else(context::out_of_order)?;
         self.run(pair, pace).await?;
         if self.params.delete {
-            self.remove(&pair.top, pace).await?;
+            self.remove(&pair.top).await?;
         }
         Ok(())
     }

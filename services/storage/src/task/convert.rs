@@ -7,7 +7,7 @@ use crate::{
     gate::{Expected, Known, Measured, PassedChain},
     pool::{Name, Root},
     qemu_img::{Copy, Image, command::bytes_max},
-    task::{Checked, Context, Pace, Steps, context, done, new_disk::tell},
+    task::{Checked, Context, Pace, Steps, context, done, stage::Stage},
 };
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
@@ -129,13 +129,14 @@ impl Steps for Convert<'_> {
         let source = self.at.pass(&plan.root, &plan.chain).await?;
         let measured = tool.measure(source, pace.stop).await;
         let measure = measured.map_err(context::tool)?;
-        tell(pace, "convert", 0.0, plan.size);
+        let stage = Stage::only("convert", plan.size);
+        stage.tell(pace, 0.0);
         let (root, to) = (&plan.root, &self.params.to);
         let draft = self.at.draft(root, to, measure.required).await?;
         let largest = bytes_max(measure.fully_allocated);
         let source = self.at.pass(root, &plan.chain).await?;
         let copy = self.copy(plan, source, draft.part(), largest);
-        let rise = |percent| tell(pace, "convert", percent, plan.size);
+        let rise = |percent| stage.tell(pace, percent);
         let copied = tool.convert(copy, pace.stop, rise).await;
         copied.map_err(context::tool)?;
         draft.sync().await?;

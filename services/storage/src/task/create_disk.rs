@@ -7,7 +7,7 @@ use crate::{
     gate::{Expected, Known, Measured},
     pool::{Name, Root},
     qemu_img::{Beneath, Image, NewImage},
-    task::{Checked, Context, Pace, Steps, context, done, new_disk::tell},
+    task::{Checked, Context, Pace, Steps, context, done, stage::Stage},
 };
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
@@ -144,7 +144,7 @@ impl Steps for CreateDisk<'_> {
         let (at, chain) = (&self.at, &plan.chain);
         at.idle(&plan.root, chain, UseMode::Shared).await?;
         let room = self.room(plan.size, pace).await?;
-        tell(pace, "create", 0.0, plan.size);
+        Stage::only("create", plan.size).tell(pace, 0.0);
         let draft = self.at.draft(&plan.root, &self.params.disk, room).await?;
         let backing = match plan.chain.as_slice() {
             [] => Beneath::Nothing,

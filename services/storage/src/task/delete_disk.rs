@@ -10,8 +10,8 @@ use crate::{
     disks::Disk,
     fence::Fence,
     pool::PoolError,
-    task::{Checked, Context, Pace, Steps, context, done, is_own, now},
-    trash::{Found, Home},
+    task::{Checked, Context, Pace, Steps, context, done, is_own, now, stage::Stage},
+    trash::{Found, Home, purge},
 };
 use std::collections::{BTreeMap, BTreeSet};
 use virtbus_bus::locks::LockSet;
@@ -277,11 +277,12 @@ impl Steps for DeleteDisk<'_> {
             }
         }
         // All are in the trash before one is removed: a later claim sees that it's begun.
+        let bytes = |doomed: &Doomed| doomed.disk.record.actual_size.unwrap_or_default();
+        let mut stage = Stage::first("wipe", 0, plan.doomed.iter().map(bytes).sum());
         for doomed in &plan.doomed {
-            for home in &doomed.homes {
-                let of = Target::from(&doomed.disk.id);
-                home.purge(&of, self.params.mode, pace).await?;
-            }
+            let of = Target::from(&doomed.disk.id);
+            stage = stage.then("wipe", bytes(doomed));
+            purge(&doomed.homes, &of, self.params.mode, stage, pace).await?;
         }
         Ok(())
     }

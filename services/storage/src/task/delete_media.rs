@@ -6,9 +6,10 @@ use crate::{
     disks::Medium,
     fence::Fence,
     pool::{Name, PoolError},
-    task::{Checked, Context, Pace, Steps, context, done, is_own, now},
-    trash::{Found, Home},
+    task::{Checked, Context, Pace, Steps, context, done, is_own, now, stage::Stage},
+    trash::{Found, Home, purge},
 };
+use std::slice;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     JobError,
@@ -134,9 +135,8 @@ impl Steps for DeleteMedia<'_> {
     async fn effect(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
         let claim = (&self.at.job.id, self.at.job.claim);
         plan.home.discard(&self.target(), claim).await?;
-        plan.home
-            .purge(&self.target(), self.params.mode, pace)
-            .await
+        let (home, stage) = (slice::from_ref(&plan.home), Stage::only("wipe", plan.freed));
+        purge(home, &self.target(), self.params.mode, stage, pace).await
     }
 
     async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {

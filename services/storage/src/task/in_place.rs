@@ -9,7 +9,7 @@ use crate::{
     gate::{Expected, Measured},
     pool::{Facts, PoolError, Root},
     qemu_img::Info,
-    task::{Context, Pace, context, is_own, now, relay::relayed},
+    task::{Context, Pace, context, is_own, now, relay::relayed, stage::Stage},
     trash::used,
 };
 use virtbus_wire::{
@@ -153,19 +153,18 @@ impl Context<'_> {
         self.admit_use(disk, UseMode::Exclusive)
     }
 
-    /// A copy of a disk's file under a temporary name, in room that was set aside. `all` bytes
-    /// are passed by what is done with it in all.
+    /// A copy of a disk's file under a temporary name, in room that was set aside.
     pub(crate) async fn copied(
         &self,
         root: &Root,
         disk: &Disk,
-        all: u64,
+        stage: Stage,
         pace: &Pace<'_>,
     ) -> Result<Draft, Stop> {
         let facts = self.facts_there(root, disk).await?;
         let draft = self.draft(root, &disk.id, facts.allocated).await?;
         let (from, file, part) = (root.clone(), context::file_of(disk), draft.part().clone());
-        relayed(pace, ("copy", 0, all), move |tell| {
+        relayed(pace, stage, move |tell| {
             from.copy(&file, (&from, &part), tell)
         })
         .await?;

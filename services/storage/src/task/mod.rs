@@ -34,6 +34,7 @@ mod resize;
 mod restore_disk;
 mod snapshot;
 mod sparsify;
+pub(crate) mod stage;
 mod unarchive_disk;
 
 pub(crate) use context::Context;

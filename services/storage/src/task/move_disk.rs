@@ -17,6 +17,7 @@ use crate::{
         homes::{taken, with_below},
         is_own, now,
         relay::relayed,
+        stage::Stage,
     },
     trash::Home,
 };
@@ -26,7 +27,7 @@ use virtbus_wire::{
     Code, DiskId, JobError,
     catalog::{DiskRecord, DiskState, UseMode},
     protocol::lock::Mode,
-    task::storage::{self as params, DeleteMode},
+    task::storage as params,
 };
 use virtbus_worker::{
     perform::{Done, Stop},
@@ -89,19 +90,18 @@ impl MoveDisk<'_> {
         Ok(())
     }
 
-    /// Copies one disk, or finds that an earlier claim has. `passed` bytes of `total` were copied
-    /// before it.
+    /// Copies one disk, or finds that an earlier claim has: both are in the stages of this one.
     async fn copy(
         &self,
         (from, to): (&Root, &Root),
         disk: &Disk,
-        (passed, total): (u64, u64),
+        (copying, verifying): (Stage, Stage),
         pace: &Pace<'_>,
     ) -> Result<Option<Draft>, Stop> {
         let file = context::file_of(disk);
         if self.at.facts_of(to, &file).await?.is_some() {
-            let is_whole = self.is_same((from, to), &file, &file, pace).await?;
-            return if is_whole {
+            let is_whole = self.is_same((from, to), (&file, &file), verifying, pace);
+            return if is_whole.await? {
                 Ok(None)
             } else {
                 Err(taken(&disk.id, "the other pool").into())
@@ -112,11 +112,12 @@ impl MoveDisk<'_> {
         let draft = self.at.draft_in(self.target()?, to, &disk.id, room).await?;
         let (source, copy, name) = (from.clone(), to.clone(), file.clone());
         let part = draft.part().clone();
-        relayed(pace, ("copy", passed, total), move |tell| {
+        relayed(pace, copying, move |tell| {
             source.copy(&name, (&copy, &part), tell).map(|_| ())
         })
         .await?;
-        if self.is_same((from, to), &file, draft.part(), pace).await? {
+        let is_whole = self.is_same((from, to), (&file, draft.part()), verifying, pace);
+        if is_whole.await? {
             return Ok(Some(draft));
         }
         let text = "the disk changed while it was copied";
@@ -128,12 +129,12 @@ impl MoveDisk<'_> {
     async fn is_same(
         &self,
         (from, to): (&Root, &Root),
-        file: &Name,
-        copy: &Name,
+        (file, copy): (&Name, &Name),
+        stage: Stage,
         pace: &Pace<'_>,
     ) -> Result<bool, Stop> {
         let (from, to, file, copy) = (from.clone(), to.clone(), file.clone(), copy.clone());
-        relayed(pace, ("verify", 0, 0), move |tell| {
+        relayed(pace, stage, move |tell| {
             from.is_same(&file, (&to, &copy), tell)
         })
         .await
@@ -163,7 +164,6 @@ impl MoveDisk<'_> {
             moved.push(disk.id.clone());
             bytes += record.actual_size.unwrap_or_default();
         }
-        let never = process::Stop::new();
         for disk in tree {
             let home = Home {
                 root: from.clone(),
@@ -171,8 +171,7 @@ impl MoveDisk<'_> {
             };
             let (of, claim) = ((&disk.id).into(), (&self.at.job.id, self.at.job.claim));
             home.discard(&of, claim).await?;
-            home.purge(&of, DeleteMode::Unlink, &Pace::endless(&never))
-                .await?;
+            home.remove(&of).await?;
         }
         done(&params::Moved { moved, bytes })
     }
@@ -220,8 +219,8 @@ impl MoveDisk<'_> {
             }
         }
         let never = process::Stop::new();
-        self.is_same((from, to), &file, &file, &Pace::endless(&never))
-            .await
+        let (stage, pace) = (Stage::only("verify", 0), Pace::endless(&never));
+        self.is_same((from, to), (&file, &file), stage, &pace).await
     }
 
     async fn roots(&self) -> Result<(Root, Root), Stop> {
@@ -296,19 +295,22 @@ impl Steps for MoveDisk<'_> {
             .iter()
             .map(|moving| moving.disk.clone())
             .collect();
-        let (mut passed, mut total) = (0, 0);
+        let mut total = 0;
         for (disk, below) in with_below(&tree) {
             let image = self.at.pass_disk(&plan.from, disk, below).await?;
             total += image.measured().actual_size;
         }
+        // Each byte is read for the copy, and once more to compare.
+        let mut stage = Stage::first("copy", 0, total.saturating_mul(2));
         for (moving, (disk, below)) in plan.moves.iter_mut().zip(with_below(&tree)) {
             let image = self.at.pass_disk(&plan.from, disk, below).await?;
             let bytes = image.measured().actual_size;
             let idle = self.at.idle(&plan.from, [disk], UseMode::Exclusive);
             idle.await?;
             let roots = (&plan.from, &plan.to);
-            moving.draft = self.copy(roots, disk, (passed, total), pace).await?;
-            passed += bytes;
+            let copying = stage.then("copy", bytes);
+            stage = copying.then("verify", bytes);
+            moving.draft = self.copy(roots, disk, (copying, stage), pace).await?;
         }
         Ok(())
     }

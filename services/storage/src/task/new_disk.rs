@@ -8,7 +8,7 @@ use crate::{
     gate::{Expected, Measured},
     pool::{Name, Pool, PoolError, Root},
     space::{Reservation, SpaceError},
-    task::{Context, Pace, context, is_own, now},
+    task::{Context, context, is_own, now},
 };
 use virtbus_wire::{
     Code, DiskId, JobError,
@@ -228,23 +228,4 @@ impl Context<'_> {
         }
         Ok(removed?)
     }
-}
-
-/// Tells how far a copy came.
-pub(crate) fn tell(pace: &Pace<'_>, phase: &str, percent: f64, total_bytes: u64) {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a share of a number of bytes, for people"
-    )]
-    let done_bytes = (total_bytes as f64 * percent / 100.0) as u64;
-    (pace.progress)(virtbus_wire::state::Progress {
-        percent: Some(percent),
-        phase: Some(phase.to_owned()),
-        done_bytes: Some(done_bytes),
-        total_bytes: Some(total_bytes),
-        bytes_per_s: None,
-        eta_s: None,
-    });
 }

@@ -6,7 +6,7 @@ use crate::{
     draft::Draft,
     fence::Fence,
     pool::{Name, Root},
-    task::{Context, Pace, context, is_own, relay::relayed},
+    task::{Context, Pace, context, is_own, relay::relayed, stage::Stage},
 };
 use virtbus_wire::DiskId;
 use virtbus_worker::perform::Stop;
@@ -54,11 +54,12 @@ impl Context<'_> {
         &self,
         (archive, packed): (&Root, &Name),
         (root, disk): (&Root, &Disk),
+        stage: Stage,
         pace: &Pace<'_>,
     ) -> Result<bool, Stop> {
         let (archive, packed) = (archive.clone(), packed.clone());
         let (root, file) = (root.clone(), context::file_of(disk));
-        relayed(pace, ("verify", 0, 0), move |tell| {
+        relayed(pace, stage, move |tell| {
             archive.is_packed(&packed, (&root, &file), tell)
         })
         .await

@@ -13,7 +13,7 @@ use crate::{
     pool::Root,
     qemu_img::{Copy, Image, Info, Rebase as Command, command::bytes_max},
     task::{
-        Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, new_disk::tell, now,
+        Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, now, stage::Stage,
     },
 };
 use virtbus_bus::locks::LockSet;
@@ -95,7 +95,8 @@ impl Rebase<'_> {
             bandwidth: self.at.pool.config.bandwidth,
             bytes_max: bytes_max(measure.fully_allocated),
         };
-        let rise = |percent| tell(pace, "flatten", percent, info.virtual_size);
+        let stage = Stage::only("flatten", info.virtual_size);
+        let rise = |percent| stage.tell(pace, percent);
         let copied = tool.convert(copy, pace.stop, rise).await;
         copied.map_err(context::tool)?;
         Ok(draft)
@@ -106,7 +107,8 @@ impl Rebase<'_> {
         let (root, disk) = (&plan.root, &plan.chain[0]);
         let facts = self.at.facts_there(root, disk).await?;
         let all = facts.allocated.saturating_add(info.virtual_size);
-        let draft = self.at.copied(root, disk, all, pace).await?;
+        let copy = Stage::first("copy", facts.allocated, all);
+        let draft = self.at.copied(root, disk, copy, pace).await?;
         // The tool opens the copy, so it's the copy that has to be what the catalogue says.
         let (copied, below) = (context::expected(disk, plan.chain.get(1)), &plan.chain[1..]);
         let command = Command {
@@ -114,16 +116,8 @@ impl Rebase<'_> {
             backing: self.at.pass(root, &plan.onto).await?,
             bytes_max: bytes_max(facts.length.saturating_add(info.virtual_size)),
         };
-        let rise = |percent| {
-            #[expect(clippy::cast_precision_loss, reason = "a percentage, for people")]
-            let copied = facts.allocated as f64 * 100.0 / all.max(1) as f64;
-            tell(
-                pace,
-                "rebase",
-                copied + percent * (1.0 - copied / 100.0),
-                all,
-            );
-        };
+        let stage = copy.then("rebase", info.virtual_size);
+        let rise = |percent| stage.tell(pace, percent);
         let ran = self.at.store.tool.rebase(command, pace.stop, rise).await;
         ran.map_err(context::tool)?;
         Ok(draft)

@@ -3,20 +3,19 @@
 use crate::{
     blocking,
     pool::{PoolError, Tell},
-    task::{Pace, new_disk::tell},
+    task::{Pace, stage::Stage},
 };
 use rustix::io::Errno;
 use tokio::sync::mpsc::channel;
 use virtbus_worker::perform::Stop;
 
-/// Runs a long act. `phase` is its name, the bytes passed before it, and how many there are in all
-/// acts of this phase; 0 if that's this one alone.
+/// Runs a long act, which is this stage of the job's work.
 ///
 /// # Errors
 /// [`Stop::Stopped`] when the job's work is to end, or what the act failed with.
 pub(crate) async fn relayed<T: Send + 'static>(
     pace: &Pace<'_>,
-    (phase, before, all): (&str, u64, u64),
+    stage: Stage,
     act: impl FnOnce(Tell<'_>) -> Result<T, PoolError> + Send + 'static,
 ) -> Result<T, Stop> {
     let (tell_to, mut told) = channel(1);
@@ -30,10 +29,9 @@ pub(crate) async fn relayed<T: Send + 'static>(
     });
     let telling = async {
         while let Some((passed, total)) = told.recv().await {
-            let total = if all == 0 { total } else { all };
             #[expect(clippy::cast_precision_loss, reason = "a percentage, for people")]
-            let percent = (before + passed) as f64 * 100.0 / total.max(1) as f64;
-            tell(pace, phase, percent.min(100.0), total);
+            let percent = passed as f64 * 100.0 / total.max(1) as f64;
+            stage.tell(pace, percent);
         }
     };
     let (acted, ()) = tokio::join!(acting, telling);
@@ -42,6 +40,10 @@ pub(crate) async fn relayed<T: Send + 'static>(
             source: Errno::CANCELED,
             ..
         }) => Err(Stop::Stopped),
-        other => Ok(other?),
+        Err(error) => Err(error.into()),
+        Ok(done) => {
+            stage.tell(pace, 100.0);
+            Ok(done)
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     draft::Draft,
     fence::{Mark, kill_users},
     pool::{Facts, Root},
-    task::{Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, new_disk::tell},
+    task::{Checked, Context, Pace, Steps, context, done, in_place::Alone, is_own, stage::Stage},
 };
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
@@ -55,20 +55,13 @@ impl Sparsify<'_> {
         let (root, disk) = (&plan.root, &plan.chain[0]);
         let size = context::virtual_size(&disk.record)?;
         let all = facts.allocated.saturating_add(size);
-        let draft = self.at.copied(root, disk, all, pace).await?;
+        let copy = Stage::first("copy", facts.allocated, all);
+        let draft = self.at.copied(root, disk, copy, pace).await?;
         let (expected, below) = (context::expected(disk, plan.chain.get(1)), &plan.chain[1..]);
         let image = self.at.pass_on(root, draft.part(), expected.clone(), below);
         let image = image.await?;
-        let rise = |percent| {
-            #[expect(clippy::cast_precision_loss, reason = "a percentage, for people")]
-            let copied = facts.allocated as f64 * 100.0 / all.max(1) as f64;
-            tell(
-                pace,
-                "sparsify",
-                copied + percent * (1.0 - copied / 100.0),
-                all,
-            );
-        };
+        let stage = copy.then("sparsify", size);
+        let rise = |percent| stage.tell(pace, percent);
         let tool = &self.at.store.sparsify;
         let ran = tool.in_place(image, facts.length.max(size), pace.stop, rise);
         if let Err(error) = ran.await {
@@ -77,6 +70,7 @@ impl Sparsify<'_> {
             blocking::act(move || kill_users(identity)).await;
             return Err(context::tool(error));
         }
+        stage.tell(pace, 100.0);
         draft.sync().await?;
         self.at.verify(root, draft.part(), expected, size).await?;
         Ok(draft)

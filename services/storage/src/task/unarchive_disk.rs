@@ -12,6 +12,7 @@ use crate::{
         is_own, now,
         packed::{Plan, packed_of},
         relay::relayed,
+        stage::Stage,
     },
 };
 use virtbus_bus::locks::LockSet;
@@ -53,12 +54,13 @@ impl UnarchiveDisk<'_> {
             plan.root.clone(),
             draft.part().clone(),
         );
-        let seal = relayed(pace, ("unarchive", 0, 0), move |tell| {
+        let stage = Stage::first("unarchive", room, room.saturating_mul(2));
+        let seal = relayed(pace, stage, move |tell| {
             archive.unpack(&packed, (&root, &part), tell)
         })
         .await?;
         let (root, part) = (plan.root.clone(), draft.part().clone());
-        let is_sealed = relayed(pace, ("verify", 0, 0), move |tell| {
+        let is_sealed = relayed(pace, stage.then("verify", room), move |tell| {
             root.is_sealed(&part, seal, tell)
         });
         if !is_sealed.await? {
@@ -107,7 +109,10 @@ impl UnarchiveDisk<'_> {
         let never = process::Stop::new();
         let packed = (roots.1, &packed_of(disk));
         let pace = Pace::endless(&never);
-        self.at.is_packed(packed, (roots.0, disk), &pace).await
+        let stage = Stage::only("verify", 0);
+        self.at
+            .is_packed(packed, (roots.0, disk), stage, &pace)
+            .await
     }
 }
 
@@ -161,9 +166,10 @@ impl Steps for UnarchiveDisk<'_> {
             return Ok(());
         }
         let (packed, here) = (packed_of(&plan.disk), (&plan.root, &plan.disk));
+        let stage = Stage::only("verify", plan.disk.record.actual_size.unwrap_or_default());
         if self
             .at
-            .is_packed((&plan.archive, &packed), here, pace)
+            .is_packed((&plan.archive, &packed), here, stage, pace)
             .await?
         {
             Ok(())

@@ -1,9 +1,10 @@
-use super::site::{Site, code};
+use super::site::{Site, Told, code};
 use serde_json::json;
 use virtbus_wire::{
     Code,
     catalog::{DiskState, InUseBy, UseMode},
 };
+use virtbus_worker::process;
 
 /// `d1` with `d2` and `d3` on top of it, and `d4` on top of `d3`.
 async fn tree(site: &Site) {
@@ -66,6 +67,21 @@ async fn a_disk_that_is_gone_stays_gone() {
         .refused("j", "delete_disk", json!({ "disk": "d9" }))
         .await;
     assert_eq!(code(&never), Code::DiskNotFound);
+}
+
+#[tokio::test]
+async fn a_tree_is_overwritten_as_one_whole() {
+    let site = Site::start().await;
+    tree(&site).await;
+    let params = json!({ "disk": "d1", "mode": "wipe", "tree": true });
+    let (job, told) = (site.job("j1", "delete_disk", params), Told::default());
+    let note = |progress| told.note(&progress);
+    let done = site.run_within(&job, &process::Stop::new(), &note).await;
+    assert!(done.unwrap()["freed"].as_u64().unwrap() > 1 << 20);
+    assert_eq!(told.stages(), [("wipe".into(), 100.0)]);
+    // Four files, of which the last to go is the largest.
+    let percents = told.percents();
+    assert!(percents.len() > 3 && percents[2] < 60.0, "{percents:?}");
 }
 
 #[tokio::test]

@@ -59,7 +59,14 @@ async fn a_tree_shows_the_same_in_the_other_pool_and_is_gone_from_the_first() {
             program("qemu-io", &args);
         }
     }
-    assert!(!told.percents().is_empty());
+    let stages = told.stages();
+    let phases: Vec<&str> = stages.iter().map(|(phase, _)| phase.as_str()).collect();
+    assert_eq!(phases, ["copy", "verify"].repeat(3));
+    // Most of the bytes are those of the disk below, and all are read twice.
+    let ends: Vec<f64> = stages.iter().map(|(_, ended)| *ended).collect();
+    assert!((20.0..50.0).contains(&ends[0]), "{ends:?}");
+    assert!((ends[1] - 2.0 * ends[0]).abs() < 1.0, "{ends:?}");
+    assert!(ends.windows(2).all(|pair| pair[0] < pair[1]), "{ends:?}");
     // There already is success.
     let again = site.done("j2", "move_disk", params).await;
     assert_eq!(again["bytes"], 0);

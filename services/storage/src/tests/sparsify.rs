@@ -43,9 +43,19 @@ async fn a_disk_gives_back_what_its_file_system_does_not_use() {
     let note = |progress: virtbus_wire::state::Progress| told.note(&progress);
     let first = site.claimed(envelope.clone(), 1);
     site.die_telling(&first, Step::Effect, &note).await;
+    let stages = told.stages();
+    assert_eq!(stages.len(), 2, "{stages:?}");
+    assert_eq!(
+        (stages[0].0.as_str(), stages[1].0.as_str()),
+        ("copy", "sparsify")
+    );
+    assert!(stages[0].1 < 50.0, "{stages:?}");
+    // The start of the tool's machine, what it did, and its end.
     let percents = told.percents();
-    assert!(percents.is_sorted(), "{percents:?}");
-    assert!(percents.len() > 2, "{percents:?}");
+    let later = percents
+        .iter()
+        .filter(|percent| **percent > stages[0].1 + 30.0);
+    assert!(later.count() > 2, "{percents:?}");
     let done = site.run(&site.claimed(envelope, 2)).await.unwrap();
     let (before, after) = (done["before"].as_u64(), done["after"].as_u64());
     assert!(after.unwrap() + (6 << 20) < before.unwrap(), "{done:?}");

@@ -177,6 +177,26 @@ fn progress_never_goes_back_within_an_attempt() {
 }
 
 #[test]
+fn progress_that_goes_back_says_only_the_phase_anew() {
+    let told = |percent, phase: &str, done, total| Progress {
+        percent,
+        phase: Some(phase.to_owned()),
+        done_bytes: Some(done),
+        total_bytes: Some(total),
+        ..Progress::default()
+    };
+    let copied = told(Some(60.0), "copy", 60, 100);
+    let back = told(Some(20.0), "verify", 1, 5).after(Some(&copied));
+    assert_eq!(back, told(Some(60.0), "verify", 60, 100));
+    // What can't be told doesn't take back what was.
+    let unknown = told(None, "verify", 1, 5).after(Some(&copied));
+    assert_eq!(unknown, back);
+    let on = told(Some(101.0), "verify", 100, 100).after(Some(&copied));
+    assert_eq!(on, told(Some(100.0), "verify", 100, 100));
+    assert_eq!(copied.clone().after(None), copied);
+}
+
+#[test]
 fn what_is_done_is_done_to_a_hundred_percent() {
     let began = Event::Progress(Progress {
         percent: Some(0.0),

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use virtbus_testbed::{until, watch::soon};
 use virtbus_wire::{
     Code, Event, JobState, Record, StateName, Timestamp, protocol::arrival::MSG_ID_HEADER,
+    state::Progress,
 };
 use virtbus_worker::{ServeError, WorkConfig};
 
@@ -27,14 +28,12 @@ async fn a_plain_publish_is_enough() {
 }
 
 #[tokio::test]
-async fn a_records_progress_never_goes_back() {
+async fn progress_never_goes_back_in_the_record_or_live() {
     let (site, probe) = (Site::start().await, Probe::default());
-    let mut events = site
-        .jetstream
-        .client()
-        .subscribe("events.jobs.j")
-        .await
-        .unwrap();
+    let client = site.jetstream.client();
+    let mut events = client.subscribe("events.jobs.j").await.unwrap();
+    let mut live = client.subscribe("events.progress.j").await.unwrap();
+    client.flush().await.unwrap();
     let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
     let job = r#"{"id":"j","task":"ping","params":{"sleep_ms":200}}"#;
     site.publish("storage.p.low", job).await;
@@ -54,6 +53,14 @@ async fn a_records_progress_never_goes_back() {
         "{seen:?}"
     );
     worker.end().await;
+    live.unsubscribe().await.unwrap();
+    let mut told = Vec::new();
+    while let Some(message) = live.next().await {
+        let step: Progress = serde_json::from_slice(&message.payload).unwrap();
+        told.extend(step.percent);
+    }
+    assert_eq!(told.last(), Some(&90.0), "{told:?}");
+    assert!(told.is_sorted(), "{told:?}");
 }
 
 #[tokio::test]
