@@ -29,3 +29,4 @@ mod site;
 mod snapshots;
 mod sparsify;
 mod sweep;
+mod ungated;

@@ -1,6 +1,7 @@
 //! The program itself: jobs published to a real server, done by real qemu-img.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attacks;
 mod cage;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,19 +14,22 @@ use tempfile::TempDir;
 use virtbus_bus::{
     Bucket, Bus, ConnectConfig, Jobs,
     jobs::KEEP,
-    topology::{Mode, Wanted, apply, queues_of_pool},
+    topology::{Mode, Wanted, apply, queues_of_pair, queues_of_pool},
 };
 use virtbus_testbed::{Server, until};
-use virtbus_wire::{Class, Record, StateName};
+use virtbus_wire::{Class, PoolPair, Record, StateName};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_virtbus-storage");
 
-/// A server with the pool `default` registered, and a folder for it.
+/// A server with the pools `default` and `other` registered, and a folder for the first.
 struct Site {
     server: Server,
+    /// Publishes, as any program would.
+    client: async_nats::Client,
     jobs: Jobs,
     disks: Bucket<Value>,
     workers: Bucket<Value>,
+    locks: Bucket<Value>,
     dir: TempDir,
 }
 
@@ -35,6 +39,10 @@ impl Site {
     async fn start() -> Self {
         let server = Server::dev().await;
         let mut queues = queues_of_pool(&"default".parse().unwrap());
+        queues.extend(queues_of_pool(&"other".parse().unwrap()));
+        let pools = ["default", "other"].map(|pool| pool.parse().unwrap());
+        let [one, other] = pools;
+        queues.extend(queues_of_pair(&PoolPair::new(one, other).unwrap()));
         queues.retain(|queue| queue.class() == Class::Storage);
         let wanted = Wanted {
             replicas: None,
@@ -48,12 +56,15 @@ impl Site {
         };
         let bus = Bus::connect(&connect, "test").await.unwrap();
         let pools: Bucket<Value> = Bucket::new(&bus, "pools");
-        let pool = json!({ "pool": "default" });
-        pools.put("default", &pool).await.unwrap();
+        for pool in ["default", "other"] {
+            pools.put(pool, &json!({ "pool": pool })).await.unwrap();
+        }
         Self {
             jobs: Jobs::new(&bus, KEEP),
             disks: Bucket::new(&bus, "disks"),
             workers: Bucket::new(&bus, "workers"),
+            locks: Bucket::new(&bus, "locks"),
+            client: server.client().await,
             server,
             dir: tempfile::tempdir().unwrap(),
         }
@@ -96,7 +107,7 @@ impl Site {
 
     /// A plain publish, as any language would.
     async fn publish(&self, subject: &str, job: Value) {
-        let client = self.server.client().await;
+        let client = &self.client;
         client
             .publish(subject.to_owned(), job.to_string().into())
             .await
