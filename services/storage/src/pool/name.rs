@@ -9,6 +9,8 @@
 //! locks/care                             the lock of whoever cares for the pool
 //! locks/leftover                         the lock of whoever puts back what ended jobs began
 //! adopt/<name>                           what somebody put there to be adopted
+//! space/<token>                          the room that one living service has set aside
+//! space/lock                             the lock of whoever counts that
 //! ```
 //! Media have `media.` where disks have `disk.`. The pool's archive has the same folders; a disk in
 //! it is `disks/<id>.<format>.zst`. Neither ids nor jobs have a dot in them, so each name reads
@@ -37,16 +39,19 @@ pub enum Folder {
     Locks,
     /// What somebody put there to be adopted.
     Adopt,
+    /// The room that is set aside.
+    Space,
 }
 
 impl Folder {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Disks,
         Self::Media,
         Self::Trash,
         Self::Locks,
         Self::Adopt,
+        Self::Space,
     ];
 
     /// The name beneath the pool's root.
@@ -58,6 +63,7 @@ impl Folder {
             Self::Trash => "trash",
             Self::Locks => "locks",
             Self::Adopt => "adopt",
+            Self::Space => "space",
         }
     }
 }
@@ -153,6 +159,21 @@ impl Name {
             folder: Folder::Locks,
             file: "leftover".to_owned(),
         }
+    }
+
+    /// The room that the service with this token has set aside.
+    #[must_use]
+    pub fn promises(token: &str) -> Self {
+        Self {
+            folder: Folder::Space,
+            file: token.to_owned(),
+        }
+    }
+
+    /// The lock of whoever counts the room that all have set aside.
+    #[must_use]
+    pub fn promises_lock() -> Self {
+        Self::promises("lock")
     }
 
     /// A name that was listed in a folder.

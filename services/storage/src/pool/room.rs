@@ -1,6 +1,9 @@
 //! The room of the file system that a pool is on.
 
-use super::{error::PoolError, root::Root};
+use super::{
+    error::PoolError,
+    root::{Root, identity_of},
+};
 use rustix::fs::{fstat, fstatvfs};
 
 impl Root {
@@ -17,16 +20,16 @@ impl Root {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// The file system's number.
+    /// Device and inode of the pool's folder.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn device(&self) -> Result<u64, PoolError> {
+    pub fn place(&self) -> Result<(u64, u64), PoolError> {
         let stat = fstat(&*self.dir).map_err(|source| PoolError::Refused {
             act: "look at",
             name: "the pool".to_owned(),
             source,
         })?;
-        Ok(stat.st_dev)
+        Ok(identity_of(&stat))
     }
 }

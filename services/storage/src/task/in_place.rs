@@ -153,16 +153,19 @@ impl Context<'_> {
         self.admit_use(disk, UseMode::Exclusive)
     }
 
-    /// A copy of a disk's file under a temporary name, in room that was set aside.
+    /// A copy of a disk's file under a temporary name, in room that was set aside for it and for
+    /// what it grows by then, in bytes.
     pub(crate) async fn copied(
         &self,
         root: &Root,
         disk: &Disk,
+        growth: u64,
         stage: Stage,
         pace: &Pace<'_>,
     ) -> Result<Draft, Stop> {
         let facts = self.facts_there(root, disk).await?;
-        let draft = self.draft(root, &disk.id, facts.allocated).await?;
+        let room = facts.allocated.saturating_add(growth);
+        let draft = self.draft(root, &disk.id, room).await?;
         let (from, file, part) = (root.clone(), context::file_of(disk), draft.part().clone());
         relayed(pace, stage, move |tell| {
             from.copy(&file, (&from, &part), tell)

@@ -108,7 +108,8 @@ impl Rebase<'_> {
         let facts = self.at.facts_there(root, disk).await?;
         let all = facts.allocated.saturating_add(info.virtual_size);
         let copy = Stage::first("copy", facts.allocated, all);
-        let draft = self.at.copied(root, disk, copy, pace).await?;
+        let growth = self.growth(plan).await?.min(info.virtual_size);
+        let draft = self.at.copied(root, disk, growth, copy, pace).await?;
         // The tool opens the copy, so it's the copy that has to be what the catalogue says.
         let (copied, below) = (context::expected(disk, plan.chain.get(1)), &plan.chain[1..]);
         let command = Command {
@@ -121,6 +122,17 @@ impl Rebase<'_> {
         let ran = self.at.store.tool.rebase(command, pace.stop, rise).await;
         ran.map_err(context::tool)?;
         Ok(draft)
+    }
+
+    /// The most that the disk's file grows by, in bytes: what is only in the old or only in the new
+    /// backing, with all below, may have to be set down.
+    async fn growth(&self, plan: &Plan) -> Result<u64, Stop> {
+        let mut growth = 0_u64;
+        for disk in apart(&plan.chain[1..], &plan.onto) {
+            let facts = self.at.facts_there(&plan.root, disk).await?;
+            growth = growth.saturating_add(facts.allocated);
+        }
+        Ok(growth)
     }
 
     /// Writes what is there now, the disk's own record last: it names the former backing.
@@ -152,6 +164,13 @@ impl Rebase<'_> {
         let backing = self.params.backing.clone();
         done(&params::Rebased { backing })
     }
+}
+
+/// What two chains don't have in common.
+fn apart<'a>(one: &'a [Disk], other: &'a [Disk]) -> impl Iterator<Item = &'a Disk> {
+    let is_in = |chain: &[Disk], disk: &Disk| chain.iter().any(|there| there.id == disk.id);
+    let of_one = one.iter().filter(move |disk| !is_in(other, disk));
+    of_one.chain(other.iter().filter(move |disk| !is_in(one, disk)))
 }
 
 impl Steps for Rebase<'_> {

@@ -56,7 +56,7 @@ impl Sparsify<'_> {
         let size = context::virtual_size(&disk.record)?;
         let all = facts.allocated.saturating_add(size);
         let copy = Stage::first("copy", facts.allocated, all);
-        let draft = self.at.copied(root, disk, copy, pace).await?;
+        let draft = self.at.copied(root, disk, 0, copy, pace).await?;
         let (expected, below) = (context::expected(disk, plan.chain.get(1)), &plan.chain[1..]);
         let image = self.at.pass_on(root, draft.part(), expected.clone(), below);
         let image = image.await?;

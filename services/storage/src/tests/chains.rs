@@ -186,11 +186,24 @@ async fn a_rebase_keeps_what_the_disk_shows_and_moves_it_between_its_backings() 
     site.filled_disk("d3").await;
     site.write("d3.qcow2", "qcow2", "write -P 1 0 4M");
     let shown = site.content("d2.qcow2", "qcow2");
+    // What is set aside at the start of the tool: for the copy, and for what it adds.
+    let set_aside = || {
+        let left = site.files("space").into_iter();
+        let texts = left.map(|file| std::fs::read(site.path("space").join(file)).unwrap());
+        let promises = texts.filter_map(|text| serde_json::from_slice::<Value>(&text).ok());
+        promises
+            .map(|promised| promised[0]["bytes"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    let most = std::sync::atomic::AtomicU64::new(0);
     let rebase = async |id: &str, backing: Value| {
         let params = json!({ "disk": "d2", "backing": backing });
         let job = site.job(id, "rebase", params);
         let told = Told::default();
-        let note = |progress| told.note(&progress);
+        let note = |progress: virtbus_wire::state::Progress| {
+            told.note(&progress);
+            most.fetch_max(set_aside(), std::sync::atomic::Ordering::Relaxed);
+        };
         let done = site.run_within(&job, &process::Stop::new(), &note).await;
         assert_eq!(Value::Object(done.unwrap()), json!({ "backing": backing }));
         assert_eq!(site.content("d2.qcow2", "qcow2"), shown);
@@ -198,6 +211,10 @@ async fn a_rebase_keeps_what_the_disk_shows_and_moves_it_between_its_backings() 
         stages.map(|(phase, _)| phase).collect::<Vec<_>>()
     };
     assert_eq!(rebase("j1", json!("d3")).await, ["copy", "rebase"]);
+    // 2 MiB of its own, and what is in one of the backings only: 1 and 4.
+    let set_aside_most = most.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(set_aside_most > 7 * MIB, "{set_aside_most}");
+    assert_eq!(set_aside(), 0);
     assert_eq!(
         site.info("d2.qcow2", "qcow2")["backing-filename"],
         "d3.qcow2"
