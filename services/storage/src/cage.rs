@@ -35,7 +35,7 @@ pub fn admit(offer: Offer, cage: &CageConfig) -> Result<(), Unheld> {
 pub struct Rules {
     cage: CageConfig,
     polite: PoliteConfig,
-    /// Where long runs have groups of the kernel; none if the host leaves us none.
+    /// Where runs that open an image have groups of the kernel; none if the host leaves us none.
     groups: Option<Groups>,
 }
 
@@ -101,10 +101,11 @@ impl Rules {
         cage
     }
 
-    /// A short run, locked in.
+    /// A short run, locked in, in a group of its own if it opens an image.
     #[must_use]
     pub fn quick(&self, line: CommandLine, reach: &Reach) -> CommandLine {
-        line.cage(self.cage(reach))
+        let groups = self.groups.clone().filter(|_| *reach != Reach::nothing());
+        line.cage(self.cage(reach)).group(groups)
     }
 
     /// A long run, locked in, behind others.
@@ -117,12 +118,11 @@ impl Rules {
     #[must_use]
     pub fn behind(&self, line: CommandLine) -> CommandLine {
         line.priority(self.polite.nice, self.polite.io.priority())
-            .group(self.groups.clone())
+            .group(self.groups.clone().map(Groups::behind))
     }
 }
 
-/// Where long runs have groups of the kernel; none if none is configured, and the host leaves us
-/// none.
+/// Where runs have groups of the kernel; none if none is configured, and the host leaves us none.
 ///
 /// # Errors
 /// When the configured folder can't be used.
@@ -193,6 +193,30 @@ mod tests {
         let long = rules.long(line(), &Reach::nothing());
         assert!(long.nice > 0 && long.io.is_some());
         assert!(quick.cage.is_some() && long.cage.is_some());
+    }
+
+    #[test]
+    fn every_run_that_opens_an_image_has_a_group_where_the_host_leaves_us_one() {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+        let mount = mount.and_then(|line| line.split_ascii_whitespace().nth(4));
+        let base = mount.map(|at| format!("{at}/virtbus-rules-{}", std::process::id()));
+        let groups = base
+            .as_ref()
+            .and_then(|base| Groups::open(Path::new(base)).ok());
+        let rules = Rules {
+            groups: groups.clone(),
+            ..Rules::default()
+        };
+        let line = || CommandLine::new("/usr/bin/qemu-img");
+        let image = Reach::nothing().read("/p/disks/d1.raw".into());
+        assert_eq!(rules.quick(line(), &image).groups, groups);
+        assert_eq!(rules.quick(line(), &Reach::nothing()).groups, None);
+        let behind = groups.map(Groups::behind);
+        assert_eq!(rules.long(line(), &image).groups, behind);
+        if let Some(base) = base {
+            std::fs::remove_dir(base).ok();
+        }
     }
 
     #[test]

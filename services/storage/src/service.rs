@@ -79,7 +79,10 @@ fn look_at_cage(daemon: &Daemon<StorageConfig>, offer: Offer) -> Result<(), Fata
     });
     let groups = cage::groups(&daemon.settings.polite);
     let groups = groups.map_err(|error| Fatal::config("polite.cgroup", error))?;
-    let groups = groups.map_or("none is left to us", |_| "each long tool has its own");
+    let groups = groups.map_or(
+        "none is left to us",
+        |_| "each tool that opens an image has its own",
+    );
     tracing::info!("cgroups: {groups}");
     match cage::admit(offer, &daemon.settings.cage) {
         Ok(()) if offer.holds() => tracing::info!(%offer, "tools are locked in"),

@@ -31,6 +31,22 @@ pub(crate) enum Copied {
 pub(crate) type Tell<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
 
 impl Root {
+    /// Makes a new file of the blocks of another one in this pool, down to the disk; false where
+    /// the file system can't, or not with this file.
+    ///
+    /// # Errors
+    /// When there is no such file, or the system refuses.
+    pub(crate) fn clone_file(&self, name: &Name, to: &Name) -> Result<bool, PoolError> {
+        let missing = || refused("copy", name, Errno::NOENT);
+        let source = self.open(name)?.ok_or_else(missing)?;
+        let target = self.open_or_make(to)?;
+        if ioctl_ficlone(&target, &source).is_err() {
+            return Ok(false);
+        }
+        fsync(&target).map_err(|errno| refused("sync", to, errno))?;
+        Ok(true)
+    }
+
     /// Copies a file to a new one, down to the disk.
     ///
     /// # Errors

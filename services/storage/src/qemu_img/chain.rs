@@ -2,9 +2,12 @@
 //! rebases, checks.
 
 use super::command::{COPY, RESIZE, act, bytes_max};
-use crate::gate::{Passed, PassedChain};
+use crate::{
+    config::Cache,
+    gate::{Passed, PassedChain},
+};
 use camino::Utf8Path;
-use virtbus_wire::task::storage::Repair;
+use virtbus_wire::{Size, task::storage::Repair};
 use virtbus_worker::process::CommandLine;
 
 /// What is done to a snapshot inside a file.
@@ -39,6 +42,10 @@ pub struct Commit {
     pub into: Passed,
     /// Whether it's empty then.
     pub empties: bool,
+    /// How what is written goes through the host's cache.
+    pub cache: Cache,
+    /// The most that is written in a second; none = as fast as it goes.
+    pub bandwidth: Option<Size>,
     /// The most that a file may become, in bytes.
     pub bytes_max: u64,
 }
@@ -50,6 +57,8 @@ pub struct Rebase {
     pub image: PassedChain,
     /// Its new backing, in the same folder.
     pub backing: PassedChain,
+    /// How it goes through the host's cache.
+    pub cache: Cache,
     /// The most that the file may become, in bytes.
     pub bytes_max: u64,
 }
@@ -72,10 +81,16 @@ pub fn snapshot(tool: &Utf8Path, snapshot: &Snapshot) -> CommandLine {
 #[must_use]
 pub fn commit(tool: &Utf8Path, commit: &Commit) -> CommandLine {
     let image = commit.image.first();
-    act(tool, commit.bytes_max, COPY)
+    let mut line = act(tool, commit.bytes_max, COPY)
         .args(["commit", "-p", "-f", image.format().as_str()])
-        .args((!commit.empties).then_some("-d"))
-        .args(["--", image.path().as_str()])
+        .args((!commit.empties).then_some("-d"));
+    if commit.cache == Cache::None {
+        line = line.args(["-t", "none"]);
+    }
+    if let Some(most) = commit.bandwidth {
+        line = line.args(["-r".to_owned(), most.bytes().to_string()]);
+    }
+    line.args(["--", image.path().as_str()])
 }
 
 /// `rebase`, by comparing what the old and the new backing hold.
@@ -83,9 +98,12 @@ pub fn commit(tool: &Utf8Path, commit: &Commit) -> CommandLine {
 pub fn rebase(tool: &Utf8Path, rebase: &Rebase) -> CommandLine {
     let (image, backing) = (rebase.image.first(), rebase.backing.first());
     let name = backing.path().file_name().unwrap_or_default();
-    act(tool, rebase.bytes_max, COPY)
-        .args(["rebase", "-p", "-f", image.format().as_str()])
-        .args(["-F", backing.format().as_str(), "-b", name])
+    let mut line =
+        act(tool, rebase.bytes_max, COPY).args(["rebase", "-p", "-f", image.format().as_str()]);
+    if rebase.cache == Cache::None {
+        line = line.args(["-t", "none", "-T", "none"]);
+    }
+    line.args(["-F", backing.format().as_str(), "-b", name])
         .args(["--", image.path().as_str()])
 }
 
@@ -147,6 +165,8 @@ mod tests {
             image: image(),
             into: image().alone(),
             empties,
+            cache: Cache::Writeback,
+            bandwidth: None,
             bytes_max: 1 << 20,
         };
         let line = commit(TOOL.into(), &of(true));
@@ -154,18 +174,35 @@ mod tests {
         assert_eq!(text(&line), format!("qemu-img commit -p -f qcow2 {end}"));
         let line = commit(TOOL.into(), &of(false));
         assert_eq!(text(&line), format!("qemu-img commit -p -f qcow2 -d {end}"));
+        let polite = Commit {
+            cache: Cache::None,
+            bandwidth: Some("50MiB".parse().unwrap()),
+            ..of(true)
+        };
+        let flags = "-t none -r 52428800";
+        assert_eq!(
+            text(&commit(TOOL.into(), &polite)),
+            format!("qemu-img commit -p -f qcow2 {flags} {end}")
+        );
     }
 
     #[test]
     fn a_rebase_compares_and_names_the_backing_relative() {
-        let wanted = Rebase {
+        let wanted = |cache| Rebase {
             image: image(),
             backing: PassedChain::unseen("/p,q/disks/d0.raw", ImageFormat::Raw),
+            cache,
             bytes_max: 1 << 20,
         };
+        let line = |cache| text(&rebase(TOOL.into(), &wanted(cache)));
+        let end = "-F raw -b d0.raw -- /p,q/disks/d1.qcow2";
         assert_eq!(
-            text(&rebase(TOOL.into(), &wanted)),
-            "qemu-img rebase -p -f qcow2 -F raw -b d0.raw -- /p,q/disks/d1.qcow2"
+            line(Cache::Writeback),
+            format!("qemu-img rebase -p -f qcow2 {end}")
+        );
+        assert_eq!(
+            line(Cache::None),
+            format!("qemu-img rebase -p -f qcow2 -t none -T none {end}")
         );
     }
 

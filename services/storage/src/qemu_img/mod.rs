@@ -24,7 +24,7 @@ use crate::{
 use camino::Utf8PathBuf;
 use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
-use virtbus_wire::task::storage::Repair;
+use virtbus_wire::task::storage::{Preallocation, Repair};
 use virtbus_worker::process::{
     CommandLine, Ended, Exit, Monotonic, RunError, RunOptions, Stdout, Stop, find_program, percent,
     run,
@@ -117,7 +117,12 @@ impl QemuImg {
         let is_read = matches!(new.backing, Beneath::There(_));
         let reach = Reach::nothing().write(path);
         let reach = if is_read { reach.chain(path) } else { reach };
-        act(self.rules.quick(line, &reach), options).await
+        let line = match new.preallocation {
+            Preallocation::Off | Preallocation::Metadata => self.rules.quick(line, &reach),
+            // It may write as many bytes as the image has.
+            Preallocation::Falloc | Preallocation::Full => self.rules.long(line, &reach),
+        };
+        act(line, options).await
     }
 
     /// Renames an image's backing in its header. The tool keeps `lock` open as long as it lives.

@@ -157,6 +157,8 @@ impl Commit<'_> {
             image,
             into,
             empties: !self.params.delete,
+            cache: self.at.pool.config.cache,
+            bandwidth: self.at.pool.config.bandwidth,
             bytes_max: bytes_max(below.length.max(above.length).saturating_add(size)),
         };
         let locks = vec![top.fence.share()?, base.fence.share()?];

@@ -115,6 +115,7 @@ impl Rebase<'_> {
         let command = Command {
             image: self.at.pass_on(root, draft.part(), copied, below).await?,
             backing: self.at.pass(root, &plan.onto).await?,
+            cache: self.at.pool.config.cache,
             bytes_max: bytes_max(facts.length.saturating_add(info.virtual_size)),
         };
         let stage = copy.then("rebase", info.virtual_size);

@@ -127,6 +127,28 @@ async fn what_can_not_be_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_raw_copy_of_a_raw_disk_is_the_same_file_once_more() {
+    let site = Site::start().await;
+    let params = json!({ "disk": "r1", "size": "64MiB", "format": "raw" });
+    site.done("make", "create_disk", params).await;
+    site.write("r1.raw", "raw", "write -P 7 20M 1M");
+    let told = Told::default();
+    let params = json!({ "disk": "r1", "to": "r2", "format": "raw" });
+    let job = site.job("j1", "convert", params);
+    let note = |progress| told.note(&progress);
+    let done = site.run_within(&job, &process::Stop::new(), &note).await;
+    assert_eq!(done.unwrap()["virtual_size"], 64 * MIB);
+    assert_eq!(told.stages(), [("convert".into(), 100.0)]);
+    assert!(site.same(("r1.raw", "raw"), ("r2.raw", "raw")));
+    // Holes are holes, cloned or not.
+    let record = site.record("r2").await;
+    assert!(record.actual_size < Some(4 * MIB), "{record:?}");
+    // Whichever it is, the two have nothing to do with each other afterwards.
+    site.write("r2.raw", "raw", "write -P 8 20M 1M");
+    site.write("r1.raw", "raw", "read -P 7 20M 1M");
+}
+
+#[tokio::test]
 async fn a_cancelled_copy_leaves_no_file_and_no_record() {
     let site = Site::start().await;
     site.filled_disk("d1").await;

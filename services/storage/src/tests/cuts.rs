@@ -13,7 +13,7 @@ use virtbus_worker::{Assignment, Done, Stop, process};
 
 /// A job, on disks of one world. Ids in braces get the world's prefix.
 #[derive(Debug, Clone, Copy)]
-struct Case {
+pub(super) struct Case {
     task: &'static str,
     params: &'static str,
     /// Jobs that are done before.
@@ -22,7 +22,7 @@ struct Case {
     measured: &'static [&'static str],
 }
 
-const fn case(task: &'static str, params: &'static str) -> Case {
+pub(super) const fn case(task: &'static str, params: &'static str) -> Case {
     Case {
         task,
         params,
@@ -33,7 +33,7 @@ const fn case(task: &'static str, params: &'static str) -> Case {
 
 impl Case {
     /// The same, where another claim, or one on another file, measures this anew.
-    const fn measures(self, measured: &'static [&'static str]) -> Self {
+    pub(super) const fn measures(self, measured: &'static [&'static str]) -> Self {
         Self { measured, ..self }
     }
 
@@ -199,9 +199,8 @@ fn told(case: Case, done: Result<Done, Stop>, when: &str) -> Value {
 }
 
 /// Cuts a job at each of its steps, in each way.
-async fn cut(case: Case) {
-    let site = Site::start().await;
-    let whole = World::new(&site, 0, case).await;
+pub(super) async fn cut_at(site: &Site, case: Case) {
+    let whole = World::new(site, 0, case).await;
     let before = whole.sight().await;
     let (done, moments) = whole_run(&whole, case).await;
     let result = told(case, done, "whole");
@@ -210,7 +209,7 @@ async fn cut(case: Case) {
     let mut number = 10;
     let mut world = async || {
         number += 1;
-        World::new(&site, number, case).await
+        World::new(site, number, case).await
     };
     for at in &moments {
         dies(case, &world().await, *at, (&result, &after)).await;
@@ -329,7 +328,7 @@ macro_rules! cuts {
     ($($name:ident: $case:expr,)+) => {
         $(#[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            cut($case).await;
+            cut_at(&Site::start().await, $case).await;
         })+
     };
 }

@@ -28,5 +28,7 @@ mod restored;
 mod site;
 mod snapshots;
 mod sparsify;
+mod sparsify_cuts;
 mod sweep;
+mod told;
 mod ungated;

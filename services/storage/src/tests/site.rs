@@ -1,5 +1,6 @@
 //! A pool in a folder of its own, a nats-server, and jobs as the loop would claim them.
 
+pub(super) use super::told::Told;
 use crate::{
     config::{PoolConfig, StorageConfig},
     disks::{Disk, Medium},
@@ -13,7 +14,6 @@ use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
-    sync::Mutex,
     time::Duration,
 };
 use tempfile::TempDir;
@@ -26,7 +26,7 @@ use virtbus_testbed::Server;
 use virtbus_wire::{
     Code, Envelope, JobError, Record, Task, Timestamp,
     catalog::{DiskRecord, DiskState, PoolRecord},
-    state::{Owner, Progress},
+    state::Owner,
 };
 use virtbus_worker::{
     Assignment, Done, Stop,
@@ -70,6 +70,11 @@ impl Site {
 
     /// With changes to the settings.
     pub(super) async fn configured(change: impl FnOnce(&mut StorageConfig)) -> Self {
+        Self::beside(tempfile::tempdir().unwrap(), change).await
+    }
+
+    /// The same in a folder that may hold something already.
+    pub(super) async fn beside(dir: TempDir, change: impl FnOnce(&mut StorageConfig)) -> Self {
         let alone = no_starts().await;
         let server = Server::dev().await;
         drop(alone);
@@ -84,7 +89,6 @@ impl Site {
             ..ConnectConfig::default()
         };
         let bus = Bus::connect(&connect, "test").await.unwrap();
-        let dir = tempfile::tempdir().unwrap();
         let store = Store::new(&bus, &settings(dir.path(), change));
         store.prepare().unwrap();
         let owner = owner("st-1");
@@ -285,6 +289,9 @@ impl Site {
     }
 }
 
+/// A folder beside the pools, with tools to be run in place of the host's own, if it's there.
+pub(super) const TOOLS: &str = "tools";
+
 /// The service's settings for the pools below a folder, with changes.
 pub(super) fn settings(dir: &Path, change: impl FnOnce(&mut StorageConfig)) -> StorageConfig {
     let at = |name: &str| {
@@ -302,6 +309,13 @@ pub(super) fn settings(dir: &Path, change: impl FnOnce(&mut StorageConfig)) -> S
         pools: BTreeMap::from([named("default", pool), named("other", other)]),
         ..StorageConfig::default()
     };
+    if let Some(tools) = Utf8PathBuf::from_path_buf(dir.join(TOOLS))
+        .ok()
+        .filter(|at| at.exists())
+    {
+        config.tools_dir = Some(tools);
+        config.cage.also_run = vec!["/bin".into(), "/usr/bin".into()];
+    }
     change(&mut config);
     config
 }
@@ -325,42 +339,6 @@ pub(super) fn assignment(owner: &Owner, envelope: Value, claim: u64) -> Assignme
         owner: owner.clone(),
         task: task.unwrap(),
         record,
-    }
-}
-
-/// What was told of the progress.
-#[derive(Default)]
-pub(super) struct Told(Mutex<Vec<Progress>>);
-
-impl Told {
-    pub(super) fn note(&self, progress: &Progress) {
-        self.0.lock().unwrap().push(progress.clone());
-    }
-
-    pub(super) fn percents(&self) -> Vec<f64> {
-        let told = self.0.lock().unwrap();
-        told.iter().map(|step| step.percent.unwrap()).collect()
-    }
-
-    /// The phases as they came, each with the percentage it ended at. Nothing went back in between,
-    /// and it was one whole from the first to the last.
-    pub(super) fn stages(&self) -> Vec<(String, f64)> {
-        let told = self.0.lock().unwrap();
-        let mut stages: Vec<(String, f64)> = Vec::new();
-        for (number, step) in told.iter().enumerate() {
-            let (percent, phase) = (step.percent.unwrap(), step.phase.clone().unwrap());
-            let before = told[..number].last().unwrap_or(step);
-            assert!(before.percent <= step.percent, "{told:#?}");
-            assert!(before.done_bytes <= step.done_bytes, "{told:#?}");
-            assert_eq!(before.total_bytes, step.total_bytes, "{told:#?}");
-            assert!(step.done_bytes <= step.total_bytes, "{told:#?}");
-            match stages.last_mut() {
-                Some((last, ended)) if *last == phase => *ended = percent,
-                Some(_) | None => stages.push((phase, percent)),
-            }
-        }
-        assert!(stages.last().is_none_or(|(_, ended)| *ended == 100.0));
-        stages
     }
 }
 

@@ -1,4 +1,6 @@
-//! One real run: the tool starts a machine each time, which takes half a minute and more.
+//! A few real runs: the tool starts a machine each time, which takes half a minute and more. Where
+//! the task itself is cut at each of its steps, another program does in the machine's place what it
+//! does to the disk (`sparsify_cuts.rs`).
 
 use super::{
     killed::At,

@@ -175,6 +175,8 @@ async fn what_changes_a_disk_changes_no_file_of_the_host() {
         image: trap.passed(ImageFormat::Qcow2),
         into: Passed::unseen(trap.disk.to_str().unwrap(), ImageFormat::Qcow2),
         empties: true,
+        cache: Cache::Writeback,
+        bandwidth: None,
         bytes_max: 64 * MIB,
     };
     let locks = vec![trap.lock()];

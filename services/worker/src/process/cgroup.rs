@@ -1,8 +1,8 @@
 //! Groups of the kernel (cgroup v2) for tools, where the host leaves some to us.
 //!
-//! A tool in a group of its own gets a smaller share of processor and disk, with all that it starts;
-//! and it's killed with all of that, also with what left its process group. Nothing depends on it:
-//! where there is no group the tool runs without.
+//! A tool in a group of its own is killed with all that it starts, also with what left its process
+//! group; a long one gets a smaller share of processor and disk. Nothing depends on it: where there
+//! is no group the tool runs without.
 
 use rustix::{fs::getxattr, process::Pid};
 use std::{
@@ -21,7 +21,7 @@ const DELEGATED: &str = "user.delegate";
 const FOLDER: &str = "tools";
 /// What a tool's group is called: this, the worker's process number and a count.
 const PREFIX: &str = "tool-";
-/// Shares of processor and disk, where a group that nobody set has 100.
+/// Shares of processor and disk of a tool that stands back, where a group that nobody set has 100.
 const WEIGHT: &str = "20";
 /// Processes and threads of one tool: far above what the largest one has.
 const PROCESSES_MAX: &str = "1024";
@@ -30,6 +30,8 @@ const PROCESSES_MAX: &str = "1024";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Groups {
     base: Arc<PathBuf>,
+    /// Whether what is in them has a smaller share.
+    is_behind: bool,
 }
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -70,7 +72,19 @@ impl Groups {
             }
         }
         let base = Arc::new(base.to_owned());
-        Ok(Self { base })
+        Ok(Self {
+            base,
+            is_behind: false,
+        })
+    }
+
+    /// The same, for tools that stand behind others.
+    #[must_use]
+    pub fn behind(self) -> Self {
+        Self {
+            is_behind: true,
+            ..self
+        }
     }
 
     /// A new group.
@@ -79,11 +93,9 @@ impl Groups {
         let path = self.base.join(format!("{PREFIX}{}-{count}", process::id()));
         fs::create_dir(&path)?;
         let own = Own { path };
-        for (file, value) in [
-            ("cpu.weight", WEIGHT),
-            ("io.weight", WEIGHT),
-            ("pids.max", PROCESSES_MAX),
-        ] {
+        let weights = [("cpu.weight", WEIGHT), ("io.weight", WEIGHT)];
+        let weights = weights.into_iter().filter(|_| self.is_behind);
+        for (file, value) in weights.chain([("pids.max", PROCESSES_MAX)]) {
             // Not there without its controller.
             write(&own.path, file, value).ok();
         }
