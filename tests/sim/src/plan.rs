@@ -148,7 +148,7 @@ impl Plan {
             jobs::settle(&mut more, &mut job.body, cap, hosts);
         }
         let mut crowd = Chance::new(seed, "crowd");
-        if crowd.permille(200) {
+        if crowd.permille(300) {
             for job in &mut jobs {
                 jobs::join(&mut crowd, &mut job.body);
             }

@@ -372,18 +372,16 @@ async fn a_lock_keeps_what_any_claim_of_a_running_job_has_and_loses_what_is_over
         beyond: None,
     };
     // The present claim hasn't looked yet at what the older one may have done under its lock.
-    locks
-        .create("disk.a-older", &lock("runs", 1))
-        .await
-        .unwrap();
-    locks
-        .create("disk.b-present", &lock("runs", 2))
-        .await
-        .unwrap();
-    locks.create("disk.c-over", &lock("over", 1)).await.unwrap();
+    let names = ["disk.older", "disk.present", "disk.over"];
+    for (name, (job, claim)) in names
+        .into_iter()
+        .zip([("runs", 1), ("runs", 2), ("over", 1)])
+    {
+        locks.create(name, &lock(job, claim)).await.unwrap();
+    }
     until("what is over is gone from each lock", async || {
         let mut found = Vec::new();
-        for name in ["disk.a-older", "disk.b-present", "disk.c-over"] {
+        for name in names {
             let lock = locks.get_latest(name).await.unwrap();
             found.push(lock.map(|entry| entry.value));
         }

@@ -62,7 +62,10 @@ fn submissions(history: &History, jobs: &Versions) -> Vec<String> {
                     text(job, "id")
                 ));
             }
-            if accepted.is_some() && first.is_none() {
+            let last = jobs
+                .get(text(job, "id"))
+                .and_then(|versions| versions.last());
+            if accepted.is_some() && last.is_none_or(|last| last.value.is_null()) {
                 wrong.push(format!("{} was accepted and is nowhere", text(job, "id")));
             }
             let back = job["after"][0].as_i64().map(i64::unsigned_abs);

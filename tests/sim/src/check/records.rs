@@ -62,6 +62,9 @@ fn change(job: &str, from: &Value, to: &Version) -> Option<String> {
     let is_claim = claims == Some(1) && generations == Some(0);
     let is_same = claims == Some(0) && generations == Some(0);
     let is_published = claims == Some(0) && generations == Some(1);
+    // What is left of a submission that was refused, before any message of it lay anywhere.
+    let is_taken_back =
+        from["dedupe"].is_null() && (number(from, "claim"), number(from, "generation")) == (0, 1);
     let is_legal = match (before, after) {
         ("queued", "queued") => is_published,
         ("queued", "running") => is_claim,
@@ -74,6 +77,8 @@ fn change(job: &str, from: &Value, to: &Version) -> Option<String> {
         ("waiting", "queued") => is_published,
         ("waiting", "waiting" | "cancelled" | "failed") => is_same,
         ("succeeded" | "failed" | "cancelled", "queued") => is_published,
+        ("queued", "") => is_taken_back,
+        ("", _) => begin(job, next).is_none(),
         _ => false,
     };
     let attempts = grown("attempt").is_some_and(|grown| grown <= 1);

@@ -77,8 +77,11 @@ pub(super) fn judge(facts: &Facts, root: &Path) -> Vec<Violation> {
         }
     }
     let stray = facts.files.iter().filter(|name| !expected.contains(*name));
-    let is_the_pools_own =
-        |name: &&String| name.starts_with("locks/") || POOLS_OWN.contains(&name.as_str());
+    // What a dead service had promised of the pool's room goes when the next one promises some.
+    let is_the_pools_own = |name: &&String| {
+        let is_kept = ["locks/", "space/"].iter().any(|dir| name.starts_with(dir));
+        is_kept || POOLS_OWN.contains(&name.as_str())
+    };
     let stray = stray.filter(|name| !is_the_pools_own(name));
     found.extend(stray.map(|name| Violation::general(format!("stray file {name}"))));
     found

@@ -5,7 +5,8 @@ use std::{
     fs,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError, Sender},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -17,26 +18,24 @@ const EVERY: Duration = Duration::from_millis(50);
 /// Looks at a process and all below it from time to time.
 pub(super) struct Watch {
     most: Arc<AtomicU64>,
-    is_over: Arc<AtomicBool>,
+    /// The looks end with it.
+    goes_on: Option<Sender<()>>,
     looks: Option<JoinHandle<()>>,
 }
 
 impl Watch {
     pub(super) fn begin(process: u32) -> Self {
-        let (most, is_over) = (
-            Arc::new(AtomicU64::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let (seen, over) = (Arc::clone(&most), Arc::clone(&is_over));
+        let most = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&most);
+        let (goes_on, over) = mpsc::channel();
         let looks = thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
+            while over.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                 seen.fetch_max(resident(process), Ordering::Relaxed);
-                thread::sleep(EVERY);
             }
         });
         Self {
             most,
-            is_over,
+            goes_on: Some(goes_on),
             looks: Some(looks),
         }
     }
@@ -49,7 +48,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
+        drop(self.goes_on.take());
         if let Some(looks) = self.looks.take() {
             drop(looks.join());
         }
