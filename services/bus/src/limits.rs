@@ -10,7 +10,7 @@ use std::{
 };
 use tokio::time::{Instant, timeout};
 use virtbus_wire::{
-    Class, Tenant,
+    Class, Record, Tenant,
     catalog::{LIMITS_KEY, LimitsRecord},
 };
 
@@ -43,6 +43,14 @@ pub fn tenant_lock(class: Class, tenant: &Tenant) -> String {
     }
     name.truncate(end);
     name
+}
+
+/// The lock that counts the running jobs of a job's tenant; none of a job that is nobody's, or on no
+/// queue.
+#[must_use]
+pub fn tenant_lock_of(job: &Record) -> Option<String> {
+    let class = job.queue.queue()?.class();
+    Some(tenant_lock(class, job.tenant.as_ref()?))
 }
 
 impl Limits {

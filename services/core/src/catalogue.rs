@@ -1,7 +1,8 @@
 //! Who and what is registered: pools, hosts, workers.
 
+use serde::{Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, BTreeSet};
-use virtbus_bus::{Bucket, Bus, BusError, lease, topology};
+use virtbus_bus::{Bucket, Bus, BusError, WriteError, lease, topology};
 use virtbus_wire::{
     Label, PoolPair, Queue, WorkerId,
     catalog::{
@@ -9,6 +10,33 @@ use virtbus_wire::{
         PoolRecord, QueueRecord, WorkerRecord,
     },
 };
+
+/// How often a change that others come between is tried.
+const TRIES_MAX: u32 = 8;
+
+/// Changes a record, if it's there, however often others come between. None of `step` = nothing to
+/// do.
+///
+/// # Errors
+/// When the server doesn't answer, or others come between all the time.
+pub(crate) async fn change<T: Serialize + DeserializeOwned>(
+    bucket: &Bucket<T>,
+    key: &str,
+    step: impl Fn(&T) -> Option<T>,
+) -> Result<(), WriteError> {
+    for _ in 0..TRIES_MAX {
+        let slot = bucket.slot(key).await?;
+        let Some(next) = slot.value.as_ref().and_then(&step) else {
+            return Ok(());
+        };
+        match bucket.update(key, &next, slot.revision).await {
+            Ok(_) => return Ok(()),
+            Err(WriteError::Conflict(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(WriteError::Conflict(key.to_owned()))
+}
 
 /// The buckets of the catalogue that core reads and writes.
 #[derive(Debug, Clone)]

@@ -1,11 +1,8 @@
 //! Records of domains, as far as core has a word in them: their own hosts write them otherwise.
 
-use crate::service::Stores;
+use crate::{catalogue, service::Stores};
 use virtbus_bus::{BusError, WriteError};
 use virtbus_wire::{DomainId, Label, catalog::DomainRecord};
-
-/// How often a change that others come between is tried.
-const TRIES_MAX: u32 = 8;
 
 /// The domains that are on a host, or were on it last.
 ///
@@ -40,22 +37,11 @@ pub async fn change(
     host: &Label,
     step: impl Fn(&DomainRecord) -> Option<DomainRecord>,
 ) -> Result<(), WriteError> {
-    let domains = &stores.catalogue.domains;
-    for _ in 0..TRIES_MAX {
-        let slot = domains.slot(id.as_str()).await?;
-        let ours = slot.value.filter(|d| d.hypervisor.as_ref() == Some(host));
-        let Some(next) = ours.as_ref().and_then(&step) else {
-            return Ok(());
-        };
-        let next = DomainRecord {
-            updated_at: stores.bus.now(),
-            ..next
-        };
-        match domains.update(id.as_str(), &next, slot.revision).await {
-            Ok(_) => return Ok(()),
-            Err(WriteError::Conflict(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(WriteError::Conflict(id.to_string()))
+    let step = |domain: &DomainRecord| {
+        let is_ours = domain.hypervisor.as_ref() == Some(host);
+        let updated_at = stores.bus.now();
+        let next = is_ours.then(|| step(domain)).flatten()?;
+        Some(DomainRecord { updated_at, ..next })
+    };
+    catalogue::change(&stores.catalogue.domains, id.as_str(), step).await
 }

@@ -5,7 +5,7 @@ use crate::{
     catalog::{Catalog, CatalogError, Hold, Holder},
     libvirt::{Host, Mark, Seen},
     observe::{Verdict, observed},
-    place::{self, Roots},
+    place::{self, Files, Roots},
     watch::Watch,
     xml::{Accelerator, Blueprint, HostFacts, Policy, Volume},
 };
@@ -289,14 +289,26 @@ impl Domains {
         }
         let settings = &self.settings;
         let files = place::files(&self.catalog, &settings.roots, blueprint).await?;
+        let xml = self.host_xml(domain.as_str(), (blueprint, uuid), mark, &files);
+        Ok(self.host.define(domain, xml).await?)
+    }
+
+    /// This host's XML of a blueprint, for a domain of this name.
+    pub(crate) fn host_xml(
+        &self,
+        name: &str,
+        (blueprint, uuid): (&Blueprint, Uuid),
+        mark: &Mark,
+        files: &Files,
+    ) -> String {
+        let settings = &self.settings;
         let facts = HostFacts {
             accelerator: settings.accelerator,
             listen: &settings.listen,
-            files: &files,
+            files,
             folders: &settings.policy.folders,
         };
-        let xml = blueprint.for_host(domain.as_str(), uuid, mark, &facts);
-        Ok(self.host.define(domain, xml).await?)
+        blueprint.for_host(name, uuid, mark, &facts)
     }
 
     /// What a domain was defined as last.

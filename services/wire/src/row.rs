@@ -153,13 +153,7 @@ impl Row {
     #[must_use]
     pub fn new(record: &Record, seq: u64) -> Self {
         let hold = record.state.hold();
-        let ended = match &record.state {
-            JobState::Succeeded(ended, _)
-            | JobState::Failed(ended, _)
-            | JobState::Cancelled(ended, _) => Some(ended),
-            JobState::Queued | JobState::Waiting(_) => None,
-            JobState::Running(_) | JobState::Cancelling(_) => None,
-        };
+        let ended = record.state.ended();
         let error = match &record.state {
             JobState::Failed(_, error) | JobState::Cancelled(_, Some(error)) => Some(error),
             JobState::Cancelled(_, None) | JobState::Succeeded(..) | JobState::Queued => None,

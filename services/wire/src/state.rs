@@ -349,6 +349,17 @@ impl JobState {
             Self::Succeeded(..) | Self::Failed(..) | Self::Cancelled(..) => None,
         }
     }
+
+    /// When and under whom it ended, if it did.
+    #[must_use]
+    pub fn ended(&self) -> Option<&Ended> {
+        match self {
+            Self::Succeeded(ended, _) | Self::Failed(ended, _) | Self::Cancelled(ended, _) => {
+                Some(ended)
+            }
+            Self::Queued | Self::Waiting(_) | Self::Running(_) | Self::Cancelling(_) => None,
+        }
+    }
 }
 
 impl Event {

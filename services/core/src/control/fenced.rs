@@ -5,7 +5,7 @@
 //! way, would lie for good.
 
 use super::change::publish_if_new;
-use crate::{domains, service::Stores};
+use crate::{catalogue, domains, service::Stores};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -203,21 +203,10 @@ async fn change_disk(
     id: &DiskId,
     step: impl Fn(&DiskRecord) -> Option<DiskRecord>,
 ) -> Result<(), WriteError> {
-    let disks = &stores.catalogue.disks;
-    for _ in 0..TRIES_MAX {
-        let slot = disks.slot(id.as_str()).await?;
-        let Some(next) = slot.value.as_ref().and_then(&step) else {
-            return Ok(());
-        };
-        let next = DiskRecord {
-            updated_at: stores.bus.now(),
-            ..next
-        };
-        match disks.update(id.as_str(), &next, slot.revision).await {
-            Ok(_) => return Ok(()),
-            Err(WriteError::Conflict(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(WriteError::Conflict(id.to_string()))
+    let step = |disk: &DiskRecord| {
+        let updated_at = stores.bus.now();
+        let next = step(disk)?;
+        Some(DiskRecord { updated_at, ..next })
+    };
+    catalogue::change(&stores.catalogue.disks, id.as_str(), step).await
 }

@@ -109,13 +109,9 @@ fn matches(asked: &ListJobs, job: &Record, written_at: Timestamp, now: Timestamp
         JobState::Queued | JobState::Waiting(_) | JobState::Cancelled(_, None) => None,
         JobState::Running(_) | JobState::Cancelling(_) | JobState::Succeeded(..) => None,
     };
-    let worker = match &job.state {
-        JobState::Running(hold) | JobState::Cancelling(hold) => Some(&hold.owner.worker),
-        JobState::Succeeded(ended, _)
-        | JobState::Failed(ended, _)
-        | JobState::Cancelled(ended, _) => ended.by.as_ref().map(|owner| &owner.worker),
-        JobState::Queued | JobState::Waiting(_) => None,
-    };
+    let ended_by = job.state.ended().and_then(|ended| ended.by.as_ref());
+    let owner = job.state.hold().map(|hold| &hold.owner).or(ended_by);
+    let worker = owner.map(|owner| &owner.worker);
     let object = asked.object.as_ref().map(ToString::to_string);
     let has_label =
         |(name, value): (&String, &String)| job.labels.get(name).is_some_and(|has| has == value);

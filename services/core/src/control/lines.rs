@@ -2,7 +2,7 @@
 //! nobody writes to thousands in line each time that a lock changes hands.
 
 use crate::{reconciler, service::Stores};
-use virtbus_bus::{Bucket, BusError, limits::tenant_lock, locks};
+use virtbus_bus::{Bucket, BusError, limits::tenant_lock_of, locks};
 use virtbus_wire::{
     JobState, Record, Timestamp, envelope::IfInUse, protocol::lock::Lock, state::WaitReason,
 };
@@ -41,7 +41,7 @@ pub(super) async fn now(stores: &Stores, job: &Record, on: &WaitReason) -> Resul
             Ok(Waits { on, ahead })
         }
         WaitReason::Tenant { limit, .. } => {
-            let Some(name) = counting(job) else {
+            let Some(name) = tenant_lock_of(job) else {
                 return Ok(Waits::as_recorded(on));
             };
             let lock = read(stores, &name).await?;
@@ -77,12 +77,6 @@ async fn read(stores: &Stores, name: &str) -> Result<Lock, BusError> {
     Ok(found.map(|entry| entry.value).unwrap_or_default())
 }
 
-/// The lock that counts the running jobs of a job's tenant.
-fn counting(job: &Record) -> Option<String> {
-    let class = job.queue.queue()?.class();
-    Some(tenant_lock(class, job.tenant.as_ref()?))
-}
-
 /// Who keeps a job from a lock: whoever has it, else the first in its line.
 fn has(lock: &Lock, job: &Record) -> Option<(String, Option<Timestamp>)> {
     let mut holders = lock.exclusive.iter().chain(&lock.shared);
@@ -109,21 +103,11 @@ async fn used(
     } else if let Some(Ok(job)) = user.strip_prefix("job.").map(str::parse) {
         // A download pins its source as it ends.
         let found = stores.jobs.get_latest(&job).await?;
-        found.and_then(|entry| ended_at(&entry.value))
+        found.and_then(|entry| Some(entry.value.state.ended()?.at))
     } else {
         None
     };
     Ok(Some((user.to_owned(), since)))
-}
-
-fn ended_at(job: &Record) -> Option<Timestamp> {
-    match &job.state {
-        JobState::Succeeded(ended, _)
-        | JobState::Failed(ended, _)
-        | JobState::Cancelled(ended, _) => Some(ended.at),
-        JobState::Queued | JobState::Waiting(_) => None,
-        JobState::Running(_) | JobState::Cancelling(_) => None,
-    }
 }
 
 /// How many are before a job in a lock's line: those that the lock names, and, for one that it
@@ -164,7 +148,7 @@ fn waits_for(job: &Record, name: &str) -> bool {
     };
     match &waiting.on {
         WaitReason::Lock { resource, .. } => resource == name,
-        WaitReason::Tenant { .. } => counting(job).as_deref() == Some(name),
+        WaitReason::Tenant { .. } => tenant_lock_of(job).as_deref() == Some(name),
         WaitReason::Dependency { .. } | WaitReason::Time { .. } => false,
         WaitReason::Capacity { .. } | WaitReason::Transfer { .. } => false,
     }

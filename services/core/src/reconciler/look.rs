@@ -11,7 +11,7 @@ use virtbus_bus::{
     BusError, Entry, WriteError,
     jobs::{ChangeError, PublishError},
     lease::Leases,
-    limits::tenant_lock,
+    limits::tenant_lock_of,
 };
 use virtbus_wire::{
     Code, Event, JobError, JobId, JobState, Record, StateName, Timestamp,
@@ -142,9 +142,8 @@ async fn calls(stores: &Stores, record: &Record, lock: &str) -> Result<bool, Bus
 
 /// Whether it's the job's turn to run as one of its tenant's.
 async fn tenant_has_room(stores: &Stores, record: &Record) -> Result<bool, BusError> {
-    let class = record.queue.queue().map(|queue| queue.class());
-    match class.zip(record.tenant.as_ref()) {
-        Some((class, tenant)) => calls(stores, record, &tenant_lock(class, tenant)).await,
+    match tenant_lock_of(record) {
+        Some(lock) => calls(stores, record, &lock).await,
         None => Ok(true),
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     domains::trial_name,
     libvirt::Power,
     place::{self, Placed},
-    xml::{Blueprint, HostFacts},
+    xml::Blueprint,
 };
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
@@ -127,15 +127,9 @@ impl Steps for CheckDomain<'_> {
 
     async fn effect(&self, plan: &mut Plan, _: &Run) -> Result<(), Stop> {
         let (domains, domain) = (self.at.domains, self.at.domain);
-        let facts = HostFacts {
-            accelerator: domains.settings.accelerator,
-            listen: &domains.settings.listen,
-            files: &plan.placed.files,
-            folders: &domains.settings.policy.folders,
-        };
-        let (uuid, mark) = (Uuid::now_v7(), self.at.mark());
-        let name = trial_name(domain);
-        let xml = plan.blueprint.for_host(&name, uuid, &mark, &facts);
+        let (name, mark) = (trial_name(domain), self.at.mark());
+        let blueprint = (&plan.blueprint, Uuid::now_v7());
+        let xml = domains.host_xml(&name, blueprint, &mark, &plan.placed.files);
         match domains.host.try_out(domain, xml).await {
             Ok(()) => {
                 let seen = domains.host.domain(&name).await.map_err(JobError::from)?;

@@ -3,8 +3,8 @@
 use super::{Checked, Context, Steps};
 use crate::{
     libvirt::Seen,
-    place::{self, Files, Placed},
-    xml::{Blueprint, HostFacts},
+    place::{self, Placed},
+    xml::Blueprint,
 };
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
@@ -119,18 +119,6 @@ impl StartDomain<'_> {
         Err(JobError::new(Code::Conflict, text).with("domain", self.at.domain.as_str()))
     }
 
-    /// This host's XML of a blueprint.
-    fn host_xml(&self, blueprint: &Blueprint, uuid: Uuid, files: &Files) -> String {
-        let settings = &self.at.domains.settings;
-        let facts = HostFacts {
-            accelerator: settings.accelerator,
-            listen: &settings.listen,
-            files,
-            folders: &settings.policy.folders,
-        };
-        blueprint.for_host(self.at.domain.as_str(), uuid, &self.at.mark(), &facts)
-    }
-
     /// Has libvirt define the domain as it was before this job, if the job got as far as to change
     /// that: what is done to a domain that is off is done to what libvirt knows of it.
     async fn redefine(&self, former: &Blueprint, record: &DomainRecord) -> Result<(), JobError> {
@@ -148,7 +136,8 @@ impl StartDomain<'_> {
                 return Ok(());
             }
         };
-        let xml = self.host_xml(former, record.uuid, &files);
+        let (name, mark) = (domain.as_str(), self.at.mark());
+        let xml = domains.host_xml(name, (former, record.uuid), &mark, &files);
         match domains.host.define(domain, xml).await {
             Err(error) if error.is_in_doubt() => Err(error.into()),
             Err(error) => {
@@ -246,7 +235,9 @@ impl Steps for StartDomain<'_> {
 
     async fn effect(&self, plan: &mut Plan, _: &Run) -> Result<(), Stop> {
         let (domains, domain) = (self.at.domains, self.at.domain);
-        let xml = self.host_xml(&plan.blueprint, plan.uuid, &plan.placed.files);
+        let (name, mark) = (domain.as_str(), self.at.mark());
+        let blueprint = (&plan.blueprint, plan.uuid);
+        let xml = domains.host_xml(name, blueprint, &mark, &plan.placed.files);
         domains
             .host
             .define(domain, xml)

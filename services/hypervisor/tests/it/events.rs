@@ -5,7 +5,7 @@ use serde_json::json;
 use std::{fs, process::Command, time::Duration};
 use virtbus_testbed::{until, within};
 use virtbus_wire::{
-    JobState,
+    JobId, JobState,
     catalog::{Desired, HypervisorState},
     state::Phase,
     task::hypervisor::DomainState,
@@ -18,19 +18,21 @@ fn signal(guests: &Guests, domain: &str, signal: &str) {
     assert!(sent.unwrap().success());
 }
 
+/// Begins a snapshot of a guest that stands still: it lasts as long as that.
+async fn slow_snapshot(guests: &Guests) -> JobId {
+    signal(guests, "slow", "STOP");
+    let of = json!({"domain": "slow", "snapshot": "s1"});
+    let low = "hypervisor.hv-test.low";
+    let job = payload("create_snapshot", &of);
+    guests.site.publish(low, job).await
+}
+
 #[tokio::test]
 async fn a_domain_is_seen_at_once_while_a_call_about_another_one_takes_long() {
     let guests = Guests::start().await;
     guests.run("slow").await;
     guests.run("web1").await;
-    // A snapshot of a guest that stands still lasts as long as that.
-    signal(&guests, "slow", "STOP");
-    let of = json!({"domain": "slow", "snapshot": "s1"});
-    let low = "hypervisor.hv-test.low";
-    let job = guests
-        .site
-        .publish(low, payload("create_snapshot", &of))
-        .await;
+    let job = slow_snapshot(&guests).await;
     until("the call", async || {
         let state = guests.site.record(&job).await?.state;
         match state.hold() {
@@ -68,13 +70,7 @@ async fn a_domain_is_seen_at_once_while_a_call_about_another_one_takes_long() {
 async fn a_call_that_goes_on_without_its_service_is_waited_for_by_the_next_one() {
     let mut guests = Guests::start().await;
     guests.run("slow").await;
-    signal(&guests, "slow", "STOP");
-    let of = json!({"domain": "slow", "snapshot": "s1"});
-    let low = "hypervisor.hv-test.low";
-    let job = guests
-        .site
-        .publish(low, payload("create_snapshot", &of))
-        .await;
+    let job = slow_snapshot(&guests).await;
     until("the call", async || {
         let said = guests.libvirt.virsh(&["domcontrol", "slow"]).stdout;
         let said = String::from_utf8_lossy(&said).into_owned();

@@ -221,21 +221,9 @@ fn refused(act: &'static str, name: &Name, source: Errno) -> PoolError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::PoolConfig, pool::Pool};
-    use camino::Utf8PathBuf;
+    use crate::pool::made_in;
     use std::os::unix::fs::FileExt as _;
     use virtbus_wire::{DiskId, task::image::ImageFormat};
-
-    fn pool(dir: &tempfile::TempDir) -> Root {
-        let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
-        let config = PoolConfig {
-            create: true,
-            ..PoolConfig::at(path)
-        };
-        let pool = Pool::new("default".parse().unwrap(), config);
-        pool.prepare().unwrap();
-        pool.reach().unwrap()
-    }
 
     fn disk(id: &str) -> Name {
         Name::disk(&id.parse::<DiskId>().unwrap(), ImageFormat::Raw)
@@ -256,9 +244,9 @@ mod tests {
         let near = tempfile::tempdir().unwrap();
         // Another file system: the kernel may not copy between the two.
         let far = tempfile::tempdir_in("/dev/shm").unwrap();
-        let (root, here) = (pool(&near), disk("d1"));
+        let (root, here) = (made_in(&near), disk("d1"));
         let file = sparse(&root, &here);
-        for other in [root.clone(), pool(&far)] {
+        for other in [root.clone(), made_in(&far)] {
             let (to, mut last) = (disk("d2"), 0);
             root.copy(&here, (&other, &to), &mut |passed, total| {
                 assert!(last <= passed && passed <= total);
@@ -291,7 +279,7 @@ mod tests {
     #[test]
     fn a_copy_that_is_to_stop_stops() {
         let dir = tempfile::tempdir().unwrap();
-        let root = pool(&dir);
+        let root = made_in(&dir);
         sparse(&root, &disk("d1"));
         let stopped = root.copy(&disk("d1"), (&root, &disk("d2")), &mut |_, _| false);
         match stopped {

@@ -154,6 +154,19 @@ fn open_folder(path: &Utf8Path) -> Result<OwnedFd, Errno> {
     openat(rustix::fs::CWD, path.as_str(), flags, Mode::empty())
 }
 
+/// A new pool in a folder, ready to be used.
+#[cfg(test)]
+pub(crate) fn made_in(dir: &tempfile::TempDir) -> Root {
+    let root = camino::Utf8Path::from_path(dir.path()).unwrap();
+    let config = PoolConfig {
+        create: true,
+        ..PoolConfig::at(root.to_owned())
+    };
+    let pool = Pool::new("default".parse().unwrap(), config);
+    pool.prepare().unwrap();
+    pool.reach().unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

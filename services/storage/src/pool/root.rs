@@ -310,20 +310,13 @@ fn refused(act: &'static str, name: &Name) -> impl FnOnce(Errno) -> PoolError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::PoolConfig, pool::Pool};
+    use crate::pool::made_in;
     use std::{fs, os::unix::fs::symlink};
     use virtbus_wire::task::image::ImageFormat;
 
     fn pool() -> (tempfile::TempDir, Root) {
         let dir = tempfile::tempdir().unwrap();
-        let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
-        let config = PoolConfig {
-            create: true,
-            ..PoolConfig::at(path)
-        };
-        let pool = Pool::new("default".parse().unwrap(), config);
-        pool.prepare().unwrap();
-        let root = pool.reach().unwrap();
+        let root = made_in(&dir);
         (dir, root)
     }
 

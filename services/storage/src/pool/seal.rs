@@ -97,8 +97,7 @@ fn read_back(file: &OwnedFd, tell: Tell<'_>) -> Result<Seal, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::PoolConfig, pool::Pool};
-    use camino::Utf8PathBuf;
+    use crate::pool::made_in;
     use std::{fs::File, os::unix::fs::FileExt as _};
     use virtbus_wire::{DiskId, task::image::ImageFormat};
 
@@ -106,14 +105,7 @@ mod tests {
 
     /// A disk with something at its ends and in the middle, packed and unpacked again.
     fn unpacked(dir: &tempfile::TempDir) -> (Root, Name, File, Seal) {
-        let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
-        let config = PoolConfig {
-            create: true,
-            ..PoolConfig::at(path)
-        };
-        let pool = Pool::new("default".parse().unwrap(), config);
-        pool.prepare().unwrap();
-        let root = pool.reach().unwrap();
+        let root = made_in(dir);
         let id: DiskId = "d1".parse().unwrap();
         let disk = Name::disk(&id, ImageFormat::Raw);
         let packed = Name::archived(&id, ImageFormat::Raw);

@@ -55,22 +55,14 @@ impl Root {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::PoolConfig, pool::Pool};
-    use camino::Utf8PathBuf;
+    use crate::pool::made_in;
     use std::os::unix::fs::FileExt;
     use virtbus_wire::task::image::ImageFormat;
 
     #[test]
     fn all_data_is_overwritten_and_holes_stay() {
         let dir = tempfile::tempdir().unwrap();
-        let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
-        let config = PoolConfig {
-            create: true,
-            ..PoolConfig::at(path)
-        };
-        let pool = Pool::new("default".parse().unwrap(), config);
-        pool.prepare().unwrap();
-        let root = pool.reach().unwrap();
+        let root = made_in(&dir);
         let name = Name::disk(&"d1".parse().unwrap(), ImageFormat::Raw);
         let file = std::fs::File::from(root.open_or_make(&name).unwrap());
         file.set_len(64 << 20).unwrap();

@@ -170,14 +170,13 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::PoolConfig, pool::Pool};
-    use camino::Utf8PathBuf;
+    use crate::pool::made_in;
     use virtbus_wire::task::image::ImageFormat;
 
     #[test]
     fn room_is_promised_once_and_given_back() {
         let dirs = ["/tmp", "/dev/shm"].map(|dir| tempfile::tempdir_in(dir).unwrap());
-        let [root, far] = dirs.each_ref().map(pool_in);
+        let [root, far] = dirs.each_ref().map(made_in);
         let space = Space::default();
         let file = |id: &str| Name::disk(&id.parse().unwrap(), ImageFormat::Raw);
         // Others use the same file system meanwhile, so the numbers are far apart.
@@ -192,21 +191,11 @@ mod tests {
         let spare = space.reserve(&root, &file("d2"), half, half);
         assert_eq!(JobError::from(spare.unwrap_err()).code, Code::PoolNoSpace);
     }
-    fn pool_in(dir: &tempfile::TempDir) -> Root {
-        let path = Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap();
-        let config = PoolConfig {
-            create: true,
-            ..PoolConfig::at(path)
-        };
-        let pool = Pool::new("default".parse().unwrap(), config);
-        pool.prepare().unwrap();
-        pool.reach().unwrap()
-    }
 
     #[test]
     fn room_is_promised_once_by_all_services_of_a_pool() {
         let dir = tempfile::tempdir().unwrap();
-        let root = pool_in(&dir);
+        let root = made_in(&dir);
         let file = |id: &str| Name::disk(&id.parse().unwrap(), ImageFormat::Raw);
         let half = root.free_bytes().unwrap() / 3 * 2;
         let (one, other) = (Space::default(), Space::default());
@@ -225,7 +214,7 @@ mod tests {
     #[test]
     fn what_a_dead_service_promised_is_free() {
         let dir = tempfile::tempdir().unwrap();
-        let root = pool_in(&dir);
+        let root = made_in(&dir);
         let file = |id: &str| Name::disk(&id.parse().unwrap(), ImageFormat::Raw);
         let half = root.free_bytes().unwrap() / 3 * 2;
         let (dead, living) = (Space::default(), Space::default());
@@ -244,7 +233,7 @@ mod tests {
     #[test]
     fn what_another_service_has_written_does_not_count_twice() {
         let dir = tempfile::tempdir().unwrap();
-        let root = pool_in(&dir);
+        let root = made_in(&dir);
         let file = Name::disk(&"d1".parse().unwrap(), ImageFormat::Raw);
         let one = Space::default();
         let _promise = one.reserve(&root, &file, 8 << 20, 0).unwrap();
