@@ -13,6 +13,7 @@ pub mod error;
 pub mod jobs;
 pub mod lease;
 pub mod limits;
+pub mod lines;
 pub mod locks;
 mod pulls;
 pub mod topology;

@@ -6,6 +6,7 @@ use crate::{
     error::{BusError, WriteError},
     jobs::{ChangeError, Jobs},
     limits::Limits,
+    lines::LongLines,
 };
 use std::collections::{BTreeMap, HashSet};
 use virtbus_wire::{
@@ -28,6 +29,7 @@ pub struct Locks {
     records: Bucket<Lock>,
     jobs: Jobs,
     limits: Limits,
+    long: LongLines,
 }
 
 /// A job that asks for its locks.
@@ -66,8 +68,10 @@ impl Locks {
     /// The bucket `locks`.
     #[must_use]
     pub fn new(bus: &Bus, jobs: &Jobs) -> Self {
+        let records = Bucket::new(bus, BUCKET);
         Self {
-            records: Bucket::new(bus, BUCKET),
+            long: LongLines::new(&records),
+            records,
             jobs: jobs.clone(),
             limits: jobs.limits().clone(),
         }
@@ -77,6 +81,12 @@ impl Locks {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// The lines that were found to be long as somebody asked to get in.
+    #[must_use]
+    pub fn long_lines(&self) -> &LongLines {
+        &self.long
     }
 
     /// Takes every lock of the set for this claim, or none. `ticket` is the job's place in the
@@ -99,7 +109,10 @@ impl Locks {
         let (granted, beyond) = self.take_all(set, &asked).await?;
         if matches!(granted, Granted::None { .. } | Granted::Full { .. }) {
             let mut rest = set.clone();
-            rest.retain(|name, _| beyond != Some(name));
+            if let Some(name) = beyond {
+                self.long.met(name);
+                rest.remove(name);
+            }
             self.enlist(&rest, holder, ticket).await?;
         }
         Ok(granted)

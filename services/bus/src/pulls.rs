@@ -39,6 +39,18 @@ pub struct Appetite {
 }
 
 impl Appetite {
+    /// So many more of each priority of which something may be taken.
+    #[must_use]
+    pub fn and(self, more: u32) -> Self {
+        let and = |count: u32| if count > 0 { count + more } else { 0 };
+        Self {
+            high: and(self.high),
+            default: and(self.default),
+            low: and(self.low),
+            ..self
+        }
+    }
+
     /// How many jobs of this priority may be taken.
     #[must_use]
     pub fn of(self, priority: Priority) -> u32 {

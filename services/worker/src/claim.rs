@@ -2,9 +2,11 @@
 
 use crate::{
     perform::{Look, Perform},
+    slots::Slot,
     worker::{Running, Worker},
 };
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use virtbus_bus::{
     BusError, Delivery, Entry, WriteError,
     jobs::{ChangeError, DeadLetter, PublishError},
@@ -46,13 +48,17 @@ enum Next {
     HandBack(Duration),
 }
 
-/// Whether there is a slot for the job, should it be claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a message was taken with.
+#[derive(Debug)]
+#[expect(dead_code, reason = "slots and places are free again when dropped")]
 pub(crate) enum Room {
-    /// There is.
-    Slot,
-    /// It's a long job, and all slots for such are taken.
+    /// A slot, kept until the job is over.
+    Slot(Slot),
+    /// Nothing: it's a long job, and all slots for such are taken.
     None,
+    /// A place for those who need no slot, since they only go to the end of a long line. (Should
+    /// that be gone just then, one job runs that no slot was free for.)
+    Line(Option<OwnedSemaphorePermit>),
 }
 
 impl<P: Perform> Worker<P> {
@@ -60,7 +66,7 @@ impl<P: Perform> Worker<P> {
     pub(crate) async fn settle(
         &self,
         delivery: &Delivery,
-        room: Room,
+        room: &mut Room,
     ) -> Result<Settled, BusError> {
         let arrival = arrival(delivery);
         let now = self.bus.now();
@@ -95,7 +101,7 @@ impl<P: Perform> Worker<P> {
         delivery: &Delivery,
         arrived: &Arrived,
         mut seen: Option<Entry<Record>>,
-        room: Room,
+        room: &mut Room,
     ) -> Result<Settled, BusError> {
         let (id, generation) = match arrived {
             Arrived::System { id, generation } => (id, *generation),
@@ -163,7 +169,7 @@ impl<P: Perform> Worker<P> {
         delivery: &Delivery,
         record: &Result<Box<Record>, Box<Record>>,
         dlq: bool,
-        room: Room,
+        room: &mut Room,
     ) -> Result<Option<Settled>, BusError> {
         let first = match record {
             Ok(queued) => match self.first(delivery, queued, room).await? {
@@ -202,7 +208,7 @@ impl<P: Perform> Worker<P> {
         &self,
         delivery: &Delivery,
         queued: &Record,
-        room: Room,
+        room: &mut Room,
     ) -> Result<Result<Record, Duration>, BusError> {
         let event = match self.next(delivery, queued, room).await? {
             Next::Change(event) => event,
@@ -229,14 +235,14 @@ impl<P: Perform> Worker<P> {
         &self,
         delivery: &Delivery,
         entry: Entry<Record>,
-        room: Room,
+        room: &mut Room,
     ) -> Result<Option<Settled>, BusError> {
         let event = if entry.value.state == JobState::Queued {
             match self.next(delivery, &entry.value, room).await? {
                 Next::Change(event) => event,
                 Next::HandBack(delay) => return Ok(Some(Settled::HandBack(delay))),
             }
-        } else if room == Room::Slot {
+        } else if self.has_slot(delivery, room) {
             self.claim_event(delivery, &entry.value).await?
         } else {
             return Ok(Some(Settled::HandBack(AHEAD)));
@@ -259,7 +265,7 @@ impl<P: Perform> Worker<P> {
         &self,
         delivery: &Delivery,
         queued: &Record,
-        room: Room,
+        room: &mut Room,
     ) -> Result<Next, BusError> {
         let mut states: Vec<(JobId, StateName)> = Vec::new();
         if looks_at_dependencies(queued) {
@@ -278,7 +284,15 @@ impl<P: Perform> Worker<P> {
             Gate::Wait(on) => Event::Wait(on),
             Gate::Fail(error) => Event::Fail(error),
             Gate::Drop(error) => Event::Drop(error),
-            Gate::Open if room == Room::None => {
+            Gate::Open if self.is_for_a_long_line(queued, room).await? => {
+                self.claim_event(delivery, queued).await?
+            }
+            Gate::Open if !self.has_slot(delivery, room) => {
+                if matches!(room, Room::Line(_)) {
+                    // Those behind it are no more likely to be for a line.
+                    self.locks.long_lines().forget();
+                    return Ok(Next::HandBack(Duration::ZERO));
+                }
                 let needs = [("slot".to_owned(), "long".into())].into_iter().collect();
                 Event::Wait(WaitReason::Capacity { needs })
             }
@@ -295,6 +309,30 @@ impl<P: Perform> Worker<P> {
             },
         };
         Ok(Next::Change(event))
+    }
+
+    /// Whether the job may run. One that came without a slot has one from now on, if there is one.
+    fn has_slot(&self, delivery: &Delivery, room: &mut Room) -> bool {
+        if matches!(room, Room::Line(_))
+            && let Some(slot) = self.slots.take(self.kind(delivery))
+        {
+            *room = Room::Slot(slot);
+        }
+        matches!(room, Room::Slot(_))
+    }
+
+    /// Whether the job, which came with nothing else, goes to the end of a long line.
+    async fn is_for_a_long_line(&self, queued: &Record, room: &Room) -> Result<bool, BusError> {
+        let is_asked = matches!(room, Room::Line(_));
+        let Some(job) = self.assignment(queued).filter(|_| is_asked) else {
+            return Ok(false);
+        };
+        // One whose locks can't be said is told so as it runs.
+        let Ok(set) = self.lock_set(&job).await else {
+            return Ok(false);
+        };
+        let (id, ticket) = (&queued.id, queued.ticket);
+        self.locks.long_lines().leads_to_one(&set, id, ticket).await
     }
 
     async fn claim_event(&self, delivery: &Delivery, record: &Record) -> Result<Event, BusError> {

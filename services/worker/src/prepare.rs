@@ -14,7 +14,7 @@ use virtbus_bus::{
 };
 use virtbus_wire::{
     Code, JobError, JobState,
-    protocol::{arrival::expired_error, gate::has_expired, lock::Mode},
+    protocol::{arrival::expired_error, gate::has_expired},
     state::{Phase, WaitReason},
 };
 
@@ -126,7 +126,7 @@ impl<P: Perform> Attempt<P> {
         let ticket = self.ticket();
         let mut waited = self.job.record.ticket.is_some();
         for _ in 0..LOCK_ROUNDS_MAX {
-            let set = self.lock_set().await.map_err(Ending::Failed)?;
+            let set = self.lock_set().await?;
             let granted = if self.is_cancelling() {
                 self.take_to_give_up(&set).await
             } else {
@@ -155,7 +155,7 @@ impl<P: Perform> Attempt<P> {
                 }
             }
             *held = set;
-            if self.lock_set().await.map_err(Ending::Failed)? == *held {
+            if self.lock_set().await? == *held {
                 return Ok(());
             }
             // What the task needs changed before we had it: begin anew.
@@ -186,20 +186,9 @@ impl<P: Perform> Attempt<P> {
         Ok(granted)
     }
 
-    /// What the task needs, with the publisher's own locks.
-    async fn lock_set(&self) -> Result<LockSet, JobError> {
-        let mut set = self.worker.perform.locks(&self.job).await?;
-        let own = &self.job.record.locks;
-        for lock in &own.shared {
-            set.entry(lock.to_string()).or_insert(Mode::Shared);
-        }
-        for lock in &own.exclusive {
-            set.insert(lock.to_string(), Mode::Exclusive);
-        }
-        let counting = self.worker.tenant_lock(&self.job.record).await;
-        let counting = counting.map_err(|error| JobError::internal(error.to_string()))?;
-        set.extend(counting.map(|lock| (lock, Mode::Shared)));
-        Ok(set)
+    async fn lock_set(&self) -> Result<LockSet, Ending> {
+        let set = self.worker.lock_set(&self.job).await;
+        set.map_err(Ending::Failed)
     }
 }
 

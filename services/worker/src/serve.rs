@@ -3,6 +3,7 @@
 use crate::{
     aside::Aside,
     binding::{Bindings, Found},
+    claim::Room,
     config::WorkConfig,
     drain,
     metrics::Counts,
@@ -23,7 +24,11 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use virtbus_bus::{
     Appetite, Bus, Deliveries, Delivery, Jobs,
@@ -38,6 +43,8 @@ use virtbus_wire::{BootId, Label, Queue, catalog::WorkerRecord};
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How long a server that may be silent is waited for where nothing depends on its answer.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How many jobs that need no slot, since they only go to the end of a long line, are taken at once.
+const IN_LINE_MAX: usize = 64;
 /// How long jobs that were told to end may take for it: a tool's grace, and the clean-up.
 const END_GRACE: Duration = Duration::from_secs(30);
 
@@ -233,6 +240,8 @@ struct Loop<'a, P> {
     running: JoinSet<()>,
     bound: Vec<Queue>,
     aside: Aside,
+    /// Places for jobs that only go to the end of a long line.
+    in_line: Arc<Semaphore>,
 }
 
 impl<'a, P: Perform> Loop<'a, P> {
@@ -251,6 +260,7 @@ impl<'a, P: Perform> Loop<'a, P> {
             running,
             bound,
             aside: Aside::default(),
+            in_line: Arc::new(Semaphore::new(IN_LINE_MAX)),
         }
     }
 
@@ -297,16 +307,31 @@ impl<'a, P: Perform> Loop<'a, P> {
         }
         let slots = &self.worker.slots;
         let (appetite, again) = self.aside.curb(slots.appetite(), Instant::now());
-        (appetite, again.into_iter().chain(slots.lends_at()).min())
+        let again = again.into_iter().chain(slots.lends_at()).min();
+        let places = if self.worker.locks.long_lines().any() {
+            u32::try_from(self.in_line.available_permits()).unwrap_or(u32::MAX)
+        } else {
+            0
+        };
+        (appetite.and(places), again)
     }
 
     fn take(&mut self, delivery: Delivery) {
         let kind = self.worker.kind(&delivery);
-        let slot = self.worker.slots.take(kind);
-        if slot.is_none() {
+        let place = || Arc::clone(&self.in_line).try_acquire_owned().ok();
+        let lines = self.worker.locks.long_lines().any();
+        let room = if let Some(place) = place().filter(|_| lines) {
+            Room::Line(Some(place))
+        } else if let Some(slot) = self.worker.slots.take(kind) {
+            Room::Slot(slot)
+        } else if kind.is_long {
             self.aside.add(kind.priority, Instant::now());
-        }
-        let handled = Arc::clone(&self.worker).handle(delivery, slot);
+            Room::None
+        } else {
+            // It was asked for while there were places.
+            Room::Line(None)
+        };
+        let handled = Arc::clone(&self.worker).handle(delivery, room);
         self.running.spawn(self.worker.bus.within(handled));
     }
 

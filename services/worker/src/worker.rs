@@ -6,7 +6,7 @@ use crate::{
     config::WorkConfig,
     metrics::Counts,
     perform::{Assignment, Perform},
-    slots::{Kind, Slot, Slots},
+    slots::{Kind, Slots},
 };
 use std::{
     collections::HashMap,
@@ -102,17 +102,12 @@ impl<P: Perform> Worker<P> {
 
     /// Does with a message what is to be done with it, to the end. A claim of ours that we gave up
     /// must be ours again: others see that its owner lives, and would let the message lie.
-    pub(crate) async fn handle(self: Arc<Self>, delivery: Delivery, slot: Option<Slot>) {
-        let room = if slot.is_some() {
-            Room::Slot
-        } else {
-            Room::None
-        };
+    pub(crate) async fn handle(self: Arc<Self>, delivery: Delivery, mut room: Room) {
         for _ in 0..CLAIMS_MAX {
             if self.standing.borrow().trust != Trust::Held {
                 break;
             }
-            match self.try_to_handle(&delivery, room).await {
+            match self.try_to_handle(&delivery, &mut room).await {
                 Handled::Over => return self.acknowledge(&delivery).await,
                 Handled::HandBack(delay) => return delivery.hand_back(Some(delay)).await,
                 Handled::Lost => return,
@@ -127,7 +122,7 @@ impl<P: Perform> Worker<P> {
         delivery.hand_back(Some(OPEN_AGAIN)).await;
     }
 
-    async fn try_to_handle(self: &Arc<Self>, delivery: &Delivery, room: Room) -> Handled {
+    async fn try_to_handle(self: &Arc<Self>, delivery: &Delivery, room: &mut Room) -> Handled {
         match self.settle(delivery, room).await {
             Ok(Settled::HandBack(delay)) => Handled::HandBack(delay),
             Ok(Settled::Over) => Handled::Over,
@@ -208,6 +203,22 @@ impl<P: Perform> Worker<P> {
         limits.lock_of(class, record.tenant.as_ref()).await
     }
 
+    /// What a job needs, with its publisher's own locks.
+    pub(crate) async fn lock_set(&self, job: &Assignment) -> Result<LockSet, JobError> {
+        let mut set = self.perform.locks(job).await?;
+        let own = &job.record.locks;
+        for lock in &own.shared {
+            set.entry(lock.to_string()).or_insert(Mode::Shared);
+        }
+        for lock in &own.exclusive {
+            set.insert(lock.to_string(), Mode::Exclusive);
+        }
+        let counting = self.tenant_lock(&job.record).await;
+        let counting = counting.map_err(|error| JobError::internal(error.to_string()))?;
+        set.extend(counting.map(|lock| (lock, Mode::Shared)));
+        Ok(set)
+    }
+
     /// Releases what the claim of a job that is over may still hold.
     pub(crate) async fn release_remains(&self, record: &Record) {
         if record.claim == 0 {
@@ -242,7 +253,7 @@ impl<P: Perform> Worker<P> {
         }
     }
 
-    fn assignment(&self, record: &Record) -> Option<Assignment> {
+    pub(crate) fn assignment(&self, record: &Record) -> Option<Assignment> {
         let task = Task::restore(self.perform.class(), &record.task, &record.params).ok()?;
         let (id, claim) = (record.id.clone(), record.claim);
         Some(Assignment {

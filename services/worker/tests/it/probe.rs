@@ -3,7 +3,10 @@
 use serde_json::Map;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::watch;
@@ -17,6 +20,11 @@ use virtbus_worker::{Assignment, Done, Perform, Run, Stop};
 
 /// How often the tool of the other tasks says how far it is.
 const TELLS_EVERY: Duration = Duration::from_millis(100);
+
+/// So many jobs are a crowd.
+pub(crate) const CROWD: usize = 5;
+/// How long one waits for the others.
+const MEET: Duration = Duration::from_millis(50);
 
 /// What happened, in order: `(job, step)`.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +73,10 @@ pub(crate) struct Probe {
     frozen: Arc<Mutex<BTreeSet<(String, &'static str)>>>,
     /// Jobs whose work goes on until they are let go.
     held: watch::Sender<BTreeSet<String>>,
+    /// How many jobs of a crowd ask for their locks right now.
+    crowd: watch::Sender<usize>,
+    /// The most that ever did.
+    pub(crate) crowd_max: Arc<AtomicUsize>,
 }
 
 impl Probe {
@@ -102,6 +114,17 @@ impl Probe {
     /// Says that nothing is in the way of a job any more.
     pub(crate) fn thaw(&self, job: &str) {
         self.frozen.lock().unwrap().retain(|(id, _)| id != job);
+    }
+
+    /// Waits a moment for others of the crowd to come here too.
+    async fn meet(&self) {
+        let mut others = self.crowd.subscribe();
+        self.crowd.send_modify(|count| *count += 1);
+        let many = others.wait_for(|count| *count >= CROWD);
+        drop(tokio::time::timeout(MEET, many).await);
+        self.crowd_max
+            .fetch_max(*self.crowd.borrow(), Ordering::Relaxed);
+        self.crowd.send_modify(|count| *count -= 1);
     }
 
     fn look_for_earlier(&self, job: &Assignment, step: &'static str) -> Result<(), Stop> {
@@ -143,7 +166,10 @@ impl Perform for Probe {
         Class::Storage
     }
 
-    async fn locks(&self, _: &Assignment) -> Result<LockSet, JobError> {
+    async fn locks(&self, job: &Assignment) -> Result<LockSet, JobError> {
+        if job.record.labels.contains_key("crowd") {
+            self.meet().await;
+        }
         Ok(LockSet::new())
     }
 
