@@ -34,6 +34,12 @@ pub(crate) const BUS: Lane = Lane {
     events: "events.jobs",
 };
 
+/// A queue of it that the jobs in question may not be on.
+pub(crate) const LOW: Lane = Lane {
+    subject: "storage.default.low",
+    events: BUS.events,
+};
+
 /// One publisher that sees all events of a lane.
 #[derive(Debug)]
 pub(crate) struct Probe {

@@ -1,13 +1,14 @@
 //! What the bus costs: latency, throughput and bytes, each beside the same done bare, in the same
 //! run on the same server.
 //!
-//! `./dev bench [latency|throughput|convert|tasks|domains|scale]... [--record] [--quick]`; without
-//! a name all but the last. `--record` also writes the tables into BENCH.md, `--quick` makes `tasks`
-//! and `scale` small. The programs are taken from the folder this one lies in.
+//! `./dev bench [latency|throughput|convert|tasks|domains|crowds|scale]... [--record] [--quick]`; without
+//! a name all but the last. `--record` also writes the tables into BENCH.md, `--quick` makes `tasks`,
+//! `crowds` and `scale` small. The programs are taken from the folder this one lies in.
 //! Everything is started here, in a folder below `target/`, and is gone afterwards.
 
 mod bare;
 mod convert;
+mod crowds;
 mod domains;
 mod error;
 mod events;
@@ -30,13 +31,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The longest a part may take: a hang ends as a failure.
 const PART_LIMIT: Duration = Duration::from_secs(180);
-/// The same where a tool starts a machine each time, or domains are started by the dozen.
+/// The same where a tool starts a machine each time, domains are started by the dozen, or jobs are
+/// published by the ten thousand.
 const MACHINES_LIMIT: Duration = Duration::from_secs(900);
 /// The same where a million jobs are published.
 const SCALE_LIMIT: Duration = Duration::from_secs(5_400);
 
 const USAGE: &str =
-    "usage: bench [latency|throughput|convert|tasks|domains|scale]... [--record] [--quick]";
+    "usage: bench [latency|throughput|convert|tasks|domains|crowds|scale]... [--record] [--quick]";
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,25 +48,28 @@ enum Part {
     Convert,
     Tasks,
     Domains,
+    Crowds,
     Scale,
 }
 
 impl Part {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Latency,
         Self::Throughput,
         Self::Convert,
         Self::Tasks,
         Self::Domains,
+        Self::Crowds,
         Self::Scale,
     ];
     /// Those that take minutes, not an hour.
-    const USUAL: [Self; 5] = [
+    const USUAL: [Self; 6] = [
         Self::Latency,
         Self::Throughput,
         Self::Convert,
         Self::Tasks,
         Self::Domains,
+        Self::Crowds,
     ];
 
     fn name(self) -> &'static str {
@@ -74,6 +79,7 @@ impl Part {
             Self::Convert => "convert",
             Self::Tasks => "tasks",
             Self::Domains => "domains",
+            Self::Crowds => "crowds",
             Self::Scale => "scale",
         }
     }
@@ -81,7 +87,7 @@ impl Part {
     fn limit(self) -> Duration {
         match self {
             Self::Latency | Self::Throughput | Self::Convert => PART_LIMIT,
-            Self::Tasks | Self::Domains => MACHINES_LIMIT,
+            Self::Tasks | Self::Domains | Self::Crowds => MACHINES_LIMIT,
             Self::Scale => SCALE_LIMIT,
         }
     }
@@ -94,6 +100,7 @@ impl Part {
                 Self::Convert => convert::run(site).await,
                 Self::Tasks => tasks::run(site, size).await,
                 Self::Domains => domains::run(site).await,
+                Self::Crowds => crowds::run(site, size).await,
                 Self::Scale => scale::run(site, size).await,
             }
         };

@@ -1,9 +1,9 @@
 //! Many jobs that want one lock, and a few that don't.
 
-use super::{LOW, Size, settings};
+use super::{Size, settings};
 use crate::{
     error::Failure,
-    events::{BUS, Job, Probe, SUCCEEDED},
+    events::{BUS, Job, LOW, Probe, SUCCEEDED},
     report::{Report, Table},
     site::Site,
     stats::Samples,

@@ -7,18 +7,13 @@ mod urgent;
 
 use crate::{
     error::Failure,
-    events::{Job, Lane, Probe},
+    events::{Job, LOW, Probe},
     report::Report,
     site::Site,
 };
 
 /// Jobs that one storage service runs at once here.
 const SLOTS: u32 = 8;
-/// A queue that the jobs in question aren't on.
-const LOW: Lane = Lane {
-    subject: "storage.default.low",
-    events: "events.jobs",
-};
 
 /// How much of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +25,7 @@ pub(crate) enum Size {
 }
 
 impl Size {
-    fn of<T>(self, full: T, quick: T) -> T {
+    pub(crate) fn of<T>(self, full: T, quick: T) -> T {
         match self {
             Self::Full => full,
             Self::Quick => quick,

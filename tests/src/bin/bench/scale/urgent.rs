@@ -1,9 +1,9 @@
 //! How soon an urgent job starts while many others wait and every slot but the reserved is busy.
 
-use super::{LOW, Size, settings};
+use super::{Size, settings};
 use crate::{
     error::{Failure, failure},
-    events::{Job, Probe, RUNNING},
+    events::{Job, LOW, Probe, RUNNING},
     report::{Report, Table},
     site::Site,
     stats::Samples,
