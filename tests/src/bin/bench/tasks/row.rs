@@ -10,6 +10,8 @@ pub(super) struct Scale {
     /// The disks' virtual size, of which every second stripe is data, in bytes.
     pub(super) size: u64,
     pub(super) repeats: u32,
+    /// Small jobs of each kind.
+    pub(super) small: u32,
     /// The same for the tool that starts a machine each time.
     pub(super) machines: u32,
 }
@@ -20,11 +22,13 @@ impl From<Size> for Scale {
             Size::Full => Self {
                 size: 1024 * MIB,
                 repeats: 5,
+                small: 100,
                 machines: 2,
             },
             Size::Quick => Self {
                 size: 256 * MIB,
                 repeats: 1,
+                small: 10,
                 machines: 1,
             },
         }
