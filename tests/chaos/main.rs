@@ -7,18 +7,14 @@
 
 use std::path::Path;
 use std::time::Duration;
-use tokio::sync::Mutex;
 use virtbus_tests::chaos::faults::Target;
 use virtbus_tests::chaos::{Options, run};
 use virtbus_tests::random::Random;
 
 /// How long there are faults.
 const FAULTS: Duration = Duration::from_secs(40);
-/// Two runs at once would be in each other's way.
-static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn all_is_well_after_faults(nodes: usize) {
-    let _alone = ALONE.lock().await;
     let options = Options {
         seed: Random::seeded().word(),
         faults: FAULTS,
