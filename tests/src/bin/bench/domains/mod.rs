@@ -42,14 +42,33 @@ fn template(disks: &[&str]) -> Value {
 
 /// Until the catalogue says that a domain is off.
 async fn off(site: &Site, domain: &str) -> Result<(), Failure> {
-    let domains = site.jetstream().get_key_value("domains").await?;
-    until("the end of a domain", async || {
-        let found = domains.get(domain).await.map_err(|e| e.to_string())?;
+    let what = "the end of a domain";
+    until_record(site, "domains", (domain, what), |record| {
+        record["state"] == "shutoff"
+    })
+    .await
+}
+
+/// Until the catalogue says that no domain uses a disk.
+async fn unused(site: &Site, disk: &str) -> Result<(), Failure> {
+    let is_unused = |record: &Value| record["in_use_by"].as_array().is_none_or(Vec::is_empty);
+    until_record(site, "disks", (disk, "a disk to be free"), is_unused).await
+}
+
+async fn until_record(
+    site: &Site,
+    bucket: &str,
+    (key, what): (&str, &str),
+    fits: impl Fn(&Value) -> bool,
+) -> Result<(), Failure> {
+    let bucket = site.jetstream().get_key_value(bucket).await?;
+    until(what, async || {
+        let found = bucket.get(key).await.map_err(|e| e.to_string())?;
         let record: Value = match found {
             Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| e.to_string())?,
             None => Value::Null,
         };
-        if record["state"] == "shutoff" {
+        if fits(&record) {
             Ok(())
         } else {
             Err(record.to_string())
