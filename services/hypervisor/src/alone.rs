@@ -1,8 +1,9 @@
-//! One process per libvirt daemon: a lock on a local file named by the daemon's URI.
+//! One process per libvirt daemon: a lock on a local file named by the daemon that its URI leads to.
 //!
 //! Two services that change the same domains would each believe to be alone. The lock ends with
 //! the process, however it ends.
 
+use crate::libvirt::Daemon;
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, open},
@@ -29,14 +30,14 @@ pub(crate) enum AloneError {
 }
 
 impl Alone {
-    /// Takes the lock for the daemon that calls itself `uri`.
+    /// Takes the lock for a daemon.
     ///
     /// # Errors
     /// When another process has it, or the file can't be had.
-    pub(crate) fn take(dir: Option<&Utf8Path>, uri: &str) -> Result<Self, AloneError> {
+    pub(crate) fn take(dir: Option<&Utf8Path>, daemon: &Daemon) -> Result<Self, AloneError> {
         let path = dir
             .map_or_else(default_dir, Utf8Path::to_owned)
-            .join(file_name(uri));
+            .join(format!("virtbus-{}.lock", daemon.name()));
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = open(path.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(AloneError::File)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -55,30 +56,27 @@ fn default_dir() -> Utf8PathBuf {
     Utf8PathBuf::from_path_buf(std::env::temp_dir()).unwrap_or(usual)
 }
 
-/// `virtbus-qemu-session-0.lock`: a user's own daemon is another one than the next user's.
-fn file_name(uri: &str) -> String {
-    let words = uri.split(|c: char| !c.is_ascii_alphanumeric());
-    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
-    let mut name = format!("virtbus-{}", words.join("-"));
-    if uri.contains("/session") {
-        name.push_str(&format!("-{}", rustix::process::getuid().as_raw()));
-    }
-    const NAME_BYTES_MAX: usize = 200;
-    name.truncate(NAME_BYTES_MAX);
-    name + ".lock"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::libvirt::Asker;
 
     #[test]
     fn a_daemon_has_one_process_and_another_daemon_another() {
         let dir = tempfile::tempdir().unwrap();
         let dir = Utf8Path::from_path(dir.path()).unwrap();
-        let take = |uri| Alone::take(Some(dir), uri);
+        let daemon = |uri: &str| {
+            let asker = Asker {
+                runtime: Some("/run/user/1000".into()),
+                ..Asker::default()
+            };
+            Daemon::at(&uri.parse().unwrap(), &asker)
+        };
+        let take = |uri| Alone::take(Some(dir), &daemon(uri));
         let held = take("qemu:///system").unwrap();
         assert!(matches!(take("qemu:///system"), Err(AloneError::Taken)));
+        let other = "qemu+unix:///system?socket=/run/libvirt/virtqemud-sock";
+        assert!(matches!(take(other), Err(AloneError::Taken)));
         take("qemu:///session").unwrap();
         drop(held);
         take("qemu:///system").unwrap();

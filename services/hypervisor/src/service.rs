@@ -7,7 +7,7 @@ use crate::{
     config::{HypervisorConfig, Libvirt},
     domains::{Domains, HostSettings},
     follow::follow,
-    libvirt::{Host, Node},
+    libvirt::{Host, LibvirtError, Node},
     probe,
     register::register,
     watch::Watch,
@@ -37,9 +37,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Runs the service until it's asked to stop.
 pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>, watch: Watch) -> Result<(), Fatal> {
     let settings = daemon.settings.clone();
-    let _alone = alone(&settings.libvirt)?;
-    let unreachable = |error: crate::libvirt::LibvirtError| Fatal::Unreachable(error.to_string());
     let (host, hinted) = Host::new(&settings.libvirt.uri).map_err(unreachable)?;
+    let _alone = alone(&settings.libvirt, &host, &daemon.identity.host_name).await?;
     let node = host.node().await.map_err(unreachable)?;
     let bus = daemon.connect().await?;
     let hypervisor = settings.hypervisor(&daemon.identity.host_name);
@@ -136,15 +135,20 @@ fn queues(pool: &Label, hypervisor: &Label) -> Vec<Queue> {
 
 /// Two processes on one daemon would not see each other's calls: the second is refused. The trial
 /// driver is a part of each process, so nobody else can be on it.
-fn alone(settings: &Libvirt) -> Result<Option<Alone>, Fatal> {
+async fn alone(settings: &Libvirt, host: &Host, own_host: &str) -> Result<Option<Alone>, Fatal> {
     if settings.uri.is_private() {
         return Ok(None);
     }
-    match Alone::take(settings.lock_dir.as_deref(), &settings.uri.to_string()) {
+    let daemon = host.daemon(own_host).await.map_err(unreachable)?;
+    match Alone::take(settings.lock_dir.as_deref(), &daemon) {
         Ok(alone) => Ok(Some(alone)),
         Err(error @ AloneError::Taken) => Err(Fatal::config("libvirt.uri", error)),
         Err(error @ AloneError::File(_)) => Err(Fatal::config("libvirt.lock_dir", error)),
     }
+}
+
+fn unreachable(error: LibvirtError) -> Fatal {
+    Fatal::Unreachable(error.to_string())
 }
 
 /// Registers the host, as soon as the server takes it; false when told to stop before.

@@ -9,6 +9,7 @@ mod lines;
 mod seen;
 mod snapshot;
 mod uri;
+mod whose;
 
 pub(crate) use domain::Power;
 pub(crate) use error::LibvirtError;
@@ -16,6 +17,7 @@ pub(crate) use events::{BlockJob, Hint, Hinted};
 pub(crate) use seen::{MARK_URI, Mark, Seen};
 pub(crate) use snapshot::Running;
 pub(crate) use uri::Uri;
+pub(crate) use whose::{Asker, Daemon};
 
 pub(crate) use calls::CALLS_MAX;
 use calls::{Calls, Purpose};
@@ -100,6 +102,17 @@ impl Host {
             })
         })
         .await
+    }
+
+    /// The daemon as no other one is, whatever its address, told from the host of this name.
+    pub(crate) async fn daemon(&self, own_host: &str) -> Result<Daemon, LibvirtError> {
+        // The address may be an alias of libvirt's configuration, which it resolves.
+        let uri = self
+            .look(None, |connection| Ok(connection.get_uri()?))
+            .await?;
+        let unreadable = |_| LibvirtError::Unreadable("its own address");
+        let uri: Uri = uri.parse().map_err(unreadable)?;
+        Ok(Daemon::at(&uri, &Asker::own(own_host)).resolved())
     }
 
     /// Whether no call is late: a host with one that hangs starts nothing more.

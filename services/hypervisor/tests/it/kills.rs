@@ -1,14 +1,18 @@
-//! The service is killed at some moment of each task; whoever takes over ends it, once.
+//! The service is killed at some moment after each task's claim; whoever takes over ends it, once.
 
 use crate::guests::{Guests, payload};
 use serde_json::{Value, json};
 use std::time::Duration;
+use virtbus_testbed::until;
 use virtbus_wire::{StateName, catalog::DiskState};
 
-/// Publishes, kills the service so many milliseconds later, starts it again, and waits for the end.
+/// Publishes, kills the service so many milliseconds after its claim, starts it again, and waits for
+/// the end.
 async fn killed_during(guests: &mut Guests, after: u64, task: &str, params: &Value) {
     let queue = "hypervisor.hv-test.default";
     let id = guests.site.publish(queue, payload(task, params)).await;
+    // What's killed before holds its message for as long as the server waits for a word.
+    until("its claim", async || guests.site.record(&id).await).await;
     // Not a wait for a state: the moment is the fault.
     let moment = Duration::from_millis(after);
     tokio::time::sleep(moment).await;
@@ -26,15 +30,15 @@ async fn killed_during(guests: &mut Guests, after: u64, task: &str, params: &Val
 // Two tests, side by side: nearly all of their time is libvirt's.
 #[tokio::test]
 async fn whatever_is_killed_at_its_begin_is_ended_by_the_next_one() {
-    killed_at(&[10, 60]).await;
+    killed_at(&[0, 50]).await;
 }
 
 #[tokio::test]
 async fn whatever_is_killed_in_its_midst_is_ended_by_the_next_one() {
-    killed_at(&[150, 400]).await;
+    killed_at(&[140, 390]).await;
 }
 
-/// Kills each task so many milliseconds after it was published, one moment after the other.
+/// Kills each task so many milliseconds after its claim, one moment after the other.
 async fn killed_at(moments: &[u64]) {
     let mut guests = Guests::start().await;
     guests.disk("base").await;

@@ -20,7 +20,7 @@ mod process;
 mod reverts;
 
 use process::{Service, Site};
-use virtbus_testbed::until;
+use virtbus_testbed::{Libvirt, until};
 use virtbus_wire::{JobState, Queue, StateName, catalog::HypervisorState};
 
 const TRIAL: &str = "test:///default";
@@ -107,4 +107,47 @@ async fn a_host_may_not_carry_a_pools_name() {
     .await;
     assert!(said.contains("registered"), "{said}");
     assert!(site.host("other").await.is_err());
+}
+
+#[tokio::test]
+async fn a_daemon_has_one_service_by_whichever_address_it_goes() {
+    let (site, libvirt) = (Site::start().await, Libvirt::start().await);
+    for host in ["hv-test", "hv-two"] {
+        site.make_host_consumers(host).await;
+    }
+    let locks = tempfile::tempdir().unwrap();
+    let lock_dir = locks.path().to_str().unwrap();
+    let start = |uri: &str, more: &[(&str, &str)]| {
+        let settings = [("LIBVIRT__URI", uri), ("LIBVIRT__LOCK_DIR", lock_dir)];
+        Service::start(&site, &[&settings[..], more].concat())
+    };
+    let uri = libvirt.uri();
+    let mut first = start(&uri, &[]);
+    until("readiness", async || first.ready().await).await;
+
+    let socket = uri.split_once("socket=").unwrap().1;
+    let folder = std::path::Path::new(socket).parent().unwrap();
+    let link = locks.path().join("another way");
+    std::os::unix::fs::symlink(folder, &link).unwrap();
+    let by_link = link.join("libvirt-sock").display().to_string();
+    for other in [
+        format!("qemu:///session?socket={socket}"),
+        format!(
+            "qemu+unix:///session?mode=legacy&socket={}",
+            socket.replace('/', "%2F")
+        ),
+        format!(
+            "qemu+unix:///session?socket={}",
+            by_link.replace(' ', "%20")
+        ),
+    ] {
+        let mut second = start(&other, &[]);
+        assert_eq!(second.ended().await, Some(64), "{other}");
+    }
+    // Another daemon of the same user on the same host.
+    let another = Libvirt::start().await;
+    let two = [("HYPERVISOR", "hv-two"), ("WORKER__ID", "hv-worker-two")];
+    let mut second = start(&another.uri(), &two);
+    until("readiness", async || second.ready().await).await;
+    drop(first);
 }
