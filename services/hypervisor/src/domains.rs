@@ -13,7 +13,7 @@ use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use uuid::Uuid;
 use virtbus_wire::{
     DiskId, DomainId, JobError, Label, Timestamp,
@@ -32,7 +32,8 @@ pub(crate) struct Domains {
     pub(crate) settings: Arc<HostSettings>,
     pub(crate) capacity: Capacity,
     pub(crate) watch: Watch,
-    guards: Guards,
+    guards: Guards<tokio::sync::Mutex<()>>,
+    at_work: Guards<RwLock<()>>,
 }
 
 /// What is the same as long as the service runs.
@@ -71,6 +72,7 @@ impl Domains {
             capacity,
             watch: Watch::default(),
             guards: Guards::default(),
+            at_work: Guards::default(),
         }
     }
 
@@ -106,7 +108,17 @@ impl Domains {
     /// Keeps everybody else of this process from changing a domain's record and holds meanwhile:
     /// what the observer sees between two steps of a task isn't meant for it.
     pub(crate) async fn guard(&self, domain: &DomainId) -> OwnedMutexGuard<()> {
-        self.guards.take(domain).await
+        self.guards.of(domain).lock_owned().await
+    }
+
+    /// Says that a job is at work on a domain, as long as this is kept.
+    pub(crate) async fn at_work(&self, domain: &DomainId) -> OwnedRwLockReadGuard<()> {
+        self.at_work.of(domain).read_owned().await
+    }
+
+    /// Keeps all jobs from a domain, as long as this is kept; none while one is at work on it.
+    pub(crate) fn alone(&self, domain: &DomainId) -> Option<OwnedRwLockWriteGuard<()>> {
+        self.at_work.of(domain).try_write_owned().ok()
     }
 
     /// Makes the record say what libvirt says, and the disks be held or free as that is.
@@ -333,17 +345,50 @@ impl Domains {
 }
 
 /// A lock per domain, within this process.
-#[derive(Debug, Clone, Default)]
-struct Guards(Arc<Mutex<HashMap<DomainId, Arc<tokio::sync::Mutex<()>>>>>);
+#[derive(Debug)]
+struct Guards<L>(Arc<Mutex<HashMap<DomainId, Arc<L>>>>);
 
-impl Guards {
-    async fn take(&self, domain: &DomainId) -> OwnedMutexGuard<()> {
-        let guard = {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those that nobody has or waits for are only in this map.
-            all.retain(|_, guard| Arc::strong_count(guard) > 1);
-            Arc::clone(all.entry(domain.clone()).or_default())
-        };
-        guard.lock_owned().await
+impl<L> Clone for Guards<L> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<L> Default for Guards<L> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<L: Default> Guards<L> {
+    fn of(&self, domain: &DomainId) -> Arc<L> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody has or waits for are only in this map.
+        all.retain(|_, guard| Arc::strong_count(guard) > 1);
+        Arc::clone(all.entry(domain.clone()).or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_wants_a_domain_alone_waits_for_no_job_and_keeps_them_out() {
+        let at_work: Guards<RwLock<()>> = Guards::default();
+        let web1: DomainId = "web1".parse().unwrap();
+        let web2: DomainId = "web2".parse().unwrap();
+        // Two claims of one job, of which the first hangs.
+        let jobs = (
+            at_work.of(&web1).read_owned().await,
+            at_work.of(&web1).read_owned().await,
+        );
+        assert!(at_work.of(&web1).try_write_owned().is_err());
+        assert!(at_work.of(&web2).try_write_owned().is_ok());
+        drop(jobs);
+        let alone = at_work.of(&web1).try_write_owned().unwrap();
+        assert!(at_work.of(&web1).try_read_owned().is_err());
+        drop(alone);
+        assert!(at_work.of(&web1).try_read_owned().is_ok());
     }
 }

@@ -232,17 +232,27 @@ async fn look(
             return Ok(Found::Held(held));
         }
     }
-    if holds.is_empty() || runs(&domains, &domain).await? {
-        return Ok(Found::Looked);
+    free_unused(&domains, &domain, holds).await?;
+    Ok(Found::Looked)
+}
+
+/// Frees what of this is held in a domain's name, unless it runs; by whoever has its guard.
+pub(crate) async fn free_unused(
+    domains: &Domains,
+    domain: &DomainId,
+    holds: Vec<Hold>,
+) -> Result<(), JobError> {
+    if holds.is_empty() || runs(domains, domain).await? {
+        return Ok(());
     }
-    let holder = domains.holder(&domain);
+    let holder = domains.holder(domain);
     for hold in holds {
         match hold {
             Hold::Disk(id, _) => domains.catalog.free_disk(&holder, &id).await?,
             Hold::Media(id) => domains.catalog.free_media(&holder, &id).await?,
         }
     }
-    Ok(Found::Looked)
+    Ok(())
 }
 
 /// Whether a domain has processes here, be it only to be tried out.

@@ -12,6 +12,7 @@ mod domains;
 mod files;
 mod follow;
 mod foreign;
+mod leftover;
 mod libvirt;
 mod look;
 mod observe;

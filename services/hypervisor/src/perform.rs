@@ -6,9 +6,27 @@ use crate::{
     look,
     task::{Steps, drive, each_with_steps, known},
 };
+use tokio::sync::OwnedRwLockReadGuard;
 use virtbus_bus::locks::LockSet;
-use virtbus_wire::{Class, Code, JobError, Record, protocol::lock::Mode};
+use virtbus_wire::{Class, Code, DomainId, JobError, Object, Record, Task, protocol::lock::Mode};
 use virtbus_worker::{Assignment, Done, Look, Perform, Run, Stop, pong};
+
+/// The domain that a task is about.
+pub(crate) fn domain_of(task: &Task) -> Option<DomainId> {
+    let mut objects = task.objects().into_iter();
+    objects.find_map(|object| match object {
+        Object::Domain(domain) => Some(domain),
+        Object::Disk(_) | Object::Media(_) => None,
+    })
+}
+
+/// Keeps the care for what ended jobs left from the domain of one that is at work.
+async fn at_work(domains: &Domains, job: &Assignment) -> Option<OwnedRwLockReadGuard<()>> {
+    match domain_of(&job.task) {
+        Some(domain) => Some(domains.at_work(&domain).await),
+        None => None,
+    }
+}
 
 impl Perform for Domains {
     fn class(&self) -> Class {
@@ -29,19 +47,19 @@ impl Perform for Domains {
         let mut locks = each_with_steps!(known(self, job)?,
             _ping => return Ok(LockSet::new()),
             steps => steps.locks().await?);
-        let domains = job.task.objects().into_iter();
-        let domains = domains.map(|object| object.to_string());
-        for domain in domains.filter(|object| object.starts_with("domain.")) {
-            locks.insert(domain, Mode::Exclusive);
+        if let Some(domain) = domain_of(&job.task) {
+            locks.insert(Object::Domain(domain).to_string(), Mode::Exclusive);
         }
         Ok(locks)
     }
 
     async fn clean(&self, job: &Assignment) -> Result<(), JobError> {
+        let _at_work = at_work(self, job).await;
         each_with_steps!(known(self, job)?, _ping => Ok(()), steps => steps.clean().await)
     }
 
     async fn recover(&self, job: &Assignment) -> Result<Option<Done>, Stop> {
+        let _at_work = at_work(self, job).await;
         look::settled(self, &job.record).await?;
         let found = each_with_steps!(known(self, job)?,
             _ping => Ok(None), steps => steps.recover().await);
@@ -49,6 +67,7 @@ impl Perform for Domains {
     }
 
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
+        let _at_work = at_work(self, job).await;
         look::admit(self, &job.record).await?;
         each_with_steps!(known(self, job)?,
             ping => {
@@ -60,6 +79,7 @@ impl Perform for Domains {
     }
 
     async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
+        let _at_work = at_work(self, job).await;
         let known = match known(self, job) {
             // What isn't known was never begun.
             Err(error) if error.code == Code::JobUnknownTask => return Ok(()),

@@ -7,6 +7,7 @@ use crate::{
     config::{HypervisorConfig, Libvirt},
     domains::{Domains, HostSettings},
     follow::follow,
+    leftover::Leftovers,
     libvirt::{Host, LibvirtError, Node},
     probe,
     register::register,
@@ -60,6 +61,9 @@ pub(crate) async fn serve(daemon: Daemon<HypervisorConfig>, watch: Watch) -> Res
     .watched(watch);
     let following = follow(domains.for_looks(), hinted, daemon.stop.clone());
     daemon.parts.spawn("domains", following);
+    let leftovers = Leftovers::new(domains.clone(), &bus, daemon.identity.worker.clone());
+    let watch = leftovers.watch(daemon.stop.clone());
+    daemon.parts.spawn("leftovers", watch);
     let setup = Setup {
         bus: bus.clone(),
         identity: daemon.identity.clone(),

@@ -15,6 +15,7 @@ mod guests;
 mod hosts;
 mod images;
 mod kills;
+mod leftovers;
 mod moves;
 mod process;
 mod reverts;
