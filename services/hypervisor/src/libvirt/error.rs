@@ -102,11 +102,14 @@ fn code(number: ErrorNumber) -> Code {
         ErrorNumber::XmlInvalidSchema,
         ErrorNumber::OsType,
     ];
-    const CAN_NOT: [ErrorNumber; 4] = [
+    // The last: nobody in the guest answers. Most guests have no agent at all, so it isn't asked
+    // again and again.
+    const CAN_NOT: [ErrorNumber; 5] = [
         ErrorNumber::NoSupport,
         ErrorNumber::ConfigUnsupported,
         ErrorNumber::OperationUnsupported,
         ErrorNumber::ArgumentUnsupported,
+        ErrorNumber::AgentUnresponsive,
     ];
     const AWAY: [ErrorNumber; 4] = [
         ErrorNumber::NoConnect,
@@ -163,6 +166,7 @@ mod tests {
             (ErrorNumber::NoDomainSnapshot, Code::SnapshotNotFound),
             (ErrorNumber::XmlInvalidSchema, Code::DomainInvalidXml),
             (ErrorNumber::ConfigUnsupported, Code::DomainUnsupported),
+            (ErrorNumber::AgentUnresponsive, Code::DomainUnsupported),
             (ErrorNumber::OperationInvalid, Code::DomainWrongState),
             (ErrorNumber::InternalError, Code::ToolFailed),
         ] {

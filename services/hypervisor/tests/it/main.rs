@@ -16,8 +16,10 @@ mod hosts;
 mod images;
 mod kills;
 mod leftovers;
+mod machines;
 mod moves;
 mod process;
+mod refusals;
 mod reverts;
 
 use process::{Service, Site};
