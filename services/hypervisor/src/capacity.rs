@@ -107,13 +107,13 @@ impl Capacity {
         };
         let running = host.running().await?;
         let mut used = Room::default();
-        for domain in &running {
-            used.memory += domain.memory;
-            used.vcpus += u64::from(domain.vcpus);
+        for takes in running.values() {
+            used.memory += takes.memory;
+            used.vcpus += takes.vcpus;
         }
         for (domain, room) in &kept {
             // One that runs by now is counted already.
-            if !running.iter().any(|seen| seen.name == domain.as_str()) {
+            if !running.contains_key(domain.as_str()) {
                 used.memory += room.memory;
                 used.vcpus += room.vcpus;
             }

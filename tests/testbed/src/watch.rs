@@ -7,7 +7,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// Longest wait for anything here; the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(5);
+/// The pause before it's asked again: a tenth of the wait until then, within these. Whoever waits
+/// long for something that takes the processor shouldn't take that themselves.
+const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(25)];
 
 /// Asks until the answer is `Ok`; fails the test with the last `Err`.
 pub async fn until<T, E: Debug>(what: &str, ask: impl AsyncFnMut() -> Result<T, E>) -> T {
@@ -20,7 +22,8 @@ pub async fn within<T, E: Debug>(
     what: &str,
     mut ask: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {
-    let deadline = Instant::now() + limit;
+    let began = Instant::now();
+    let deadline = began + limit;
     let mut last = None;
     loop {
         match timeout_at(deadline, ask()).await {
@@ -32,7 +35,8 @@ pub async fn within<T, E: Debug>(
             Instant::now() < deadline,
             "{what}: not within {limit:?}; last seen: {last:?}"
         );
-        sleep(PAUSE).await;
+        let [shortest, longest] = PAUSES;
+        sleep((began.elapsed() / 10).clamp(shortest, longest)).await;
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     seen::snapshot_files,
     snapshot::{Running, running},
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use virt::{connect::Connect, domain::Domain, domain_snapshot::DomainSnapshot, sys};
 use virtbus_wire::{DomainId, SnapshotId};
 
@@ -83,16 +83,22 @@ impl Host {
         .await
     }
 
-    /// The domains that run, as they are now. One that goes meanwhile is left out.
-    pub(crate) async fn running(&self) -> Result<Vec<Seen>, LibvirtError> {
+    /// What the domains that run take, by their names. One that goes meanwhile is left out. It's
+    /// asked for each start that is offered: so one short question about each of them.
+    pub(crate) async fn running(&self) -> Result<BTreeMap<String, Running>, LibvirtError> {
         self.look(None, move |connection| {
-            let mut all = Vec::new();
+            let mut all = BTreeMap::new();
             for domain in connection.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE)? {
-                match Seen::look(&domain) {
-                    Ok(seen) => all.push(seen),
-                    Err(error) if error.is_no_domain() => {}
+                let info = match domain.get_info().map_err(LibvirtError::from) {
+                    Ok(info) => info,
+                    Err(error) if error.is_no_domain() => continue,
                     Err(error) => return Err(error),
-                }
+                };
+                let takes = Running {
+                    memory: info.max_mem.saturating_mul(1024),
+                    vcpus: u64::from(info.nr_virt_cpu),
+                };
+                all.insert(domain.get_name()?, takes);
             }
             Ok(all)
         })
