@@ -111,6 +111,11 @@ impl Domains {
         self.guards.of(domain).lock_owned().await
     }
 
+    /// As [`Domains::guard`]; none while somebody else has it.
+    pub(crate) fn try_guard(&self, domain: &DomainId) -> Option<OwnedMutexGuard<()>> {
+        self.guards.of(domain).try_lock_owned().ok()
+    }
+
     /// Says that a job is at work on a domain, as long as this is kept.
     pub(crate) async fn at_work(&self, domain: &DomainId) -> OwnedRwLockReadGuard<()> {
         self.at_work.of(domain).read_owned().await

@@ -96,12 +96,15 @@ impl Leftovers {
                 }
             }
         }
-        while let Some((domain, holds)) = self.known.held.pop_first() {
-            let _guard = self.domains.guard(&domain).await;
-            if let Err(error) = free_unused(&self.domains, &domain, holds.clone()).await {
-                self.known.held.insert(domain, holds);
-                return Err(error.into());
+        for (domain, holds) in std::mem::take(&mut self.known.held) {
+            // A job that has the guard may be about to start the domain, and takes long.
+            if let Some(_guard) = self.domains.try_guard(&domain) {
+                match free_unused(&self.domains, &domain, holds.clone()).await {
+                    Ok(()) => continue,
+                    Err(error) => tracing::warn!(%domain, %error, "what it held stays for now"),
+                }
             }
+            self.known.held.insert(domain, holds);
         }
         Ok(())
     }

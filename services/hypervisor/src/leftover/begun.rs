@@ -7,7 +7,7 @@ use std::{
 };
 use virtbus_bus::{Bucket, BusError, Entry, Row};
 use virtbus_wire::{
-    Class, DiskId, DomainId, JobId, JobState, MediaId, Object, Record, Timestamp,
+    Class, DiskId, DomainId, JobId, JobState, Label, MediaId, Object, Record, Timestamp,
     catalog::{DiskRecord, DiskState, DomainRecord, InUseBy, UseMode},
     protocol::{
         leftover::{Intent, Verdict, decide},
@@ -92,9 +92,9 @@ impl Known {
     /// Reads what was written since the last look.
     pub(super) async fn read(&mut self, domains: &Domains) -> Result<(), BusError> {
         let catalog = &domains.catalog;
-        let here = &domains.settings.hypervisor;
+        let (here, pool) = (&domains.settings.hypervisor, &domains.settings.pool);
         for row in rows(&catalog.domains, &mut self.domains).await? {
-            self.domain(&row, |record| record.hypervisor.as_ref() == Some(here));
+            self.domain(&row, here, pool);
         }
         let users_of = |users: &[InUseBy]| -> Vec<DomainId> {
             let ours = users.iter().filter_map(|user| match user {
@@ -109,7 +109,7 @@ impl Known {
             let Ok(id) = row.key.parse::<DiskId>() else {
                 continue;
             };
-            self.disk(&id, &row);
+            self.disk(&id, &row, pool);
             if let Ok(Some(entry)) = &row.entry {
                 let hold = Hold::Disk(id, UseMode::Shared);
                 self.hold(users_of(&entry.value.in_use_by), &hold);
@@ -123,7 +123,7 @@ impl Known {
         Ok(())
     }
 
-    fn domain(&mut self, row: &Row<DomainRecord>, is_here: impl Fn(&DomainRecord) -> bool) {
+    fn domain(&mut self, row: &Row<DomainRecord>, here: &Label, pool: &Label) {
         let Ok(id) = row.key.parse::<DomainId>() else {
             return;
         };
@@ -134,20 +134,23 @@ impl Known {
             return;
         };
         if entry.value.state.is_on() {
-            if is_here(&entry.value) {
+            if entry.value.hypervisor.as_ref() == Some(here) {
                 self.on.insert(id);
             }
-        } else if let Some(job) = &entry.value.owner_job {
+        } else if let Some(job) = &entry.value.owner_job
+            && entry.value.pool == *pool
+        {
             let begun = begun(job, What::Domain, entry);
             self.begun.insert(of, begun);
         }
     }
 
-    fn disk(&mut self, id: &DiskId, row: &Row<DiskRecord>) {
+    fn disk(&mut self, id: &DiskId, row: &Row<DiskRecord>, pool: &Label) {
         let of = Object::Disk(id.clone());
         self.begun.remove(&of);
         if let Ok(Some(entry)) = &row.entry
             && Intent::is_begun(entry.value.state)
+            && entry.value.pool == *pool
             && let Some(job) = &entry.value.owner_job
         {
             let begun = begun(job, What::Disk(entry.value.state), entry);
