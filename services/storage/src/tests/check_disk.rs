@@ -38,7 +38,7 @@ fn leak(site: &Site, file: &str) {
 }
 
 /// A cluster that's in use and counted as free.
-fn damage(site: &Site, file: &str) {
+pub(super) fn damage(site: &Site, file: &str) {
     count(site, file, false, 0);
 }
 

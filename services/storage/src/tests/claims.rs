@@ -122,11 +122,16 @@ impl Site {
     }
 
     /// Runs a claim until its worker dies at one of the moments it waits at after its work: when
-    /// what it waited for has come. Whether it got through before.
+    /// what it waited for has come. Whether it got through before: then it dies with what is held
+    /// until the job's final record.
     pub(super) async fn dies_at(&self, job: &Assignment, moment: usize) -> bool {
         let is_over = AtomicBool::new(false);
+        let kept = Mutex::new(None);
         let reached = |step| {
             is_over.fetch_or(step == Step::Work, Ordering::Relaxed);
+            if step == Step::Publish {
+                *kept.lock().unwrap() = Some(self.remains());
+            }
             Ok(())
         };
         let never = process::Stop::new();
@@ -144,12 +149,12 @@ impl Site {
         .await;
         let remains = self.remains();
         drop(claim);
-        if done.is_none() {
-            for (path, bytes) in remains {
-                std::fs::write(path, bytes).unwrap();
-            }
+        let is_through = done.map(Result::unwrap).is_some();
+        let kept = kept.into_inner().unwrap().filter(|_| is_through);
+        for (path, bytes) in kept.unwrap_or(remains) {
+            std::fs::write(path, bytes).unwrap();
         }
-        done.map(Result::unwrap).is_some()
+        is_through
     }
 
     /// What a worker holds in the pools: temporary files, and the texts of its locks.
@@ -167,19 +172,24 @@ impl Site {
                     .is_some_and(|folder| folder.ends_with("locks"))
         };
         let read = |path: PathBuf| {
-            let bytes = std::fs::read(&path).unwrap();
+            // What claims beside this one have may go meanwhile.
+            let bytes = std::fs::read(&path).ok()?;
             match is_part(&path) {
-                true => (path, bytes),
-                false => (path, of_nobody(bytes)),
+                true => Some((path, bytes)),
+                false => Some((path, of_nobody(bytes))),
             }
         };
-        paths.filter(is_held).map(read).collect()
+        paths.filter(is_held).filter_map(read).collect()
     }
 
-    /// Has the texts of the locks name no process of this host.
-    fn disown_locks(&self) {
+    /// Has the texts of a job's locks name no process of this host.
+    fn disown_locks(&self, job: &Assignment) {
+        let is_own = |text: &[u8]| {
+            let holder = serde_json::from_slice::<Value>(text);
+            holder.is_ok_and(|holder| holder["job"] == job.id.as_str())
+        };
         let remains = self.remains().into_iter();
-        for (path, text) in remains.filter(|(path, _)| !is_part(path)) {
+        for (path, text) in remains.filter(|(path, text)| !is_part(path) && is_own(text)) {
             std::fs::write(path, text).unwrap();
         }
     }
@@ -197,7 +207,7 @@ impl Site {
         let second = Mutex::new(None);
         let reached = |step| {
             if step == after {
-                self.disown_locks();
+                self.disown_locks(job);
                 let done = self.attempt(next, &never, &|_| {}, &|_| Ok(()));
                 let runtime = tokio::runtime::Handle::current();
                 let done = tokio::task::block_in_place(|| runtime.block_on(done));

@@ -68,6 +68,23 @@ async fn a_disk_that_was_being_overwritten_is_broken() {
 }
 
 #[tokio::test]
+async fn a_base_that_the_disk_never_went_on_top_of_is_taken_back() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    let content = site.content("d1.qcow2", "qcow2");
+    let params = json!({ "disk": "d1", "base": "new" });
+    let job = site.claimed(envelope("create_snapshot", &params), 1);
+    // The first rename is done; the second one can't be.
+    let disk = site.path("disks/d1.qcow2");
+    let rename = || std::fs::rename(&disk, site.path("disks/new.qcow2")).unwrap();
+    assert!(site.run_and(&job, Step::Commit, &rename).await.is_err());
+    assert_eq!(site.state("d1").await, Some(DiskState::Ready));
+    assert_eq!(site.state("new").await, None);
+    assert_eq!(site.files("disks"), ["d1.qcow2"]);
+    assert_eq!(site.content("d1.qcow2", "qcow2"), content);
+}
+
+#[tokio::test]
 async fn a_file_that_came_between_is_not_taken_for_ones_own() {
     let site = Site::start().await;
     let params = json!({ "disk": "new", "size": "4MiB" });

@@ -219,9 +219,27 @@ pub(super) async fn cut_at(site: &Site, case: Case) {
             dies_and_is_cancelled(case, &world().await, *at, (&before, &after)).await;
         }
     }
+    let mut worlds = Vec::new();
     for step in STEPS {
-        freezes(case, &world().await, step, (&result, &after)).await;
+        worlds.push((step, world().await));
     }
+    let freeze = async |(step, world): &(Step, World<'_>)| {
+        freezes(case, world, *step, (&result, &after)).await;
+    };
+    together(&worlds, freeze);
+}
+
+/// Acts on all of these at once, each in a thread of its own: most of it is waiting for a lock
+/// that the other claim has.
+fn together<T: Sync>(all: &[T], act: impl AsyncFn(&T) + Sync) {
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|threads| {
+            for one in all {
+                threads.spawn(|| runtime.block_on(act(one)));
+            }
+        });
+    });
 }
 
 /// The jobs' records are put back as they were before, so that the job is claimed for the first

@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::Mutex,
 };
 use virtbus_bus::{Bus, ConnectConfig};
@@ -47,7 +47,8 @@ struct Fate {
     url: String,
     dir: PathBuf,
     envelope: Value,
-    at: At,
+    /// None if it's killed from outside.
+    at: Option<At>,
 }
 
 /// Where a claim is.
@@ -72,6 +73,13 @@ impl Site {
     /// Runs the first claim of a job in a process that dies then. Whether it came that far: not
     /// every step has progress to tell.
     pub(super) async fn is_killed(&self, envelope: Value, at: At) -> bool {
+        let mut worker = self.worker(envelope, Some(at)).await;
+        let ended = tokio::task::spawn_blocking(move || worker.wait());
+        was_killed(ended.await.unwrap().unwrap())
+    }
+
+    /// Runs the first claim of a job in a process of its own.
+    pub(super) async fn worker(&self, envelope: Value, at: Option<At>) -> Child {
         let fate = Fate {
             url: self.url(),
             dir: self.dir.path().to_owned(),
@@ -88,15 +96,17 @@ impl Site {
             .stderr(Stdio::null())
             .spawn();
         drop(alone);
-        let mut child = child.unwrap();
-        let ended = tokio::task::spawn_blocking(move || child.wait());
-        let ended: ExitStatus = ended.await.unwrap().unwrap();
-        match ended.signal() {
-            Some(signal) => assert_eq!(signal, SIGKILL, "{fate:?}"),
-            None => assert!(ended.success(), "{fate:?}: {ended}"),
-        }
-        ended.signal().is_some()
+        child.unwrap()
     }
+}
+
+/// Whether a worker was killed; else it has done its job.
+pub(super) fn was_killed(ended: ExitStatus) -> bool {
+    match ended.signal() {
+        Some(signal) => assert_eq!(signal, SIGKILL),
+        None => assert!(ended.success(), "{ended}"),
+    }
+    ended.signal().is_some()
 }
 
 /// Does nothing but in a process that [`Site::is_killed`] has started.
@@ -110,7 +120,7 @@ async fn a_worker_that_is_to_be_killed() {
     let job = assignment(&owner("st-dead"), fate.envelope, 1);
     let moments = Moments::default();
     let seen = |now| {
-        if now == fate.at {
+        if Some(now) == fate.at {
             kill_process(getpid(), Signal::KILL).unwrap();
         }
     };

@@ -264,8 +264,9 @@ impl Site {
 
     /// What a disk's file shows a guest, as a number.
     pub(super) fn content(&self, file: &str, format: &str) -> u64 {
-        let (from, to) = (self.path("disks").join(file), self.path("shown"));
-        let (from, to) = (from.to_str().unwrap(), to.to_str().unwrap());
+        let to = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
+        let from = self.path("disks").join(file);
+        let (from, to) = (from.to_str().unwrap(), to.path().to_str().unwrap());
         program(
             "qemu-img",
             &["convert", "-f", format, "-O", "raw", from, to],
@@ -313,8 +314,8 @@ pub(super) fn settings(dir: &Path, change: impl FnOnce(&mut StorageConfig)) -> S
         .ok()
         .filter(|at| at.exists())
     {
+        config.cage.also_run = vec!["/bin".into(), "/usr/bin".into(), tools.clone()];
         config.tools_dir = Some(tools);
-        config.cage.also_run = vec!["/bin".into(), "/usr/bin".into()];
     }
     change(&mut config);
     config
