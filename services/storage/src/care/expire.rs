@@ -13,7 +13,7 @@ use crate::{
 use std::collections::BTreeSet;
 use virtbus_wire::{
     Timestamp,
-    catalog::{DiskRecord, DiskState},
+    catalog::{DiskRecord, DiskState, UseMode},
     task::Target,
 };
 
@@ -95,7 +95,8 @@ fn has_child_in(disk: &Kept<DiskRecord>, others: &[Kept<DiskRecord>]) -> bool {
     others.iter().any(|other| children.contains(&other.id))
 }
 
-/// Removes one thing, unless a job has begun with it. Whether it's gone.
+/// Removes one thing, unless a job has begun with it or another program has it open: then it's
+/// there for the next time. Whether it's gone.
 async fn expire_one<R: Held>(
     shelf: &Shelf<R>,
     roots: &[Root],
@@ -109,6 +110,10 @@ async fn expire_one<R: Held>(
     let Some(fence) = Quiet::take(root, Name::lock(&of)).await? else {
         return Ok(false);
     };
+    if is_open(roots, &of).await? {
+        tracing::warn!(%of, "its time in the trash is over, and another program has it open");
+        return Ok(false);
+    }
     let freed = allocated(roots, &of).await?;
     let record = catalog::deleted(&kept.record, freed, Timestamp::now());
     match shelf.update(kept, record).await {
@@ -123,6 +128,24 @@ async fn expire_one<R: Held>(
     removed?;
     fence.retire();
     Ok(true)
+}
+
+/// Whether another program has a file of it open in the trash.
+async fn is_open(roots: &[Root], of: &Target) -> Result<bool, PoolError> {
+    let (roots, of) = (roots.to_vec(), of.clone());
+    blocking::look(move || {
+        for root in &roots {
+            for name in trash::in_trash(root, &of)? {
+                match root.idle(&name, UseMode::Exclusive) {
+                    Ok(()) => {}
+                    Err(PoolError::InUse { .. }) => return Ok(true),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(false)
+    })
+    .await
 }
 
 async fn allocated(roots: &[Root], of: &Target) -> Result<u64, PoolError> {

@@ -13,7 +13,7 @@ async fn care(site: &Site, every: Duration) -> Option<Report> {
 
 /// A program that a test beside this one starts has all that's open, locks too, for the moment
 /// before it becomes that program.
-async fn now(site: &Site) -> Report {
+pub(super) async fn now(site: &Site) -> Report {
     until("the lock of whoever cares", async || {
         care(site, Duration::ZERO).await.ok_or("somebody has it")
     })
@@ -21,7 +21,7 @@ async fn now(site: &Site) -> Report {
 }
 
 /// Cares until the disk is in this state.
-async fn becomes(site: &Site, disk: &str, wanted: DiskState) {
+pub(super) async fn becomes(site: &Site, disk: &str, wanted: DiskState) {
     until("the end of a disk", async || {
         now(site).await;
         match site.state(disk).await {
@@ -39,7 +39,7 @@ fn found(report: &Report) -> Vec<(Kind, &str)> {
         .collect()
 }
 
-async fn long_ago(site: &Site, disk: &str) {
+pub(super) async fn long_ago(site: &Site, disk: &str) {
     let days = Duration::from_secs(8 * 24 * 3600);
     let then = Timestamp::from_millis(
         Timestamp::now().as_millis() - i64::try_from(days.as_millis()).unwrap(),

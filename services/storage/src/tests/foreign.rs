@@ -1,6 +1,9 @@
 //! Disks that a program which isn't ours has open, by qemu's own locks on their files.
 
-use super::site::{MIB, Site, failed};
+use super::{
+    care,
+    site::{MIB, Site, failed},
+};
 use crate::task::Step;
 use serde_json::{Value, json};
 use std::{
@@ -256,4 +259,30 @@ async fn a_commit_whose_tool_is_kept_out_leaves_the_backing_whole() {
     site.run(&again).await.unwrap();
     let read = "read -P 9 2M 64k";
     site.write("d1.raw", "raw", read);
+}
+
+#[tokio::test]
+async fn what_another_program_still_has_open_stays_in_the_trash() {
+    let site = Site::start().await;
+    for id in ["d1", "d2"] {
+        site.filled_disk(id).await;
+        let delete = json!({ "disk": id });
+        site.done(&format!("j-{id}"), "delete_disk", delete).await;
+        care::long_ago(&site, id).await;
+    }
+    let trashed = |id: &str| site.path(&format!("trash/disk.{id}.j-{id}.1"));
+    let writer = Foreign::writes(&trashed("d1"), "qcow2").await;
+    let reader = Foreign::reads(&trashed("d2"), "qcow2").await;
+    care::now(&site).await;
+    for id in ["d1", "d2"] {
+        assert_eq!(site.state(id).await, Some(DiskState::Trashed), "{id}");
+        assert!(trashed(id).exists(), "{id}");
+    }
+    drop(writer);
+    care::becomes(&site, "d1", DiskState::Deleted).await;
+    assert!(!trashed("d1").exists());
+    assert_eq!(site.state("d2").await, Some(DiskState::Trashed));
+    drop(reader);
+    care::becomes(&site, "d2", DiskState::Deleted).await;
+    assert_eq!(site.files("trash"), Vec::<String>::new());
 }
