@@ -67,21 +67,13 @@ pub(crate) fn admit_states(chain: &[Disk]) -> Result<(), JobError> {
     let mut above: Option<&Disk> = None;
     for disk in chain {
         let (id, record) = disk;
-        if !above.is_some_and(|above| is_half_written(disk, above)) {
+        let is_half = |(above_id, above): &Disk| record.is_half_written_from((above_id, above));
+        if !above.is_some_and(is_half) {
             admit_state("disk", id.as_str(), record.state)?;
         }
         above = Some(disk);
     }
     Ok(())
-}
-
-/// Whether a disk is what a commit of the one above left half written: it's broken, nobody else
-/// reads it, and no other job has changed either of them since.
-pub(crate) fn is_half_written((_, below): &Disk, (above_id, above): &Disk) -> bool {
-    below.state == DiskState::Broken
-        && below.children == [above_id.clone()]
-        && below.owner_job.is_some()
-        && below.owner_job == above.owner_job
 }
 
 /// That a medium can be used.

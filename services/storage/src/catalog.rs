@@ -172,10 +172,19 @@ pub fn given_back<R: Held>(record: &R, now: Timestamp) -> R {
     in_state(record, state, now)
 }
 
-/// A disk whose bytes are no longer what they were.
+/// A disk whose bytes a job has left between two states.
 #[must_use]
 pub fn broken<R: Held>(record: &R, now: Timestamp) -> R {
     in_state(record, DiskState::Broken, now)
+}
+
+/// A disk that was found damaged: that is no job's doing.
+#[must_use]
+pub fn damaged(record: &DiskRecord, now: Timestamp) -> DiskRecord {
+    DiskRecord {
+        owner_job: None,
+        ..broken(record, now)
+    }
 }
 
 /// Something whose file is in the trash. A disk is still a child of its backing.

@@ -5,7 +5,10 @@
 //! which is marked before; whoever comes next repairs once more, which changes nothing that is
 //! right. The result says what is there now: after a repair, what couldn't be put right.
 //!
-//! This is also how a disk becomes `broken`, `missing`, or `ready` again.
+//! This is also how a disk becomes `broken`, `missing`, or `ready` again. But what a job left
+//! `broken`, half written, half overwritten or unknown, looks whole as easily as not: looking at it
+//! says nothing, and it stays so. A person who takes it as it is says `repair: all`; not of what a
+//! commit of the disk above left, which that commit makes whole when it's run again.
 
 use crate::{
     catalog::{self, Purpose},
@@ -37,6 +40,8 @@ pub(crate) struct Plan {
     root: Root,
     /// The disk and all below it.
     chain: Vec<Disk>,
+    /// Whether the disk stays broken, whatever is found.
+    stays: bool,
     fence: Option<Fence>,
     /// The disk, as the intent to repair it is written.
     intent: Option<Disk>,
@@ -70,6 +75,33 @@ impl CheckDisk<'_> {
             Repair::Leaks | Repair::All => UseMode::Exclusive,
         };
         self.at.admit_use(disk, wants)
+    }
+
+    /// Lets nobody repair what a commit left half written: what makes it whole is in the disk above.
+    async fn admit_repair(&self, disk: &Disk) -> Result<(), Stop> {
+        let [child] = disk.record.children.as_slice() else {
+            return Ok(());
+        };
+        let above = self.at.store.disks.get(child).await?;
+        let hides = |above: &Disk| disk.record.is_half_written_from((child, &above.record));
+        if !self.repairs() || !above.as_ref().is_some_and(hides) {
+            return Ok(());
+        }
+        let text = "a commit of the disk above left it half written, and has to be run again";
+        let error = JobError::new(Code::DiskWrongState, text).with("disk", disk.id.as_str());
+        let state = DiskState::Broken.as_str();
+        Err(error
+            .with("state", state)
+            .with("above", child.as_str())
+            .into())
+    }
+
+    /// Whether a disk stays broken, whatever is found.
+    fn stays(&self, record: &DiskRecord) -> bool {
+        match self.params.repair {
+            Repair::None | Repair::Leaks => record.is_left_by_a_job(),
+            Repair::All => false,
+        }
     }
 
     /// The files, if they are what the catalogue says; none if the disk has no file. A mark of
@@ -156,8 +188,11 @@ impl CheckDisk<'_> {
         Ok(Some((root, fence, disk)))
     }
 
-    async fn write(&self, intent: &Disk, found: Found) -> Result<Done, Stop> {
-        let step = |record: &DiskRecord| told(record, found);
+    async fn write(&self, intent: &Disk, found: Found, stays: bool) -> Result<Done, Stop> {
+        let step = |record: &DiskRecord| match stays {
+            true => measured(record, found),
+            false => told(record, found),
+        };
         if self.repairs() {
             self.at.settle(intent, step).await?;
         } else {
@@ -191,16 +226,27 @@ impl CheckDisk<'_> {
     }
 }
 
+/// What is written of a disk that stays what it is.
+fn measured(record: &DiskRecord, found: Found) -> DiskRecord {
+    match found {
+        Found::Nothing | Found::Marked => record.clone(),
+        Found::File { measured, .. } => {
+            let state = record.state;
+            catalog::in_state(&catalog::made(record, measured, now()), state, now())
+        }
+    }
+}
+
 /// What is written of a disk of which this was found.
 fn told(record: &DiskRecord, found: Found) -> DiskRecord {
     match found {
         Found::Nothing => catalog::missing(record, now()),
-        Found::Marked => catalog::broken(record, now()),
+        Found::Marked => catalog::damaged(record, now()),
         Found::File { measured, health } => {
             let record = catalog::made(record, measured, now());
             match health.corruptions {
                 0 => record,
-                _ => catalog::broken(&record, now()),
+                _ => catalog::damaged(&record, now()),
             }
         }
     }
@@ -224,9 +270,11 @@ impl Steps for CheckDisk<'_> {
         let purpose = Purpose::Check;
         let disk = self.at.admitted(&self.params.disk, purpose).await?;
         self.admit(&disk)?;
+        self.admit_repair(&disk).await?;
         let below = self.at.readable_below(&disk).await?;
         Ok(Checked::Plan(Plan {
             root: self.at.root().await?,
+            stays: self.stays(&disk.record),
             chain: std::iter::once(disk).chain(below).collect(),
             fence: None,
             intent: None,
@@ -280,7 +328,7 @@ impl Steps for CheckDisk<'_> {
     async fn publish(&self, plan: &mut Plan) -> Result<Done, Stop> {
         let found = plan.found.ok_or_else(context::out_of_order)?;
         let intent = plan.intent.as_ref().unwrap_or(&plan.chain[0]);
-        self.write(intent, found).await
+        self.write(intent, found, plan.stays).await
     }
 
     async fn recover(&self) -> Result<Option<Done>, Stop> {
@@ -293,7 +341,8 @@ impl Steps for CheckDisk<'_> {
         let chain = self.at.chain_of(&disk).await?;
         let never = process::Stop::new();
         let found = self.look((&root, &chain), Some(&fence), &never).await?;
-        self.write(&chain[0], found).await.map(Some)
+        let stays = self.stays(&chain[0].record);
+        self.write(&chain[0], found, stays).await.map(Some)
     }
 
     async fn abandon(&self) -> Result<(), Stop> {

@@ -21,6 +21,8 @@
 //! `changing`, all else is in between. Its tombstone keeps the backing, for the claim that has
 //! only that left to tell of.
 
+mod half;
+
 use crate::{
     catalog::{self, Purpose},
     disks::Disk,
@@ -97,29 +99,6 @@ impl Commit<'_> {
             Stop::Failed(error.with("disk", self.params.disk.as_str()))
         };
         record.backing.as_ref().ok_or_else(alone)
-    }
-
-    /// The backing, also when an earlier attempt of this job left it half written.
-    async fn backing(&self, id: &DiskId) -> Result<Disk, Stop> {
-        let disk = self.at.store.disks.get(id).await?;
-        let is_half = |disk: &Disk| {
-            disk.record.state == DiskState::Broken
-                && is_own(disk.record.owner_job.as_ref(), self.at.job)
-        };
-        match disk {
-            Some(disk) if is_half(&disk) => Ok(disk),
-            other => Ok(self.at.had(id, other, Purpose::Use)?),
-        }
-    }
-
-    /// What the job is told of a tool that failed with the backing half written.
-    fn halfway(&self, stop: Stop, backing: &DiskId) -> Stop {
-        let Stop::Failed(mut error) = stop else {
-            return stop;
-        };
-        error.message += "; the disk is whole, its backing is not until the commit is run again";
-        let error = error.with("disk", self.params.disk.as_str());
-        Stop::Failed(error.with("backing", backing.as_str()))
     }
 
     fn home(&self, top: &Alone) -> Home {
@@ -219,23 +198,11 @@ impl Commit<'_> {
             Some(base) => base,
             // It wasn't held yet, or its result is written already: either can be done again.
             None => {
-                let backing = self.backing(backing).await?;
+                let backing = self.backing(backing, &top.disk).await?;
                 self.at.hold(&top.root, &backing).await?
             }
         };
         Ok(Some(Pair { top, base }))
-    }
-
-    /// Gives back a backing that an earlier claim held: as it was, or half written.
-    async fn give_back(&self, backing: &DiskId, is_half: bool) -> Result<(), Stop> {
-        let Some(base) = self.at.held_before(backing).await? else {
-            return Ok(());
-        };
-        if is_half {
-            let half = |record: &DiskRecord| catalog::broken(record, now());
-            return self.at.settle(&base.disk, half).await;
-        }
-        self.at.settle_measured(&base.root, &base.disk).await
     }
 
     /// Goes on from where an earlier claim was; none if it hadn't begun.
@@ -290,7 +257,7 @@ impl Steps for Commit<'_> {
         self.at.admit_pool(false).await?;
         let disk = self.at.admitted(&self.params.disk, Purpose::Use).await?;
         let backing = self.backing_id(&disk.record)?;
-        let backing = self.backing(backing).await?;
+        let backing = self.backing(backing, &disk).await?;
         self.admit(&disk, &backing)?;
         let below = self.at.readable_below(&backing).await?;
         Ok(Checked::Plan(Plan {
@@ -374,6 +341,7 @@ impl Steps for Commit<'_> {
             return Ok(());
         };
         let Some(mut top) = self.at.held_before(&disk.id).await? else {
+            self.own(&disk, backing).await?;
             return self.give_back(backing, false).await;
         };
         if self.at.facts(&top.root, &top.disk).await?.is_none() {

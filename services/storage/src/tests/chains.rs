@@ -121,8 +121,6 @@ async fn a_commit_whose_tool_fails_halfway_leaves_the_disk_whole_and_is_finished
         let copy = json!({ "disk": "d1", "to": "d3", "format": "raw" });
         let refused = site.refused("j2", "convert", copy).await;
         assert_eq!(code(&refused), Code::DiskWrongState);
-        let other = site.refused("j3", "commit", params.clone()).await;
-        assert_eq!(code(&other), Code::DiskWrongState);
         site.run(&site.claimed(envelope, 3)).await.unwrap();
         assert_eq!(site.content("d1.qcow2", "qcow2"), shown);
         assert_eq!(site.state("d1").await, Some(DiskState::Ready));
@@ -132,6 +130,76 @@ async fn a_commit_whose_tool_fails_halfway_leaves_the_disk_whole_and_is_finished
             DiskState::Ready
         };
         assert_eq!(site.state("d2").await, Some(gone));
+    }
+}
+
+/// `d1`, half written by a commit of `d2` that ended so; what `d2` shows.
+async fn half_written(site: &Site) -> u64 {
+    pair(site).await;
+    let (path, whole) = unreadable(site);
+    let error = site.refused("j", "commit", json!({ "disk": "d2" })).await;
+    assert_eq!(error.detail["backing"], "d1");
+    std::fs::write(path, whole).unwrap();
+    site.content("d2.qcow2", "qcow2")
+}
+
+#[tokio::test]
+async fn what_a_commit_left_half_written_is_not_made_ready_by_a_look_or_a_repair() {
+    let site = Site::start().await;
+    let shown = half_written(&site).await;
+    for repair in ["none", "leaks", "all"] {
+        let params = json!({ "disk": "d1", "repair": repair });
+        let checked = site.run(&site.job(repair, "check_disk", params)).await;
+        match repair {
+            "none" => assert_eq!(checked.unwrap()["corruptions"], 0),
+            _ => {
+                let refused = failed(checked);
+                assert_eq!(code(&refused), Code::DiskWrongState);
+                assert_eq!(refused.detail["above"], "d2");
+            }
+        }
+        assert_eq!(site.state("d1").await, Some(DiskState::Broken), "{repair}");
+    }
+    // Another job's commit makes it whole as well as the first one's retry.
+    site.done("j2", "commit", json!({ "disk": "d2" })).await;
+    assert_eq!(site.state("d1").await, Some(DiskState::Ready));
+    assert_eq!(site.content("d1.qcow2", "qcow2"), shown);
+}
+
+#[tokio::test]
+async fn a_half_written_disk_still_belongs_to_the_one_above_when_another_commit_fails() {
+    let site = Site::start().await;
+    let shown = half_written(&site).await;
+    let commit = json!({ "id": "j2", "task": "commit", "params": { "disk": "d2" } });
+    // It has said of the backing alone that it's its own.
+    let (job, disks) = (site.claimed(commit.clone(), 1), &site.store.disks);
+    let below = site.disk("d1").await.unwrap();
+    disks.take(&below, &job.id).await.unwrap();
+    virtbus_worker::Perform::abandon(&site.store, &job)
+        .await
+        .unwrap();
+    assert_eq!(site.record("d1").await.state, DiskState::Broken);
+    site.done("j3", "commit", json!({ "disk": "d2" })).await;
+    assert_eq!(site.state("d1").await, Some(DiskState::Ready));
+    assert_eq!(site.content("d1.qcow2", "qcow2"), shown);
+}
+
+#[tokio::test]
+async fn what_lost_the_disk_that_hid_it_is_taken_as_it_is_only_by_a_person() {
+    let site = Site::start().await;
+    half_written(&site).await;
+    let delete = json!({ "disk": "d2", "mode": "unlink" });
+    site.done("j2", "delete_disk", delete).await;
+    for (repair, state) in [
+        ("none", DiskState::Broken),
+        ("leaks", DiskState::Broken),
+        ("none", DiskState::Broken),
+        ("all", DiskState::Ready),
+    ] {
+        let params = json!({ "disk": "d1", "repair": repair });
+        site.done(&format!("j-{repair}"), "check_disk", params)
+            .await;
+        assert_eq!(site.state("d1").await, Some(state), "{repair}");
     }
 }
 

@@ -89,9 +89,18 @@ async fn leaks_are_found_and_given_back_on_request() {
 async fn a_damaged_disk_is_broken_until_it_is_repaired() {
     let site = Site::start().await;
     site.filled_disk("d1").await;
+    let path = site.path("disks/d1.qcow2");
+    let whole = std::fs::read(&path).unwrap();
     damage(&site, "d1.qcow2");
+    let damaged = std::fs::read(&path).unwrap();
     assert!(check(&site, "j1", "d1", "none").await["corruptions"].as_u64() > Some(0));
     assert_eq!(site.state("d1").await, Some(DiskState::Broken));
+    // Somebody puts the file of yesterday there.
+    for (bytes, state) in [(whole, DiskState::Ready), (damaged, DiskState::Broken)] {
+        std::fs::write(&path, bytes).unwrap();
+        check(&site, "j1", "d1", "none").await;
+        assert_eq!(site.state("d1").await, Some(state));
+    }
     let resize = json!({ "disk": "d1", "size": "9MiB" });
     let refused = site.refused("j2", "resize", resize).await;
     assert_eq!(code(&refused), Code::DiskWrongState);

@@ -65,6 +65,10 @@ async fn a_disk_that_was_being_overwritten_is_broken() {
     site.store.abandon(&job).await.unwrap();
     assert_eq!(site.state("d1").await, Some(DiskState::Broken));
     assert_eq!(site.files("disks"), ["d1.qcow2"]);
+    // Its tables may be whole; that says nothing of its bytes.
+    let check = json!({ "disk": "d1" });
+    site.done("j2", "check_disk", check).await;
+    assert_eq!(site.state("d1").await, Some(DiskState::Broken));
 }
 
 #[tokio::test]

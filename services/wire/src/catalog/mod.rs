@@ -138,7 +138,7 @@ pub struct DiskRecord {
     /// Who holds it without a lock.
     #[serde(default)]
     pub in_use_by: Vec<InUseBy>,
-    /// The job that changes it, or did last.
+    /// The job that changes it, or did last; none if it was found damaged.
     #[serde(default)]
     pub owner_job: Option<JobId>,
     /// One more with each intent to change it.
@@ -158,6 +158,25 @@ pub struct DiskRecord {
     pub last_used_at: Option<Timestamp>,
     /// When this record was written.
     pub updated_at: Timestamp,
+}
+
+impl DiskRecord {
+    /// Whether it's what a commit of the disk above left half written, which that one hides: it's
+    /// broken, nobody else reads it, and no other job has changed either of them since.
+    #[must_use]
+    pub fn is_half_written_from(&self, (above_id, above): (&DiskId, &Self)) -> bool {
+        self.state == DiskState::Broken
+            && self.children == [above_id.clone()]
+            && self.owner_job.is_some()
+            && self.owner_job == above.owner_job
+    }
+
+    /// Whether it's broken since a job left its bytes between two states, or nobody knows in which.
+    /// (What is found damaged names no job.)
+    #[must_use]
+    pub fn is_left_by_a_job(&self) -> bool {
+        self.state == DiskState::Broken && self.owner_job.is_some()
+    }
 }
 
 /// A record of bucket `media`.
