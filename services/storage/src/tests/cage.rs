@@ -1,11 +1,16 @@
 //! What tools can do under real jobs: what their jobs need, and nothing else; and nobody waits for
 //! the long ones.
 
-use super::site::{MIB, Site, program};
+use super::{
+    halted::stopped,
+    site::{MIB, Site, program},
+};
+use rustix::process::{Signal, kill_process};
 use serde_json::json;
 use std::{
     fs,
     os::unix::net::UnixListener,
+    path::Path,
     time::{Duration, Instant},
 };
 use virtbus_testbed::until;
@@ -38,25 +43,85 @@ fn tools_now(subcommand: &str, folder: &str) -> Vec<u32> {
     pids.filter(is_it).collect()
 }
 
+/// A qemu-img that an image has taken over: it tries what it shouldn't, and only if nothing of
+/// that works it does what it's asked to.
+fn taken_over(folder: &Path, tries: &[String]) {
+    let tries = tries.join("\n");
+    let script = format!(
+        "#!/bin/sh\n\
+         if [ \"$1\" = create ]; then\n\
+         for word; do target=$last; last=$word; done\n\
+         (\n{tries}\n) 2>/dev/null && exit 9\n\
+         fi\n\
+         exec /usr/bin/qemu-img \"$@\"\n"
+    );
+    install(folder, &script);
+}
+
+/// Puts a script in the tool's place.
+fn install(folder: &Path, script: &str) {
+    let (text, tool) = (folder.join("script"), folder.join("qemu-img"));
+    fs::write(&text, script).unwrap();
+    // By a process that is over then: what this one has open to write, programs that tests beside
+    // this one start have too for a moment, and nobody can run it meanwhile.
+    let paths = [&text, &tool].map(|path| path.to_str().unwrap());
+    program("install", &["-m", "755", paths[0], paths[1]]);
+}
+
+/// A site whose tools are those of this folder.
+async fn site_with(tools: &Path) -> Site {
+    Site::configured(|config| {
+        config.tools_dir = camino::Utf8PathBuf::from_path_buf(tools.to_owned()).ok();
+        config.cage.also_run = vec!["/bin".into(), "/usr/bin".into()];
+    })
+    .await
+}
+
+/// A qemu-img that says in its target what it was able to, and stops before it converts.
+const TELLING: &str = r#"#!/bin/sh
+if [ "$1" = convert ]; then
+    for target; do source=$before; before=$target; done
+    able() { if sh -c "$2" 2>/dev/null >/dev/null; then echo "$1" >>"$target"; fi; }
+    able "reads its source" "cat '$source'"
+    able "reads the host" "cat '{planted}'"
+    able "changes the host" "echo changed >>'{planted}'"
+    able "reads the pool" "cat '{pool}/.virtbus-pool'"
+    able "makes files" "echo new >'{pool}/disks/new'"
+    able "lists the host" "ls '{host}'"
+    kill -STOP $$
+fi
+exec /usr/bin/qemu-img "$@"
+"#;
+
 #[tokio::test]
 async fn a_live_tool_of_a_job_is_locked_in_within_its_limits() {
-    let site = Site::with(|pool| pool.bandwidth = Some("256KiB".parse().unwrap())).await;
+    let (tools, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let site = site_with(tools.path()).await;
+    let planted = host.path().join("planted");
+    fs::write(&planted, "a secret").unwrap();
+    let script = TELLING
+        .replace("{planted}", planted.to_str().unwrap())
+        .replace("{host}", host.path().to_str().unwrap())
+        .replace("{pool}", site.path("").to_str().unwrap());
+    install(tools.path(), &script);
     site.filled_disk("d1").await;
-    site.write("d1.qcow2", "qcow2", "write -P 9 0 4M");
     let params = json!({ "disk": "d1", "to": "d2", "format": "raw" });
     let job = site.job("j", "convert", params);
-    let folder = site.path("disks").to_str().unwrap().to_owned();
-    let began = Instant::now();
     let look = async {
-        let pid = tools(1, "convert", &folder).await;
-        ["status", "limits", "stat"]
-            .map(|name| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap())
+        let pid = stopped(&site).await;
+        let number = pid.as_raw_nonzero();
+        let files = ["status", "limits", "stat"];
+        let proc = files.map(|name| fs::read_to_string(format!("/proc/{number}/{name}")).unwrap());
+        let told = fs::read_to_string(site.path("disks/.j.1.d2.part")).unwrap();
+        kill_process(pid, Signal::CONT).unwrap();
+        (proc, told)
     };
-    let (done, [status, limits, stat]) = tokio::join!(site.run(&job), look);
+    let (done, ([status, limits, stat], told)) = tokio::join!(site.run(&job), look);
     done.unwrap();
-    // 4 MiB at 256 KiB a second, less the 2 MiB that go at once in the beginning: long enough for
-    // a look that comes late.
-    assert!(began.elapsed() > Duration::from_secs(1));
+    // Of what it tried, as it was in there: Landlock shows nowhere else.
+    assert_eq!(told, "reads its source\n");
+    assert_eq!(fs::read_to_string(&planted).unwrap(), "a secret");
+    assert_eq!(site.files("disks"), ["d1.qcow2", "d2.raw"]);
     let field = |text: &str, name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         let line = line.unwrap_or_else(|| panic!("{name} in {text}"));
@@ -73,34 +138,10 @@ async fn a_live_tool_of_a_job_is_locked_in_within_its_limits() {
     assert_eq!(nice, Some("10"), "{stat}");
 }
 
-/// A qemu-img that an image has taken over: it tries what it shouldn't, and only if nothing of
-/// that works it does what it's asked to.
-fn taken_over(folder: &std::path::Path, tries: &[String]) {
-    let (text, tool) = (folder.join("script"), folder.join("qemu-img"));
-    let tries = tries.join("\n");
-    let script = format!(
-        "#!/bin/sh\n\
-         if [ \"$1\" = create ]; then\n\
-         for word; do target=$last; last=$word; done\n\
-         (\n{tries}\n) 2>/dev/null && exit 9\n\
-         fi\n\
-         exec /usr/bin/qemu-img \"$@\"\n"
-    );
-    fs::write(&text, script).unwrap();
-    // By a process that is over then: what this one has open to write, programs that tests beside
-    // this one start have too for a moment, and nobody can run it meanwhile.
-    let paths = [&text, &tool].map(|path| path.to_str().unwrap());
-    program("install", &["-m", "755", paths[0], paths[1]]);
-}
-
 #[tokio::test]
 async fn a_tool_that_was_taken_over_reaches_nothing_but_its_jobs_files() {
     let (tools, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let site = Site::configured(|config| {
-        config.tools_dir = camino::Utf8PathBuf::from_path_buf(tools.path().to_owned()).ok();
-        config.cage.also_run = vec!["/bin".into(), "/usr/bin".into()];
-    })
-    .await;
+    let site = site_with(tools.path()).await;
     taken_over(tools.path(), &["false".to_owned()]);
     site.filled_disk("d1").await;
     let before = fs::read(site.path("disks/d1.qcow2")).unwrap();

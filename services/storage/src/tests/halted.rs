@@ -70,7 +70,7 @@ fn halt_at(site: &Site, write: usize) {
 }
 
 /// The tool that is stopped on a file of this site, once it is.
-async fn stopped(site: &Site) -> Pid {
+pub(super) async fn stopped(site: &Site) -> Pid {
     let folder = site.path("disks").to_str().unwrap().to_owned();
     until("a tool that is stopped", async || {
         let entries = fs::read_dir("/proc").unwrap();
