@@ -94,6 +94,12 @@ impl Root {
 
     fn open_as(&self, name: &Name, flags: OFlags) -> Result<Option<OwnedFd>, PoolError> {
         let folder = self.folder(name.folder())?;
+        // A device does something when it's opened, and a socket can't be: neither is tried.
+        match statat(&folder, name.file(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if !is_plain(&stat) => return Err(not_plain(name)),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(refused("look at", name)(errno)),
+        }
         // A FIFO would hang the opener for ever; so would a tool that is given one.
         let file = match self.beneath(&folder, name.file(), flags | OFlags::NONBLOCK) {
             Ok(file) => file,

@@ -1,8 +1,15 @@
 //! Files that attack, made of good ones by the bytes that matter.
 
+use rustix::{
+    fs::{CWD, FileType, Mode, makedev, mknodat},
+    io::Errno,
+};
 use std::{
     fs::{self, File, OpenOptions},
-    os::unix::fs::{FileExt, symlink},
+    os::unix::{
+        fs::{FileExt, symlink},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -162,6 +169,28 @@ fn luks(disk: &Path, _: &Aims) {
     patch(disk, at, &key);
 }
 
+fn socket(disk: &Path, _: &Aims) {
+    fs::remove_file(disk).unwrap();
+    // The file outlives who listens.
+    drop(UnixListener::bind(disk).unwrap());
+}
+
+/// A device that never ends to be read. Nobody but root can put one there: without that right
+/// there's a socket.
+fn device(disk: &Path, aims: &Aims) {
+    const ENDLESS: (u32, u32) = (1, 5);
+    fs::remove_file(disk).unwrap();
+    let number = makedev(ENDLESS.0, ENDLESS.1);
+    match mknodat(CWD, disk, FileType::CharacterDevice, Mode::RUSR, number) {
+        Ok(()) => {}
+        Err(Errno::PERM) => {
+            fs::write(disk, "").unwrap();
+            socket(disk, aims);
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// In place of a qcow2's file: what, the code that a job on it ends with, and how it's made.
 pub(super) const ATTACKS: &[(&str, Code, Attack)] = &[
     (
@@ -301,6 +330,8 @@ pub(super) const ATTACKS: &[(&str, Code, Attack)] = &[
         fs::remove_file(disk).unwrap();
         program("mkfifo", &[disk.to_str().unwrap()]);
     }),
+    ("a socket", Code::ImageUnsafeFeature, socket),
+    ("a device", Code::ImageUnsafeFeature, device),
     ("a folder", Code::ImageUnsafeFeature, |disk, _| {
         fs::remove_file(disk).unwrap();
         fs::create_dir(disk).unwrap();

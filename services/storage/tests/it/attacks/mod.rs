@@ -2,6 +2,7 @@
 //! with the right code, and what they aim at is neither read nor written.
 
 mod corpus;
+mod shapes;
 mod siege;
 mod watch;
 
