@@ -7,7 +7,7 @@
 
 use crate::slots::Slots;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 use tokio::{
     fs,
     time::{Instant, MissedTickBehavior, interval},
@@ -29,6 +29,8 @@ pub struct PressureConfig {
     pub memory: u8,
     /// Seconds of pressure after which long jobs start nevertheless, one at a time.
     pub wait_s: u64,
+    /// Where the kernel tells: a folder with the files `io` and `memory`.
+    pub folder: PathBuf,
 }
 
 impl Default for PressureConfig {
@@ -37,6 +39,7 @@ impl Default for PressureConfig {
             io: 90,
             memory: 30,
             wait_s: 60,
+            folder: "/proc/pressure".into(),
         }
     }
 }
@@ -112,8 +115,8 @@ fn ten_seconds(text: &str) -> Option<f64> {
         .filter(|percent| (0.0..=100.0).contains(percent))
 }
 
-async fn read(of: &str) -> Option<f64> {
-    let text = fs::read_to_string(format!("/proc/pressure/{of}")).await;
+async fn read(file: PathBuf) -> Option<f64> {
+    let text = fs::read_to_string(file).await;
     ten_seconds(&text.ok()?)
 }
 
@@ -130,8 +133,8 @@ async fn follow(slots: Slots, limits: PressureConfig) {
     loop {
         looks.tick().await;
         let reading = Reading {
-            io: read("io").await,
-            memory: read("memory").await,
+            io: read(limits.folder.join("io")).await,
+            memory: read(limits.folder.join("memory")).await,
         };
         if reading == Reading::default() {
             tracing::info!("the kernel doesn't tell of pressure: long jobs never wait for it");
@@ -167,6 +170,7 @@ mod tests {
         io: 60,
         memory: 30,
         wait_s: 10,
+        folder: PathBuf::new(),
     };
 
     #[test]

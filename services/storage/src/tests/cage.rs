@@ -1,5 +1,4 @@
-//! What tools can do under real jobs: what their jobs need, and nothing else; and nobody waits for
-//! the long ones.
+//! What tools can do under real jobs: what their jobs need, and nothing else.
 
 use super::{
     halted::stopped,
@@ -7,41 +6,7 @@ use super::{
 };
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
-use std::{
-    fs,
-    os::unix::net::UnixListener,
-    path::Path,
-    time::{Duration, Instant},
-};
-use virtbus_testbed::until;
-
-/// The first of so many processes that run this subcommand of qemu-img on something in this
-/// folder, once they do.
-async fn tools(count: usize, subcommand: &str, folder: &str) -> u32 {
-    until("the tools run", || async {
-        let pids = tools_now(subcommand, folder);
-        if pids.len() >= count {
-            Ok(pids[0])
-        } else {
-            Err(pids)
-        }
-    })
-    .await
-}
-
-fn tools_now(subcommand: &str, folder: &str) -> Vec<u32> {
-    let is_it = |pid: &u32| {
-        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&read("cmdline")).into_owned();
-        let mut words = line.split('\0');
-        read("comm").starts_with(b"qemu-img")
-            && words.nth(1) == Some(subcommand)
-            && line.contains(folder)
-    };
-    let entries = fs::read_dir("/proc").unwrap();
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(is_it).collect()
-}
+use std::{fs, os::unix::net::UnixListener, path::Path};
 
 /// A qemu-img that an image has taken over: it tries what it shouldn't, and only if nothing of
 /// that works it does what it's asked to.
@@ -188,73 +153,4 @@ async fn a_tool_that_was_taken_over_reaches_nothing_but_its_jobs_files() {
     let params = json!({ "disk": "last", "size": "4MiB" });
     let error = site.refused("last", "create_disk", params).await;
     assert_eq!(error.code, virtbus_wire::Code::ToolFailed);
-}
-
-/// How long new disks take, in the middle.
-async fn time_of_new_disks(site: &Site, name: &str) -> Duration {
-    let mut times = Vec::new();
-    for at in 0..9 {
-        let disk = format!("{name}{at}");
-        let began = Instant::now();
-        let params = json!({ "disk": &disk, "size": "1GiB" });
-        site.done(&disk, "create_disk", params).await;
-        times.push(began.elapsed());
-    }
-    times.sort();
-    times[times.len() / 2]
-}
-
-/// One conversion of `d1` after another.
-async fn convert_on(site: &Site, name: &str) {
-    for number in 0_u32.. {
-        let to = format!("{name}{number}");
-        let params = json!({ "disk": "d1", "to": to, "format": "qcow2", "compress": "zlib" });
-        site.run(&site.job(&to, "convert", params)).await.unwrap();
-    }
-}
-
-/// How often it's measured: tests beside this one want the processors too, and more of them at one
-/// moment than at the next.
-const ROUNDS: u32 = 4;
-
-#[tokio::test]
-async fn two_conversions_do_not_slow_a_new_disk() {
-    let site = Site::start().await;
-    let params = json!({ "disk": "d1", "size": "1GiB", "format": "raw" });
-    site.done("d1", "create_disk", params).await;
-    let disk = site.path("disks/d1.raw");
-    let (of, bytes) = (format!("of={}", disk.display()), "count=128");
-    program(
-        "dd",
-        &[
-            "if=/dev/urandom",
-            &of,
-            "bs=1M",
-            bytes,
-            "conv=notrunc",
-            "status=none",
-        ],
-    );
-    for round in 0..ROUNDS {
-        let name = |what: &str| format!("{what}{round}-");
-        let alone = time_of_new_disks(&site, &name("alone")).await;
-        let (one, other) = (name("b"), name("c"));
-        let beside = tokio::select! {
-            () = async { tokio::join!(convert_on(&site, &one), convert_on(&site, &other)); } => {
-                panic!("there is always a next one")
-            }
-            beside = async {
-                let folder = site.path("disks").to_str().unwrap().to_owned();
-                tools(2, "convert", &folder).await;
-                time_of_new_disks(&site, &name("beside")).await
-            } => beside,
-        };
-        println!("a new disk takes {alone:?} alone, {beside:?} beside two conversions");
-        // Both processors are wanted by others now; without its place in line it would be many
-        // times as long, in every round.
-        if beside < alone * 4 + Duration::from_millis(250) {
-            return;
-        }
-    }
-    panic!("new disks are slow beside conversions");
 }

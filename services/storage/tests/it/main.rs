@@ -3,6 +3,7 @@
 
 mod attacks;
 mod cage;
+mod politeness;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
