@@ -166,6 +166,8 @@ impl<P: Perform> Attempt<P> {
 
     async fn tell_progress(&self) {
         let mut progress = self.progress.subscribe();
+        // What was told before it was listened to is news too.
+        progress.mark_changed();
         let mut written: Option<Instant> = None;
         let (mut rate, began) = (Rate::default(), Instant::now());
         loop {
