@@ -331,3 +331,16 @@ pub(super) async fn drive(
         Known::Steps(steps) => steps.drive(&pace, Box::pin(commit)).await,
     }
 }
+
+/// Acts on all of these at once, each in a thread of its own: most of it is waiting for a lock
+/// that the other claim has.
+pub(super) fn together<T: Sync>(all: &[T], act: impl AsyncFn(&T) + Sync) {
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|threads| {
+            for one in all {
+                threads.spawn(|| runtime.block_on(act(one)));
+            }
+        });
+    });
+}

@@ -2,6 +2,7 @@
 //! freezes. What disks show a guest is compared, and all that the catalogue says of them.
 
 use super::{
+    claims::together,
     killed::At,
     site::{STEPS, Site},
 };
@@ -223,23 +224,8 @@ pub(super) async fn cut_at(site: &Site, case: Case) {
     for step in STEPS {
         worlds.push((step, world().await));
     }
-    let freeze = async |(step, world): &(Step, World<'_>)| {
-        freezes(case, world, *step, (&result, &after)).await;
-    };
-    together(&worlds, freeze);
-}
-
-/// Acts on all of these at once, each in a thread of its own: most of it is waiting for a lock
-/// that the other claim has.
-fn together<T: Sync>(all: &[T], act: impl AsyncFn(&T) + Sync) {
-    let runtime = tokio::runtime::Handle::current();
-    tokio::task::block_in_place(|| {
-        std::thread::scope(|threads| {
-            for one in all {
-                threads.spawn(|| runtime.block_on(act(one)));
-            }
-        });
-    });
+    let seen = (&result, &after);
+    together(&worlds, async |one| freezes(case, one, seen).await);
 }
 
 /// The jobs' records are put back as they were before, so that the job is claimed for the first
@@ -313,10 +299,10 @@ async fn dies_and_is_cancelled(
 }
 
 /// The worker freezes after a step, and wakes up after the next claim came.
-async fn freezes(case: Case, world: &World<'_>, step: Step, (result, after): (&Value, &Sight)) {
+async fn freezes(case: Case, (step, world): &(Step, World<'_>), (result, after): (&Value, &Sight)) {
     let when = format!("{case:?} frozen after {step:?}");
     let (first, next) = (world.claim(case, 1), world.claim(case, 2));
-    let (woken, second) = world.site.frozen(&first, step, &next).await;
+    let (woken, second) = world.site.frozen(&first, *step, &next).await;
     match step {
         Step::Check | Step::Work | Step::Intend => assert!(woken.is_err(), "{when}: {woken:?}"),
         Step::Commit => assert!(
