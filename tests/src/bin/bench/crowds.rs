@@ -2,14 +2,13 @@
 
 use crate::{
     error::Failure,
-    events::{Job, LOW, Probe, SUCCEEDED},
+    events::{Job, LOW, Probe},
     report::{Report, Table},
     scale::Size,
     site::Site,
     stats::Samples,
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
 use virtbus_testbed::until;
 
 /// Jobs that one storage service runs at once here: two of them stay with those that are waited for.
@@ -110,12 +109,7 @@ async fn repeated(probe: &mut Probe, name: &str) -> Result<Samples, Failure> {
 
 /// Seconds for jobs of nobody's that need nothing.
 async fn others(probe: &mut Probe, name: &str) -> Result<f64, Failure> {
-    let began = Instant::now();
-    let jobs = (0..OTHERS).map(|number| Job::ping(&format!("{name}-{number}")));
-    probe.publish_all(jobs).await?;
     let prefix = format!("{name}-");
-    while probe.ended(&prefix) < OTHERS {
-        probe.until(SUCCEEDED).await?;
-    }
-    Ok(began.elapsed().as_secs_f64())
+    let jobs = (0..OTHERS).map(|number| Job::ping(&format!("{prefix}{number}")));
+    probe.work_off(&prefix, jobs).await
 }

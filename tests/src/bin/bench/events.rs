@@ -2,8 +2,8 @@
 
 use crate::error::{Failure, failure};
 use async_nats::{
-    Message, Subscriber,
-    jetstream::{Context, context::PublishAckFuture},
+    Client, Message, Subscriber,
+    jetstream::{self, Context, context::PublishAckFuture},
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -39,6 +39,9 @@ pub(crate) const LOW: Lane = Lane {
     subject: "storage.default.low",
     events: BUS.events,
 };
+
+/// The queue of it for urgent jobs.
+pub(crate) const HIGH: &str = "storage.default.high";
 
 /// One publisher that sees all events of a lane.
 #[derive(Debug)]
@@ -121,6 +124,21 @@ impl Probe {
             acknowledged(ack).await?;
         }
         Ok(())
+    }
+
+    /// Publishes so many jobs whose ids begin like this, and waits until all have succeeded; in
+    /// seconds.
+    pub(crate) async fn work_off(
+        &mut self,
+        prefix: &str,
+        jobs: impl ExactSizeIterator<Item = Job>,
+    ) -> Result<f64, Failure> {
+        let (began, count) = (Instant::now(), jobs.len());
+        self.publish_all(jobs).await?;
+        while (self.ended(prefix) as usize) < count {
+            self.until(SUCCEEDED).await?;
+        }
+        Ok(began.elapsed().as_secs_f64())
     }
 
     /// Waits for this many events, whatever they say.
@@ -209,6 +227,32 @@ impl Job {
         let job = json!({ "id": id, "task": task, "params": params });
         Self {
             text: job.to_string(),
+        }
+    }
+}
+
+/// Publishes one job and waits for a record of it that has `mark`, reading its own events alone:
+/// those of others would have to be read first. In milliseconds.
+pub(crate) async fn alone_until(
+    client: &Client,
+    queue: &'static str,
+    (id, job): (&str, Job),
+    mark: &[u8],
+) -> Result<f64, Failure> {
+    let mut events = client.subscribe(format!("events.jobs.{id}")).await?;
+    client.flush().await?;
+    let began = Instant::now();
+    let jetstream = jetstream::new(client.clone());
+    let ack = jetstream.publish(queue, job.into_payload()).await?;
+    acknowledged(ack).await?;
+    loop {
+        let event = timeout(NEXT_LIMIT, events.next()).await?;
+        let event = event.ok_or_else(|| failure("the connection was closed"))?;
+        if has(&event.payload, mark) {
+            return Ok(began.elapsed().as_secs_f64() * 1e3);
+        }
+        if has(&event.payload, FAILED) {
+            return Err(failure(String::from_utf8_lossy(&event.payload)));
         }
     }
 }

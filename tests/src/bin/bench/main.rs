@@ -1,9 +1,9 @@
 //! What the bus costs: latency, throughput and bytes, each beside the same done bare, in the same
 //! run on the same server.
 //!
-//! `./dev bench [latency|throughput|convert|tasks|domains|crowds|scale]... [--record] [--quick]`; without
-//! a name all but the last. `--record` also writes the tables into BENCH.md, `--quick` makes `tasks`,
-//! `crowds` and `scale` small. The programs are taken from the folder this one lies in.
+//! `./dev bench [latency|throughput|convert|tasks|domains|crowds|scale]... [--record] [--quick]`;
+//! without a name all but the last. `--record` also writes the tables into BENCH.md, `--quick` makes
+//! `tasks`, `crowds` and `scale` small. The programs are taken from the folder this one lies in.
 //! Everything is started here, in a folder below `target/`, and is gone afterwards.
 
 mod bare;

@@ -71,15 +71,10 @@ fn on_one_lock(number: u32) -> Job {
 
 /// Seconds for a hundred jobs that nothing keeps.
 async fn free_ones(probe: &mut Probe, name: &str) -> Result<f64, Failure> {
-    let began = Instant::now();
+    let prefix = format!("{name}-");
     let jobs = (0..FREE).map(|number| {
         let locks = json!({"locks": {"exclusive": [format!("x.free-{number}")]}});
-        Job::ping_with(&format!("{name}-{number}"), &json!({}), &locks)
+        Job::ping_with(&format!("{prefix}{number}"), &json!({}), &locks)
     });
-    probe.publish_all(jobs).await?;
-    let prefix = format!("{name}-");
-    while probe.ended(&prefix) < FREE {
-        probe.until(SUCCEEDED).await?;
-    }
-    Ok(began.elapsed().as_secs_f64())
+    probe.work_off(&prefix, jobs).await
 }

@@ -3,24 +3,22 @@
 use super::{Size, settings};
 use crate::{
     error::{Failure, failure},
-    events::{Job, LOW, Probe, RUNNING},
+    events::{HIGH, Job, LOW, Probe, RUNNING, alone_until},
     report::{Report, Table},
     site::Site,
     stats::Samples,
 };
-use futures_util::StreamExt as _;
 use serde_json::json;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 const SAMPLES: u32 = 100;
 /// How long everything rests between two urgent jobs.
 const REST: Duration = Duration::from_millis(15);
-/// The longest wait for one of them.
+/// How long a purge may stand still.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long each of the others keeps its slot.
 const BUSY_MS: u64 = 5_000;
-const HIGH: &str = "storage.default.high";
 
 pub(super) async fn measure(
     site: &mut Site,
@@ -67,25 +65,13 @@ pub(super) async fn measure(
 
 /// Milliseconds from publish to running, one job after the other.
 async fn urgent_ones(site: &Site, name: &str) -> Result<Samples, Failure> {
-    let (client, jetstream) = (site.client(), site.jetstream());
+    let client = site.client();
     let mut samples = Samples::default();
     for number in 0..SAMPLES {
         sleep(REST).await;
         let id = format!("{name}-{number}");
-        // Its own events alone: those of the others would have to be read first.
-        let mut events = client.subscribe(format!("events.jobs.{id}")).await?;
-        client.flush().await?;
-        let began = Instant::now();
-        let job = Job::ping(&id).into_payload();
-        jetstream.publish(HIGH, job).await?.await?;
-        loop {
-            let event = timeout(LIMIT, events.next()).await?;
-            let event = event.ok_or_else(|| failure("the connection was closed"))?;
-            if crate::events::has(&event.payload, RUNNING) {
-                break;
-            }
-        }
-        samples.push(began.elapsed().as_secs_f64() * 1e3);
+        let took = alone_until(client, HIGH, (&id, Job::ping(&id)), RUNNING).await?;
+        samples.push(took);
     }
     Ok(samples)
 }

@@ -2,28 +2,20 @@
 
 use super::Bench;
 use crate::{
-    error::{Failure, failure},
-    events::{SUCCEEDED, has},
+    error::Failure,
+    events::{BUS, HIGH, Job, SUCCEEDED, alone_until},
     report::Table,
     stats::Samples,
 };
-use async_nats::{Client, jetstream};
-use futures_util::StreamExt as _;
+use async_nats::Client;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep, timeout},
-};
+use tokio::{task::JoinSet, time::sleep};
 
-const HIGH: &str = "storage.default.high";
-const DEFAULT: &str = "storage.default.default";
 /// Copies that go on at once: as many as a service runs.
 const COPIES: u32 = 2;
 /// How long everything rests between two urgent jobs.
 const REST: Duration = Duration::from_millis(15);
-/// The longest that any of these jobs takes.
-const LIMIT: Duration = Duration::from_secs(60);
 
 impl Bench<'_> {
     pub(super) async fn beside_copies(&mut self) -> Result<Table, Failure> {
@@ -72,7 +64,7 @@ async fn copy_on_and_on(client: &Client, number: u32) -> Failure {
         round += 1;
         let to = format!("copy-{number}-{round}");
         let params = json!({ "disk": "full", "to": to, "format": "qcow2" });
-        if let Err(failure) = done(client, DEFAULT, ("convert", &to), &params).await {
+        if let Err(failure) = done(client, BUS.subject, ("convert", &to), &params).await {
             return failure;
         }
         let params = json!({ "disk": to, "mode": "unlink" });
@@ -82,7 +74,7 @@ async fn copy_on_and_on(client: &Client, number: u32) -> Failure {
     }
 }
 
-/// Runs one job to its good end, watching nothing but its own events; in milliseconds.
+/// Runs one job to its good end; in milliseconds.
 async fn done(
     client: &Client,
     queue: &'static str,
@@ -90,20 +82,6 @@ async fn done(
     params: &Value,
 ) -> Result<f64, Failure> {
     let id = format!("{task}-{name}");
-    let mut events = client.subscribe(format!("events.jobs.{id}")).await?;
-    client.flush().await?;
-    let began = Instant::now();
-    let job = json!({ "id": id, "task": task, "params": params }).to_string();
-    let jetstream = jetstream::new(client.clone());
-    jetstream.publish(queue, job.into()).await?.await?;
-    loop {
-        let event = timeout(LIMIT, events.next()).await?;
-        let event = event.ok_or_else(|| failure("the connection was closed"))?;
-        if has(&event.payload, SUCCEEDED) {
-            return Ok(began.elapsed().as_secs_f64() * 1e3);
-        }
-        if has(&event.payload, br#""state":"failed""#) {
-            return Err(failure(String::from_utf8_lossy(&event.payload)));
-        }
-    }
+    let job = Job::new(&id, task, params);
+    alone_until(client, queue, (&id, job), SUCCEEDED).await
 }
