@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use virtbus_bus::{BusError, WriteError};
+use virtbus_bus::{BusError, WriteError, changes};
 use virtbus_wire::{
     Code, JobError,
     control::{Operation, Refusal, Submission, decode, status},
@@ -135,7 +135,9 @@ async fn serve(
         let endpoint = builder.add(operation.subject()).await?;
         requests.push(endpoint.map(move |request| (operation, request)));
     }
-    client.flush().await?;
+    // An answer shows that the server knows the endpoints, as it takes what a connection sends in
+    // order: whoever asks on another connection, once told that he may, must find them.
+    changes::state(&stores.bus, "jobs").await?;
     state(Ok(()));
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     let waits = Arc::new(Semaphore::new(WAITS_MAX));

@@ -3,7 +3,36 @@
 use crate::stack::{Stack, until};
 use async_nats::jetstream::consumer;
 use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+use virtbus_bus::jobs::KEEP;
+use virtbus_core::{control, service::Stores};
 use virtbus_wire::StateName;
+
+#[tokio::test]
+async fn requests_are_said_to_be_answered_once_the_server_knows_by_whom() {
+    let stack = Stack::bare().await;
+    let stores = Stores::new(&stack.bus, KEEP);
+    let stop = CancellationToken::new();
+    let (says, mut said) = watch::channel(false);
+    stack.server.freeze();
+    let end = stop.clone();
+    let answers = tokio::spawn(async move {
+        control::run(&stores, "1.0.0", &end, |state| {
+            says.send_replace(state.is_ok());
+        })
+        .await;
+    });
+    let early = timeout(Duration::from_secs(1), said.wait_for(|answers| *answers));
+    assert!(early.await.is_err(), "the server has read nothing yet");
+    stack.server.thaw();
+    said.wait_for(|answers| *answers).await.unwrap();
+    let pools: Value = stack.ask("virtbus.pools.list", &json!({})).await.unwrap();
+    assert_eq!(pools, json!({"pools": []}));
+    stop.cancel();
+    answers.await.unwrap();
+}
 
 #[tokio::test]
 async fn a_pools_consumers_are_there_when_its_registration_answers() {

@@ -96,7 +96,7 @@ impl Drop for Process {
 pub(crate) struct Stack {
     pub(crate) bus: Bus,
     pub(crate) jobs: Jobs,
-    server: Server,
+    pub(crate) server: Server,
     folder: TempDir,
 }
 
