@@ -263,25 +263,42 @@ impl<T: Serialize + DeserializeOwned> Bucket<T> {
         })
     }
 
+    /// Gives `each` the records from revision `from` on, and the marks of removed ones, in the
+    /// order of their revisions; returns the revision to read on from.
+    ///
+    /// # Errors
+    /// When the server doesn't answer. What was given until then was right.
+    pub async fn each_from(
+        &self,
+        from: u64,
+        mut each: impl FnMut(Row<T>),
+    ) -> Result<u64, BusError> {
+        let (mut unread, mut next) = (from, Some(from.max(1)));
+        while let Some(revision) = next {
+            let page = self.page(revision).await?;
+            for row in page.items {
+                unread = unread.max(row.revision + 1);
+                each(row);
+            }
+            next = page.next;
+        }
+        Ok(unread)
+    }
+
     /// All records as they are now, with their keys. Keys that begin with `_` are of another kind;
     /// records that can't be read are logged and left out. Only for buckets that are small by nature: pools, hosts, workers, queues.
     ///
     /// # Errors
     /// When the server doesn't answer.
     pub async fn all(&self) -> Result<Vec<(String, Entry<T>)>, BusError> {
-        let (mut all, mut from) = (Vec::new(), Some(1));
-        while let Some(seq) = from {
-            let page = self.page(seq).await?;
-            for Row { key, entry, .. } in page.items {
-                match entry {
-                    _ if key.starts_with('_') => {}
-                    Ok(Some(entry)) => all.push((key, entry)),
-                    Ok(None) => {}
-                    Err(error) => tracing::error!(%error, "a record is left out"),
-                }
-            }
-            from = page.next;
-        }
+        let mut all = Vec::new();
+        let each = |Row { key, entry, .. }| match entry {
+            _ if key.starts_with('_') => {}
+            Ok(Some(entry)) => all.push((key, entry)),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "a record is left out"),
+        };
+        self.each_from(1, each).await?;
         Ok(all)
     }
 

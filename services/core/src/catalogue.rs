@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, BTreeSet};
-use virtbus_bus::{Bucket, Bus, BusError, WriteError, lease, topology};
+use virtbus_bus::{Bucket, Bus, BusError, Row, WriteError, lease, topology};
 use virtbus_wire::{
     Label, PoolPair, Queue, WorkerId,
     catalog::{
@@ -106,20 +106,17 @@ impl Catalogue {
     /// # Errors
     /// When the server doesn't answer.
     pub async fn drained(&self) -> Result<BTreeMap<WorkerId, QueueRecord>, BusError> {
-        let (mut drained, mut from) = (BTreeMap::new(), Some(1));
-        while let Some(revision) = from {
-            let page = self.queues.page(revision).await?;
-            for row in page.items {
-                let worker = row.key.strip_prefix(DRAIN_PREFIX);
-                let worker = worker.and_then(|id| id.parse::<WorkerId>().ok());
-                if let (Some(worker), Ok(Some(entry))) = (worker, row.entry)
-                    && entry.value.paused
-                {
-                    drained.insert(worker, entry.value);
-                }
+        let mut drained = BTreeMap::new();
+        let each = |row: Row<QueueRecord>| {
+            let worker = row.key.strip_prefix(DRAIN_PREFIX);
+            let worker = worker.and_then(|id| id.parse::<WorkerId>().ok());
+            if let (Some(worker), Ok(Some(entry))) = (worker, row.entry)
+                && entry.value.paused
+            {
+                drained.insert(worker, entry.value);
             }
-            from = page.next;
-        }
+        };
+        self.queues.each_from(1, each).await?;
         Ok(drained)
     }
 

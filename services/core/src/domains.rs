@@ -1,7 +1,7 @@
 //! Records of domains, as far as core has a word in them: their own hosts write them otherwise.
 
 use crate::{catalogue, service::Stores};
-use virtbus_bus::{BusError, WriteError};
+use virtbus_bus::{BusError, Row, WriteError};
 use virtbus_wire::{DomainId, Label, catalog::DomainRecord};
 
 /// The domains that are on a host, or were on it last.
@@ -12,18 +12,15 @@ pub async fn of_host(
     stores: &Stores,
     host: &Label,
 ) -> Result<Vec<(DomainId, DomainRecord)>, BusError> {
-    let (mut found, mut from) = (Vec::new(), Some(1));
-    while let Some(revision) = from {
-        let page = stores.catalogue.domains.page(revision).await?;
-        for row in page.items {
-            if let (Ok(id), Ok(Some(entry))) = (row.key.parse(), row.entry)
-                && entry.value.hypervisor.as_ref() == Some(host)
-            {
-                found.push((id, entry.value));
-            }
+    let mut found = Vec::new();
+    let each = |row: Row<DomainRecord>| {
+        if let (Ok(id), Ok(Some(entry))) = (row.key.parse(), row.entry)
+            && entry.value.hypervisor.as_ref() == Some(host)
+        {
+            found.push((id, entry.value));
         }
-        from = page.next;
-    }
+    };
+    stores.catalogue.domains.each_from(1, each).await?;
     Ok(found)
 }
 

@@ -23,10 +23,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use virtbus_bus::BusError;
+use virtbus_bus::{BusError, Row};
 use virtbus_wire::{
     DiskId, DomainId, JobError, MediaId,
-    catalog::{InUseBy, UseMode},
+    catalog::{DomainRecord, InUseBy, UseMode},
     task::hypervisor::DomainState,
 };
 
@@ -329,26 +329,20 @@ async fn asked(domains: Domains, read: u64) -> Result<Found, JobError> {
 /// The domains here of which others wrote that they are off, or that nobody knows what they are:
 /// while nobody heard of this host, or because somebody gave their word that it was off. And the
 /// revision up to which records were read.
-async fn doubted(domains: &Domains, mut read: u64) -> Result<(Open, u64), BusError> {
+async fn doubted(domains: &Domains, read: u64) -> Result<(Open, u64), BusError> {
     let here = &domains.settings.hypervisor;
     let mut doubted = Open::new();
-    loop {
-        let page = domains.catalog.domains.page(read).await?;
-        for row in page.items {
-            read = row.revision + 1;
-            if let (Ok(id), Ok(Some(entry))) = (row.key.parse(), row.entry)
-                && entry.value.hypervisor.as_ref() == Some(here)
-                && matches!(
-                    entry.value.state,
-                    DomainState::Unknown | DomainState::Shutoff
-                )
-            {
-                doubted.insert(id, Vec::new());
-            }
+    let each = |row: Row<DomainRecord>| {
+        if let (Ok(id), Ok(Some(entry))) = (row.key.parse(), row.entry)
+            && entry.value.hypervisor.as_ref() == Some(here)
+            && matches!(
+                entry.value.state,
+                DomainState::Unknown | DomainState::Shutoff
+            )
+        {
+            doubted.insert(id, Vec::new());
         }
-        match page.next {
-            Some(next) => read = next,
-            None => return Ok((doubted, read)),
-        }
-    }
+    };
+    let read = domains.catalog.domains.each_from(read, each).await?;
+    Ok((doubted, read))
 }

@@ -3,7 +3,7 @@
 use crate::catalog::{self, Held};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use thiserror::Error;
-use virtbus_bus::{Bucket, Bus, BusError, Entry, Page, Row, WriteError};
+use virtbus_bus::{Bucket, Bus, BusError, Entry, Row, WriteError};
 use virtbus_wire::{
     Code, DiskId, JobError, JobId, Label, Timestamp,
     catalog::{DiskRecord, DiskState, MediaRecord},
@@ -116,34 +116,31 @@ impl<R: Held> Shelf<R> {
     /// # Errors
     /// When the server doesn't answer.
     pub async fn of_pool(&self, pool: &Label) -> Result<Vec<Kept<R>>, CatalogError> {
-        let (mut kept, mut from) = (Vec::new(), Some(1));
-        while let Some(seq) = from {
-            let page = self.records.page(seq).await?;
-            for Row { key, entry, .. } in page.items {
-                let (Ok(id), entry) = (key.parse(), entry) else {
-                    continue;
-                };
-                match entry {
-                    Ok(Some(entry)) if entry.value.pool() == pool => kept.push(Kept {
-                        id,
-                        record: entry.value,
-                        revision: entry.revision,
-                    }),
-                    Ok(_) => {}
-                    Err(error) => tracing::error!(%error, "a record is left out"),
-                }
-            }
-            from = page.next;
-        }
+        let mut kept = Vec::new();
+        let each = |Row { key, entry, .. }: Row<R>| match (key.parse(), entry) {
+            (Ok(id), Ok(Some(entry))) if entry.value.pool() == pool => kept.push(Kept {
+                id,
+                record: entry.value,
+                revision: entry.revision,
+            }),
+            (Ok(_), Err(error)) => tracing::error!(%error, "a record is left out"),
+            (Ok(_) | Err(_), _) => {}
+        };
+        self.each_from(1, each).await?;
         Ok(kept)
     }
 
-    /// A page of what was written at this revision or later, as any replica has it.
+    /// What was written at this revision or later, as any replica has it; with the revision to
+    /// read on from.
     ///
     /// # Errors
     /// When the server doesn't answer.
-    pub async fn page(&self, from: u64) -> Result<Page<Row<R>>, CatalogError> {
-        Ok(self.records.page(from).await?)
+    pub async fn each_from(
+        &self,
+        from: u64,
+        each: impl FnMut(Row<R>),
+    ) -> Result<u64, CatalogError> {
+        Ok(self.records.each_from(from, each).await?)
     }
 
     /// Makes a record.

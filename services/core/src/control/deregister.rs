@@ -2,9 +2,9 @@
 
 use super::{Failed, jobs, places, things};
 use crate::{consumers::state, registrar::Lying, service::Stores};
-use virtbus_bus::BusError;
+use virtbus_bus::{BusError, Row};
 use virtbus_wire::{
-    Class, Code, JobError, Label, Queue,
+    Class, Code, JobError, Label, Queue, Record,
     control::{Nothing, PoolName},
     record::Address,
 };
@@ -81,17 +81,16 @@ fn is_of(queue: &Queue, pool: &Label) -> bool {
 }
 
 async fn open_jobs(stores: &Stores, pool: &Label) -> Result<u64, BusError> {
-    let (mut count, mut from) = (0, Some(1));
-    while let Some(revision) = from {
-        let page = stores.jobs.bucket().page(revision).await?;
-        let records = page.items.into_iter().filter_map(|row| row.entry.ok()?);
-        let open = records.filter(|entry| {
+    let mut count = 0;
+    let each = |row: Row<Record>| {
+        let entry = row.entry.ok().flatten();
+        let is_open = entry.is_some_and(|entry| {
             let queue = entry.value.queue.queue();
             !entry.value.state.name().is_final() && queue.is_some_and(|queue| is_of(queue, pool))
         });
-        count += u64::try_from(open.count()).unwrap_or(u64::MAX);
-        from = page.next;
-    }
+        count += u64::from(is_open);
+    };
+    stores.jobs.bucket().each_from(1, each).await?;
     Ok(count)
 }
 

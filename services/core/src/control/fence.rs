@@ -8,7 +8,7 @@
 use super::{Caller, Failed, fenced, hypervisors::not_found, pause::check_reason, things::Held};
 use crate::{domains, service::Stores};
 use serde_json::json;
-use virtbus_bus::{Bucket, WriteError};
+use virtbus_bus::{Bucket, Row, WriteError};
 use virtbus_wire::{
     Code, DomainId, Envelope, JobError, JobId, Label, Priority, Queue, Record,
     catalog::{Desired, DomainRecord, HypervisorRecord, HypervisorState, InUseBy},
@@ -101,18 +101,15 @@ async fn free<T: Held>(stores: &Stores, bucket: &Bucket<T>, host: &Label) -> Res
         InUseBy::Domain { hypervisor, .. } => hypervisor == host,
         InUseBy::Job { .. } => false,
     };
-    let (mut held, mut from) = (Vec::new(), Some(1));
-    while let Some(revision) = from {
-        let page = bucket.page(revision).await?;
-        for row in page.items {
-            if let Ok(Some(mut entry)) = row.entry
-                && entry.value.users().iter().any(is_of)
-            {
-                held.push(row.key);
-            }
+    let mut held = Vec::new();
+    let each = |row: Row<T>| {
+        if let Ok(Some(mut entry)) = row.entry
+            && entry.value.users().iter().any(is_of)
+        {
+            held.push(row.key);
         }
-        from = page.next;
-    }
+    };
+    bucket.each_from(1, each).await?;
     for key in held {
         let mut tries = 0;
         loop {

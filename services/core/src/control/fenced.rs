@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use virtbus_bus::{BusError, Entry, WriteError, jobs::ChangeError, lease::Leases};
+use virtbus_bus::{BusError, Entry, Row, WriteError, jobs::ChangeError, lease::Leases};
 use virtbus_wire::{
     DiskId, DomainId, JobId, JobState, Label, Queue, Record,
     catalog::{Desired, DiskRecord, DiskState, DomainRecord, HypervisorRecord, HypervisorState},
@@ -55,19 +55,12 @@ pub(super) async fn settle(
     restart: bool,
     from: u64,
 ) -> Result<(BTreeSet<DomainId>, u64), WriteError> {
-    let (mut jobs, mut next, mut moved) = (Vec::new(), from, BTreeSet::new());
-    loop {
-        let page = stores.jobs.bucket().page(next).await?;
-        for row in page.items {
-            next = next.max(row.revision + 1);
-            let open = row.entry.ok().flatten();
-            jobs.extend(open.filter(|entry| is_on(&entry.value, name)));
-        }
-        match page.next {
-            Some(more) => next = more,
-            None => break,
-        }
-    }
+    let (mut jobs, mut moved) = (Vec::new(), BTreeSet::new());
+    let each = |row: Row<Record>| {
+        let open = row.entry.ok().flatten();
+        jobs.extend(open.filter(|entry| is_on(&entry.value, name)));
+    };
+    let next = stores.jobs.bucket().each_from(from, each).await?;
     let is_any = !jobs.is_empty();
     for job in jobs {
         let id = job.value.id;
@@ -152,19 +145,16 @@ async fn has_owner(stores: &Stores, entry: &Entry<Record>) -> Result<bool, BusEr
 /// its new file or not, and nothing but the host knew. So such a disk is broken, and the one below
 /// a new one is frozen: no guest starts from bytes that may be old, until a person decides.
 async fn give_up_intents(stores: &Stores, host: &Label) -> Result<(), WriteError> {
-    let (mut begun, mut from) = (Vec::new(), Some(1));
-    while let Some(revision) = from {
-        let page = stores.catalogue.disks.page(revision).await?;
-        for row in page.items {
-            if let Ok(Some(entry)) = row.entry
-                && is_begun(&entry.value)
-                && let Ok(id) = row.key.parse::<DiskId>()
-            {
-                begun.push((id, entry.value));
-            }
+    let mut begun = Vec::new();
+    let each = |row: Row<DiskRecord>| {
+        if let Ok(Some(entry)) = row.entry
+            && is_begun(&entry.value)
+            && let Ok(id) = row.key.parse::<DiskId>()
+        {
+            begun.push((id, entry.value));
         }
-        from = page.next;
-    }
+    };
+    stores.catalogue.disks.each_from(1, each).await?;
     for (id, disk) in begun {
         let Some(job) = &disk.owner_job else { continue };
         let Some(owner) = stores.jobs.get_latest(job).await? else {

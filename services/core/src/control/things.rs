@@ -4,7 +4,7 @@ use super::{Failed, placement::not_found};
 use crate::service::Stores;
 use serde::{Serialize, de::DeserializeOwned};
 use std::str::FromStr;
-use virtbus_bus::{Bucket, BusError};
+use virtbus_bus::{Bucket, BusError, Row};
 use virtbus_wire::{
     DiskId, DomainId, JobError, Label, MediaId, Object, Tenant, Timestamp,
     catalog::{DiskRecord, DiskState, DomainRecord, InUseBy, MediaRecord},
@@ -164,20 +164,17 @@ async fn list<T: Thing, I: FromStr, R>(
 
 /// How many records of a pool are left.
 pub(super) async fn count<T: Thing>(bucket: &Bucket<T>, pool: &Label) -> Result<u64, BusError> {
-    let (mut count, mut from) = (0, Some(1));
-    while let Some(revision) = from {
-        let page = bucket.page(revision).await?;
-        for row in page.items {
-            // One that can't be read may well be there.
-            let is_left = match row.entry {
-                Ok(Some(entry)) => entry.value.pool() == pool && !entry.value.is_gone(),
-                Ok(None) => false,
-                Err(_) => true,
-            };
-            count += u64::from(is_left);
-        }
-        from = page.next;
-    }
+    let mut count = 0;
+    let each = |row: Row<T>| {
+        // One that can't be read may well be there.
+        let is_left = match row.entry {
+            Ok(Some(entry)) => entry.value.pool() == pool && !entry.value.is_gone(),
+            Ok(None) => false,
+            Err(_) => true,
+        };
+        count += u64::from(is_left);
+    };
+    bucket.each_from(1, each).await?;
     Ok(count)
 }
 

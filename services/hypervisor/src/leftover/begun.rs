@@ -182,14 +182,8 @@ async fn rows<T>(bucket: &Bucket<T>, from: &mut u64) -> Result<Vec<Row<T>>, BusE
 where
     T: serde::Serialize + serde::de::DeserializeOwned,
 {
-    let (mut rows, mut next) = (Vec::new(), Some((*from).max(1)));
-    while let Some(at) = next {
-        let page = bucket.page(at).await?;
-        rows.extend(page.items);
-        next = page.next;
-    }
-    let last = rows.iter().map(|row| row.revision + 1).max();
-    *from = last.unwrap_or(*from);
+    let mut rows = Vec::new();
+    *from = bucket.each_from(*from, |row| rows.push(row)).await?;
     Ok(rows)
 }
 

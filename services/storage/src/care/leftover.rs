@@ -97,18 +97,11 @@ struct Followed {
 impl Followed {
     /// Reads what was written since the last look.
     async fn go_on<R: Held>(&mut self, shelf: &Shelf<R>) -> Result<(), CatalogError> {
-        let mut next = Some(self.from);
-        while let Some(from) = next {
-            let page = shelf.page(from).await?;
-            for row in page.items {
-                self.from = self.from.max(row.revision + 1);
-                match begun(&row) {
-                    Some(begun) => drop(self.begun.insert(row.key, begun)),
-                    None => drop(self.begun.remove(&row.key)),
-                }
-            }
-            next = page.next;
-        }
+        let each = |row: Row<R>| match begun(&row) {
+            Some(begun) => drop(self.begun.insert(row.key, begun)),
+            None => drop(self.begun.remove(&row.key)),
+        };
+        self.from = shelf.each_from(self.from, each).await?;
         Ok(())
     }
 }
