@@ -6,7 +6,7 @@
 use crate::users::{freed, held};
 use virtbus_bus::{Bucket, Bus, BusError, Slot, WriteError};
 use virtbus_wire::{
-    Code, DiskId, DomainId, JobError, Label, MediaId, Timestamp,
+    Code, DiskId, DomainId, JobError, Label, MediaId, Object, Timestamp,
     catalog::{
         CHAIN_MAX, DiskRecord, DomainRecord, HypervisorRecord, MediaRecord, UseMode, WorkerRecord,
     },
@@ -32,6 +32,16 @@ pub(crate) enum Hold {
     Disk(DiskId, UseMode),
     /// A medium; always shared.
     Media(MediaId),
+}
+
+impl Hold {
+    /// What is held.
+    pub(crate) fn of(&self) -> Object {
+        match self {
+            Self::Disk(id, _) => Object::from(id),
+            Self::Media(id) => Object::from(id),
+        }
+    }
 }
 
 /// Who holds.
@@ -165,6 +175,17 @@ impl Catalog {
                     };
                     change(&self.media, id.as_str(), missing, step).await?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a domain hold none of these any longer.
+    pub(crate) async fn free(&self, holder: &Holder, all: &[Hold]) -> Result<(), CatalogError> {
+        for hold in all {
+            match hold {
+                Hold::Disk(id, _) => self.free_disk(holder, id).await?,
+                Hold::Media(id) => self.free_media(holder, id).await?,
             }
         }
         Ok(())

@@ -233,7 +233,7 @@ impl Domains {
     }
 
     /// What a domain uses while it runs, as its record says.
-    async fn holds_of(
+    pub(crate) async fn holds_of(
         &self,
         domain: &DomainId,
         record: &DomainRecord,

@@ -245,14 +245,10 @@ pub(crate) async fn free_unused(
     if holds.is_empty() || runs(domains, domain).await? {
         return Ok(());
     }
-    let holder = domains.holder(domain);
-    for hold in holds {
-        match hold {
-            Hold::Disk(id, _) => domains.catalog.free_disk(&holder, &id).await?,
-            Hold::Media(id) => domains.catalog.free_media(&holder, &id).await?,
-        }
-    }
-    Ok(())
+    Ok(domains
+        .catalog
+        .free(&domains.holder(domain), &holds)
+        .await?)
 }
 
 /// Whether a domain has processes here, be it only to be tried out.

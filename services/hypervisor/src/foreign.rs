@@ -4,6 +4,7 @@
 use crate::{
     catalog::{CatalogError, Hold},
     domains::Domains,
+    libvirt::Seen,
     place::Roots,
 };
 use virtbus_wire::{DiskId, DomainId, JobError, MediaId, catalog::UseMode};
@@ -15,6 +16,20 @@ pub(crate) async fn hold(domains: &Domains, domain: &DomainId) -> Result<Vec<Hol
     let Some(seen) = seen.filter(|seen| seen.is_active) else {
         return Ok(Vec::new());
     };
+    let holds = used_by(domains, &seen).await?;
+    let holder = domains.holder(domain);
+    match domains.catalog.hold(&holder, &holds).await {
+        // It runs, whatever else is said of what it uses.
+        Err(CatalogError::Refused(error)) => {
+            tracing::error!(%domain, %error, "runs with what isn't its own");
+        }
+        other => other?,
+    }
+    Ok(holds)
+}
+
+/// What a domain that runs uses of our pools, as libvirt says.
+pub(crate) async fn used_by(domains: &Domains, seen: &Seen) -> Result<Vec<Hold>, JobError> {
     let mut holds = Vec::new();
     for (_, path) in &seen.disks {
         match used(&domains.settings.roots, path) {
@@ -27,14 +42,6 @@ pub(crate) async fn hold(domains: &Domains, domain: &DomainId) -> Result<Vec<Hol
             Some(media) => holds.push(media),
             None => {}
         }
-    }
-    let holder = domains.holder(domain);
-    match domains.catalog.hold(&holder, &holds).await {
-        // It runs, whatever else is said of what it uses.
-        Err(CatalogError::Refused(error)) => {
-            tracing::error!(%domain, %error, "runs with what isn't its own");
-        }
-        other => other?,
     }
     Ok(holds)
 }

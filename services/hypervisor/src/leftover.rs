@@ -13,18 +13,21 @@
 mod begun;
 
 use crate::{
+    catalog::Hold,
     domains::Domains,
     follow::free_unused,
+    foreign,
     perform::domain_of,
     task::{Steps as _, each_with_steps, known},
 };
 use begun::{Begun, Known, Next};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::{Bucket, Bus, BusError, Entry, Jobs, jobs::KEEP, lease::Leases};
 use virtbus_daemon::Beat;
 use virtbus_wire::{
     Class, DomainId, JobError, Object, Record, Task, Timestamp, WorkerId, catalog::HypervisorState,
+    protocol::leftover::Intent,
 };
 use virtbus_worker::Assignment;
 
@@ -97,9 +100,10 @@ impl Leftovers {
             }
         }
         for (domain, holds) in std::mem::take(&mut self.known.held) {
-            // A job that has the guard may be about to start the domain, and takes long.
-            if let Some(_guard) = self.domains.try_guard(&domain) {
-                match free_unused(&self.domains, &domain, holds.clone()).await {
+            // A job may be about to start the domain, or to give it another disk, and takes long.
+            let (alone, guard) = (self.domains.alone(&domain), self.domains.try_guard(&domain));
+            if alone.is_some() && guard.is_some() {
+                match self.free_spare(&domain, holds.clone()).await {
                     Ok(()) => continue,
                     Err(error) => tracing::warn!(%domain, %error, "what it held stays for now"),
                 }
@@ -107,6 +111,43 @@ impl Leftovers {
             self.known.held.insert(domain, holds);
         }
         Ok(())
+    }
+
+    /// Frees what of this is held in a domain's name although it isn't its own: all, unless it
+    /// runs; else what neither its record nor libvirt knows.
+    async fn free_spare(&self, domain: &DomainId, holds: Vec<Hold>) -> Result<(), LeftoverError> {
+        let domains = &self.domains;
+        let seen = domains.host.domain(domain.as_str()).await;
+        let seen = seen.map_err(JobError::from)?;
+        let Some(seen) = seen.filter(|seen| seen.is_active) else {
+            return Ok(free_unused(domains, domain, holds).await?);
+        };
+        let slot = domains.catalog.domain(domain).await;
+        // Of one without a record nothing else is known.
+        let Some(record) = slot.map_err(JobError::from)?.value else {
+            return Ok(());
+        };
+        let mut own = domains.holds_of(domain, &record).await?;
+        own.extend(foreign::used_by(domains, &seen).await?);
+        let own: BTreeSet<Object> = own.iter().map(Hold::of).collect();
+        let mut spare = Vec::new();
+        for hold in holds {
+            if !own.contains(&hold.of()) && !self.is_begun(&hold).await? {
+                spare.push(hold);
+            }
+        }
+        let freed = domains.catalog.free(&domains.holder(domain), &spare).await;
+        Ok(freed.map_err(JobError::from)?)
+    }
+
+    /// Whether some job has begun something with what is held: it's looked at again when that is
+    /// over.
+    async fn is_begun(&self, hold: &Hold) -> Result<bool, BusError> {
+        let Hold::Disk(id, _) = hold else {
+            return Ok(false);
+        };
+        let disk = self.domains.catalog.disks.get_latest(id.as_str()).await?;
+        Ok(disk.is_some_and(|disk| Intent::is_begun(disk.value.state)))
     }
 
     /// Puts one back, if its job is over. Whether it's to be looked at again.

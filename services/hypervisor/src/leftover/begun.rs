@@ -1,10 +1,7 @@
 //! What the catalogue says that jobs have begun, and what is to be done with it.
 
 use crate::{catalog::Hold, domains::Domains};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 use virtbus_bus::{Bucket, BusError, Entry, Row};
 use virtbus_wire::{
     Class, DiskId, DomainId, JobId, JobState, Label, MediaId, Object, Record, Timestamp,
@@ -42,9 +39,7 @@ pub(super) struct Known {
     domains: u64,
     /// By the object's name what was begun there.
     pub(super) begun: BTreeMap<Object, Begun>,
-    /// The domains that are on here.
-    on: BTreeSet<DomainId>,
-    /// What is held in the name of domains that aren't.
+    /// What is held in domains' names.
     pub(super) held: BTreeMap<DomainId, Vec<Hold>>,
 }
 
@@ -94,7 +89,7 @@ impl Known {
         let catalog = &domains.catalog;
         let (here, pool) = (&domains.settings.hypervisor, &domains.settings.pool);
         for row in rows(&catalog.domains, &mut self.domains).await? {
-            self.domain(&row, here, pool);
+            self.domain(&row, pool);
         }
         let users_of = |users: &[InUseBy]| -> Vec<DomainId> {
             let ours = users.iter().filter_map(|user| match user {
@@ -123,21 +118,15 @@ impl Known {
         Ok(())
     }
 
-    fn domain(&mut self, row: &Row<DomainRecord>, here: &Label, pool: &Label) {
+    fn domain(&mut self, row: &Row<DomainRecord>, pool: &Label) {
         let Ok(id) = row.key.parse::<DomainId>() else {
             return;
         };
-        let of = Object::Domain(id.clone());
+        let of = Object::Domain(id);
         self.begun.remove(&of);
-        self.on.remove(&id);
-        let Ok(Some(entry)) = &row.entry else {
-            return;
-        };
-        if entry.value.state.is_on() {
-            if entry.value.hypervisor.as_ref() == Some(here) {
-                self.on.insert(id);
-            }
-        } else if let Some(job) = &entry.value.owner_job
+        if let Ok(Some(entry)) = &row.entry
+            && !entry.value.state.is_on()
+            && let Some(job) = &entry.value.owner_job
             && entry.value.pool == *pool
         {
             let begun = begun(job, What::Domain, entry);
@@ -158,12 +147,9 @@ impl Known {
         }
     }
 
-    /// What a domain holds that is on is its own.
     fn hold(&mut self, domains: Vec<DomainId>, hold: &Hold) {
         for domain in domains {
-            if !self.on.contains(&domain) {
-                self.held.entry(domain).or_default().push(hold.clone());
-            }
+            self.held.entry(domain).or_default().push(hold.clone());
         }
     }
 }

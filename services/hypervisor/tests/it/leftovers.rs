@@ -89,7 +89,7 @@ async fn what_a_job_that_is_over_had_begun_is_put_back() {
         let destroy = json!({"domain": domain, "mode": "destroy"});
         guests.done("stop_domain", destroy).await;
     }
-    for disk in ["new", "old", "living"] {
+    for disk in ["new", "old", "spare", "living"] {
         guests.disk(disk).await;
     }
 
@@ -111,6 +111,8 @@ async fn what_a_job_that_is_over_had_begun_is_put_back() {
     };
     let disks = guests.site.disks();
     disks.put("web1-a", &above).await.unwrap();
+    // Of a start that gave the domain another disk, before the one that it runs since.
+    holds(&guests, "web1", "spare").await;
     // Of domains that are off: a start of one that there wasn't, one with another disk, a hold.
     let start = json!({"domain": "web2", "template": template(&["new"])});
     let start = over(&guests, "start_domain", start).await;
@@ -131,7 +133,7 @@ async fn what_a_job_that_is_over_had_begun_is_put_back() {
     for disk in ["web1", "base"] {
         is_ready(&guests, disk).await;
     }
-    for disk in ["new", "old", "other"] {
+    for disk in ["new", "old", "other", "spare"] {
         is_free(&guests, disk).await;
     }
     until("no domain that never was", async || {
@@ -153,6 +155,7 @@ async fn what_a_job_that_is_over_had_begun_is_put_back() {
     })
     .await;
     assert_eq!(guests.site.users("web1").await, ["web1 Exclusive"]);
+    assert_eq!(guests.site.users("base").await, ["web1 Shared"]);
     let living = guests.disk_record("living").await;
     assert_eq!(living.state, DiskState::Changing, "its job may go on");
 
