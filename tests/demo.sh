@@ -7,6 +7,8 @@ readonly DIR=$1
 readonly VIRTBUS=target/debug/virtbus
 readonly READY="$DIR/ready.json" LOG="$DIR.log"
 readonly START_LIMIT_S=60 JOB_LIMIT_S=120
+# Enough that converting it takes a while.
+readonly DATA_MIB=${VIRTBUS_DEMO_MIB:-900}
 
 keep=no
 if [[ -t 0 ]]; then keep=yes; fi
@@ -143,8 +145,8 @@ publish storage.default.high \
     '{"id":"demo-create","task":"create_disk","params":{"disk":"web1","size":"1GiB","format":"raw"}}'
 outcome demo-create
 
-title 'Put 900 MiB of data on it, as a guest would, so that there is something to convert'
-dd if=/dev/urandom of="$(field pool_root)/disks/web1.raw" bs=1M count=900 conv=notrunc status=none
+title "Put $DATA_MIB MiB of data on it, as a guest would, so that there is something to convert"
+dd if=/dev/urandom of="$(field pool_root)/disks/web1.raw" bs=1M count="$DATA_MIB" conv=notrunc status=none
 line "written to disks/web1.raw in the pool's folder"
 
 title 'Make it larger'

@@ -6,6 +6,7 @@ mod bad_params;
 mod cancels;
 mod cli;
 mod crash;
+mod demo;
 mod domains;
 mod feedback;
 mod life;

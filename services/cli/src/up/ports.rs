@@ -6,11 +6,18 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, TcpListener},
+    ops::Range,
     path::Path,
 };
 
 /// One port for each that listens.
 pub(crate) type Ports = BTreeMap<Name, u16>;
+
+/// Where ports are looked for: above those of screens, and below those that Linux gives out by
+/// itself, or any connection made before a service binds its port might be given just that one.
+const FREELY: Range<u16> = 30_000..32_768;
+/// How far apart processes begin that look at the same time.
+const APART: u16 = 101;
 
 /// The ports of the last start as far as they are still free, else others; kept in `file`.
 ///
@@ -21,7 +28,7 @@ pub(crate) fn choose(file: &Path) -> Result<Ports, Failure> {
     let last: Ports = last
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
-    let ports = assign(&last, |port| {
+    let ports = assign(&last, others(std::process::id()), |port| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         Ok((listener.local_addr()?.port(), listener))
     })?;
@@ -30,46 +37,83 @@ pub(crate) fn choose(file: &Path) -> Result<Ports, Failure> {
     Ok(ports)
 }
 
-/// A port for each: the last one if it can be held, else any (0).
+/// The ports to look at, by a process of this id; at last any that the system gives (0).
+fn others(process: u32) -> impl Iterator<Item = u16> {
+    let count = FREELY.end - FREELY.start;
+    let [low, high, ..] = process.to_le_bytes();
+    let begin = u16::from_le_bytes([low, high]).wrapping_mul(APART) % count;
+    let ports = (0..count).map(move |at| FREELY.start + (begin + at) % count);
+    ports.chain(std::iter::repeat(0))
+}
+
+/// A port for each: the last one if it can be held, else the next of the others that can.
 fn assign<Held>(
     last: &Ports,
+    mut others: impl Iterator<Item = u16>,
     mut hold: impl FnMut(u16) -> io::Result<(u16, Held)>,
 ) -> io::Result<Ports> {
     // All are held until all are chosen, or one would be given out twice.
     let mut held = Vec::new();
     let mut ports = Ports::new();
     for name in Name::ALL {
-        let wanted = last.get(&name).copied().unwrap_or(0);
-        let (port, holder) = hold(wanted).or_else(|_| hold(0))?;
+        let (port, holder) = match last.get(&name).copied().map(&mut hold) {
+            Some(Ok(held)) => held,
+            Some(Err(_)) | None => next(&mut others, &mut hold)?,
+        };
         ports.insert(name, port);
         held.push(holder);
     }
     Ok(ports)
 }
 
+/// The first that can be held.
+fn next<Held>(
+    others: &mut impl Iterator<Item = u16>,
+    hold: &mut impl FnMut(u16) -> io::Result<(u16, Held)>,
+) -> io::Result<(u16, Held)> {
+    loop {
+        let port = others.next().unwrap_or(0);
+        match hold(port) {
+            Err(error) if port != 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+            other => return other,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Free ports are counted from `free` on.
-    fn on_a_host_with(taken: &[u16], mut free: u16, last: &Ports) -> Ports {
+    fn on_a_host_with(taken: &[u16], last: &Ports) -> Ports {
         let hold = |port| match port {
-            0 => {
-                free += 1;
-                Ok((free, ()))
-            }
+            0 => Ok((40_000, ())),
             port if taken.contains(&port) => Err(io::ErrorKind::AddrInUse.into()),
             port => Ok((port, ())),
         };
-        assign(last, hold).unwrap()
+        assign(last, others(7), hold).unwrap()
+    }
+
+    #[test]
+    fn no_port_is_one_that_a_connection_is_given_by_chance() {
+        let chosen = on_a_host_with(&[], &Ports::new());
+        assert!(
+            chosen.values().all(|port| FREELY.contains(port)),
+            "{chosen:?}"
+        );
+        let all: Vec<u16> = FREELY.collect();
+        let chosen = on_a_host_with(&all, &Ports::new());
+        assert!(
+            chosen.values().all(|port| *port == 40_000),
+            "as none else is left"
+        );
     }
 
     #[test]
     fn ports_stay_the_same_unless_somebody_took_one() {
-        let first = on_a_host_with(&[], 40_000, &Ports::new());
+        let first = on_a_host_with(&[], &Ports::new());
         assert_eq!(first.len(), Name::ALL.len());
         let taken = first[&Name::Core];
-        let mut second = on_a_host_with(&[taken], 50_000, &first);
+        let mut second = on_a_host_with(&[taken], &first);
         assert_ne!(second.insert(Name::Core, taken), Some(taken));
         assert_eq!(second, first);
     }
