@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 use virtbus_testbed::{Libvirt, until, within};
-use virtbus_wire::{JobId, JobState, state::WaitReason, task::hypervisor::DomainState};
+use virtbus_wire::{
+    JobId, JobState, catalog::HypervisorState, state::WaitReason, task::hypervisor::DomainState,
+};
 
 const POOL: &str = "hypervisor.default.default";
 
 #[tokio::test]
-async fn two_hosts_share_starts_and_jobs_reach_the_host_of_their_domain() {
+async fn two_hosts_share_starts_jobs_reach_their_domains_host_and_a_drained_one_starts_nothing() {
     // Each host has room for two domains of 32 MiB.
     let room = [("CAPACITY__MEMORY", "70MiB")];
     let guests = Guests::start_with(&room).await;
@@ -68,6 +70,61 @@ async fn two_hosts_share_starts_and_jobs_reach_the_host_of_their_domain() {
         assert!(record.queue.to_string().contains(host.as_str()));
     }
     assert!(guests.libvirt.guests().is_empty() && other.guests().is_empty());
+    drained(&guests).await;
+}
+
+/// Starts are left to the host that isn't drained, and wait when there is none.
+async fn drained(guests: &Guests) {
+    let is_now = async |host: &str, state| {
+        let mut record = guests.site.host(host).await.unwrap();
+        record.state = state;
+        guests.site.hosts().put(host, &record).await.unwrap();
+    };
+    let start = async |domain: &str| {
+        let job = payload("start_domain", &json!({"domain": domain}));
+        guests.site.publish(POOL, job).await
+    };
+    is_now("hv-test", HypervisorState::Draining).await;
+    for domain in ["web0", "web1"] {
+        let job = start(domain).await;
+        assert_eq!(started_on(guests, &job, domain).await, "hv-two");
+    }
+    is_now("hv-two", HypervisorState::Draining).await;
+    let job = start("web2").await;
+    waits_for(guests, &job, "draining").await;
+    // What runs there is stopped all the same.
+    for domain in ["web0", "web1"] {
+        let stop = json!({"domain": domain, "mode": "destroy"});
+        let done = guests.site.done(POOL, payload("stop_domain", &stop)).await;
+        assert_eq!(done["state"], "shutoff");
+    }
+    let record = guests.site.record(&job).await.unwrap();
+    assert_eq!(record.state.name().as_str(), "waiting");
+    is_now("hv-test", HypervisorState::Up).await;
+    assert_eq!(started_on(guests, &job, "web2").await, "hv-test");
+}
+
+/// The host where a start put its domain.
+async fn started_on(guests: &Guests, job: &JobId, domain: &str) -> String {
+    let state = guests.site.mended(job).await.state;
+    assert_eq!(state.name().as_str(), "succeeded", "{state:?}");
+    let record = guests.site.domain(domain).await.unwrap();
+    record.hypervisor.unwrap().to_string()
+}
+
+/// Waits until a start waits for a host that isn't like this.
+async fn waits_for(guests: &Guests, job: &JobId, host: &str) {
+    within(Duration::from_secs(90), "a wait", async || {
+        let state = guests.site.record(job).await?.state;
+        if let JobState::Waiting(wait) = &state
+            && let WaitReason::Capacity { needs } = &wait.on
+            && needs.get("host").is_some_and(|needed| needed == host)
+        {
+            return Ok(());
+        }
+        Err(format!("{state:?}"))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -263,17 +320,7 @@ async fn a_host_whose_libvirt_hangs_starts_nothing_and_recovers_by_itself() {
     // What comes meanwhile isn't begun: it waits for a host that is well.
     guests.disk("web2").await;
     let start = guests.site.publish(POOL, guests.start_of("web2")).await;
-    within(Duration::from_secs(90), "a wait", async || {
-        let state = guests.site.record(&start).await?.state;
-        if let JobState::Waiting(wait) = &state
-            && let WaitReason::Capacity { needs } = &wait.on
-            && needs["host"] == "unhealthy"
-        {
-            return Ok(());
-        }
-        Err(format!("{state:?}"))
-    })
-    .await;
+    waits_for(&guests, &start, "unhealthy").await;
     guests.libvirt.signal("CONT");
     unready(true, &mut guests).await;
     let record = guests.site.mended(&start).await;
