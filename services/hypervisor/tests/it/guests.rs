@@ -15,9 +15,9 @@ const BOOT_SECTOR: [u8; 16] = [
     0xBA, 0xF8, 0x03, 0xB0, 0x4F, 0xEE, 0xB0, 0x4B, 0xEE, 0xB0, 0x0A, 0xEE, 0xFB, 0xF4, 0xEB, 0xFC,
 ];
 
-/// The bytes of a disk that starts from it.
-fn boot_disk() -> Vec<u8> {
-    let mut bytes = BOOT_SECTOR.to_vec();
+/// The bytes of a disk that starts from what is in its first sector.
+fn boot_disk(code: &[u8]) -> Vec<u8> {
+    let mut bytes = code.to_vec();
     bytes.resize(510, 0);
     bytes.extend([0x55, 0xAA]);
     bytes.resize(1 << 20, 0);
@@ -118,9 +118,14 @@ impl Guests {
 
     /// A bootable disk in the pool, as a storage service would have made it.
     pub(crate) async fn disk(&self, id: &str) {
+        self.disk_with(id, &BOOT_SECTOR).await;
+    }
+
+    /// A disk whose guest does this.
+    pub(crate) async fn disk_with(&self, id: &str, code: &[u8]) {
         let path = self.file(&format!("{id}.qcow2"));
         let raw = path.with_extension("part");
-        fs::write(&raw, boot_disk()).unwrap();
+        fs::write(&raw, boot_disk(code)).unwrap();
         qemu_img(&[
             "convert",
             "-f",
@@ -158,7 +163,7 @@ impl Guests {
 
     /// A bootable disk of plain bytes.
     pub(crate) async fn raw_disk(&self, id: &str) {
-        fs::write(self.file(&format!("{id}.raw")), boot_disk()).unwrap();
+        fs::write(self.file(&format!("{id}.raw")), boot_disk(&BOOT_SECTOR)).unwrap();
         self.record(id, "raw", None).await;
     }
 
@@ -169,6 +174,21 @@ impl Guests {
         });
         let record: DiskRecord = serde_json::from_value(record).unwrap();
         self.site.disks().put(id, &record).await.unwrap();
+    }
+
+    /// The registers of a guest's processor.
+    pub(crate) fn registers(&self, domain: &str) -> String {
+        let ask = ["qemu-monitor-command", domain, "--hmp", "info registers"];
+        String::from_utf8(self.libvirt.virsh(&ask).stdout).unwrap()
+    }
+
+    /// Waits for a guest to show something in a register of its processor.
+    pub(crate) async fn shows(&self, domain: &str, wanted: &str) {
+        until("the guest to tell", async || match self.registers(domain) {
+            said if said.contains(wanted) => Ok(()),
+            said => Err(said),
+        })
+        .await;
     }
 
     /// What the catalogue says of a disk.

@@ -1,6 +1,6 @@
 //! Machines of all kinds that a template can say, as guests find them.
 
-use crate::guests::{Guests, payload, qemu_img, template};
+use crate::guests::{Guests, payload, template};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -14,23 +14,9 @@ const LOW: &str = "hypervisor.default.low";
 
 /// A disk whose first sector shows a number in a register, and stands still.
 async fn telling_disk(guests: &Guests, id: &str, number: u8) {
-    guests.disk(id).await;
     // mov bx, number; hlt; again.
-    let mut sector = vec![0xBB, number, 0x5A, 0xF4, 0xEB, 0xFD];
-    sector.resize(510, 0);
-    sector.extend([0x55, 0xAA]);
-    sector.resize(1 << 20, 0);
-    let (file, raw) = (guests.file(&format!("{id}.qcow2")), guests.file("part"));
-    fs::write(&raw, sector).unwrap();
-    let (from, to) = (raw.to_str().unwrap(), file.to_str().unwrap());
-    qemu_img(&["convert", "-f", "raw", "-O", "qcow2", from, to]);
-    fs::remove_file(raw).unwrap();
-}
-
-/// The registers of a guest's processor.
-fn registers(guests: &Guests, domain: &str) -> String {
-    let ask = ["qemu-monitor-command", domain, "--hmp", "info registers"];
-    String::from_utf8(guests.libvirt.virsh(&ask).stdout).unwrap()
+    let code = [0xBB, number, 0x5A, 0xF4, 0xEB, 0xFD];
+    guests.disk_with(id, &code).await;
 }
 
 /// How QEMU was called for a guest.
@@ -58,15 +44,7 @@ async fn a_guest_starts_from_its_first_disk_on_whichever_bus() {
         let start = json!({"domain": "web1", "template": template});
         guests.done("start_domain", start).await;
         let wanted = format!("EBX=00005a{number:02x}");
-        until("the guest to tell", async || {
-            let said = registers(&guests, "web1");
-            if said.contains(&wanted) {
-                Ok(())
-            } else {
-                Err(said)
-            }
-        })
-        .await;
+        guests.shows("web1", &wanted).await;
         stop(&guests, "web1").await;
         buses.rotate_left(1);
     }
@@ -172,7 +150,7 @@ async fn runs_with_everything(guests: &Guests, machine: &Machine) -> Value {
         .await;
     assert_eq!(started["state"], "running");
     until("the firmware at work", async || {
-        let said = registers(guests, "web1");
+        let said = guests.registers("web1");
         if said.contains(machine.mode) {
             Ok(())
         } else {

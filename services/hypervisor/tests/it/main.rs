@@ -17,6 +17,7 @@ mod images;
 mod kills;
 mod leftovers;
 mod machines;
+mod media;
 mod moves;
 mod process;
 mod refusals;

@@ -20,7 +20,9 @@ use virtbus_bus::{
 use virtbus_testbed::{Server, until};
 use virtbus_wire::{
     BootId, Envelope, Event, JobError, JobId, JobState, Label, Queue, Record, Timestamp,
-    catalog::{DiskRecord, DomainRecord, HypervisorRecord, InUseBy, PoolRecord, WorkerRecord},
+    catalog::{
+        DiskRecord, DomainRecord, HypervisorRecord, InUseBy, MediaRecord, PoolRecord, WorkerRecord,
+    },
     protocol::lock::{Holder, Mode as LockMode},
     state::{Cancel, Owner, Phase, WaitReason},
 };
@@ -175,14 +177,20 @@ impl Site {
         Bucket::new(&self.bus, "disks")
     }
 
+    pub(crate) fn media(&self) -> Bucket<MediaRecord> {
+        Bucket::new(&self.bus, "media")
+    }
+
     /// Who uses a disk, as `domain mode`.
     pub(crate) async fn users(&self, disk: &str) -> Vec<String> {
         let entry = self.disks().get_latest(disk).await.unwrap().unwrap();
-        let users = entry.value.in_use_by.iter().map(|user| match user {
-            InUseBy::Domain { domain, mode, .. } => format!("{domain} {mode:?}"),
-            InUseBy::Job { job, .. } => format!("{job}"),
-        });
-        users.collect()
+        names(&entry.value.in_use_by)
+    }
+
+    /// Who uses a medium.
+    pub(crate) async fn users_of_medium(&self, medium: &str) -> Vec<String> {
+        let entry = self.media().get_latest(medium).await.unwrap().unwrap();
+        names(&entry.value.in_use_by)
     }
 
     /// As [`Site::ended`], with what core does meanwhile: a job that waits for its next try, or
@@ -292,6 +300,14 @@ impl Site {
             .map_err(|error| error.to_string())?;
         found.map(|entry| entry.value).ok_or("no record".to_owned())
     }
+}
+
+fn names(users: &[InUseBy]) -> Vec<String> {
+    let users = users.iter().map(|user| match user {
+        InUseBy::Domain { domain, mode, .. } => format!("{domain} {mode:?}"),
+        InUseBy::Job { job, .. } => format!("{job}"),
+    });
+    users.collect()
 }
 
 /// The service's process; it ends with the test, and its log is shown if the test fails.
