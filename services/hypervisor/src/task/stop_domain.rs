@@ -5,7 +5,7 @@ use crate::libvirt::{Host, Power, Seen};
 use std::time::Duration;
 use tokio::time::Instant;
 use virtbus_wire::{
-    Code, JobError,
+    Code, JobError, Timestamp,
     catalog::{Desired, DomainRecord},
     task::hypervisor::{DomainState, InState, StopMode, domain as params},
 };
@@ -154,5 +154,24 @@ impl Steps for StopDomain<'_> {
 
     async fn publish(&self, _: Plan) -> Result<Done, Stop> {
         self.off().await
+    }
+
+    /// One that runs on should run. By its record, since libvirt may be what didn't answer: should
+    /// it be off by now, then in order, and whoever sees it off says so again.
+    async fn abandon(&self) -> Result<(), JobError> {
+        let on = |record: &DomainRecord| {
+            let was_told = self.at.is_own(record) && record.desired == Desired::Shutoff;
+            Ok((was_told && record.state.is_on()).then(|| DomainRecord {
+                desired: Desired::Running,
+                updated_at: Timestamp::now(),
+                ..record.clone()
+            }))
+        };
+        let catalog = &self.at.domains.catalog;
+        let told = catalog.change_domain(self.at.domain, on).await;
+        match told.map_err(JobError::from) {
+            Err(error) if error.code == Code::DomainNotFound => Ok(()),
+            other => other,
+        }
     }
 }

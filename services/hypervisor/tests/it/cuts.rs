@@ -1,7 +1,10 @@
 //! The service dies at a given moment of a job, and the next one goes on. Each such service is a
 //! process of its own that gets SIGKILL there: what it leaves is left, and libvirt goes on.
 
-use crate::guests::{Guests, payload};
+use crate::{
+    cancels,
+    guests::{Guests, payload},
+};
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
 use std::{
@@ -30,14 +33,18 @@ fn a_service_that_is_to_be_killed() {
         return;
     };
     let watch = Watch::new(move |task, moment| {
-        if fs::read_to_string(&fate).is_ok_and(|fate| fate == told(task, moment)) {
+        let wanted = fs::read_to_string(&fate).unwrap_or_default();
+        if wanted == told(task, moment) {
             kill_process(getpid(), Signal::KILL).unwrap();
+        }
+        if wanted == cancels::held(task, moment) {
+            cancels::hold(Path::new(&fate));
         }
     });
     assert_eq!(run_watched(watch), ExitCode::SUCCESS);
 }
 
-fn told(task: &str, moment: Moment) -> String {
+pub(crate) fn told(task: &str, moment: Moment) -> String {
     format!("{task} {moment:?}")
 }
 

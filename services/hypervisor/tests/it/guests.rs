@@ -1,10 +1,7 @@
 //! A host with a real libvirt daemon and QEMU, disks in its pool, and the service that speaks for
 //! it.
 
-use crate::{
-    cuts,
-    process::{Service, Site},
-};
+use crate::{cuts, process::Site, service::Service};
 use serde_json::{Value, json};
 use std::{fs, path::PathBuf, process::Command};
 use virtbus_testbed::{Libvirt, until};

@@ -5,6 +5,7 @@
     reason = "clippy.toml lets tests unwrap, but doesn't see that their helpers here are tests"
 )]
 
+mod cancels;
 mod chains;
 mod commits;
 mod cuts;
@@ -22,8 +23,10 @@ mod moves;
 mod process;
 mod refusals;
 mod reverts;
+mod service;
 
-use process::{Service, Site};
+use process::Site;
+use service::Service;
 use virtbus_testbed::{Libvirt, until};
 use virtbus_wire::{JobState, Queue, StateName, catalog::HypervisorState};
 

@@ -1,16 +1,6 @@
-//! A nats-server with a registered pool, and the service beside it.
+//! A nats-server with a registered pool.
 
 use serde_json::Value;
-use std::{
-    fs::{self, File},
-    path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
-};
-use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
 use virtbus_bus::{
     Bucket, Bus, ConnectConfig, Jobs,
     jobs::KEEP,
@@ -57,6 +47,10 @@ impl Site {
         }
         let jobs = Jobs::new(&bus, KEEP);
         Self { bus, jobs, server }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.server.url
     }
 
     /// A job that a worker had claimed which is dead.
@@ -270,6 +264,25 @@ impl Site {
         .await
     }
 
+    /// Cancels a job that a worker is at, as core does: it's told, and does the rest.
+    pub(crate) async fn cancel(&self, id: &JobId) {
+        let cancel = Cancel {
+            by: None,
+            at: Timestamp::now(),
+            force: false,
+            reason: None,
+        };
+        until("a word to its worker", async || {
+            let found = self.jobs.get_latest(id).await;
+            let found = found.map_err(|error| error.to_string())?;
+            let entry = found.ok_or("no record")?;
+            assert!(matches!(entry.value.state, JobState::Running(_)));
+            let told = self.jobs.change(&entry, Event::Cancel(cancel.clone()));
+            told.await.map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
     /// Cancels a job whose worker is dead.
     pub(crate) async fn cancel_dead(&self, id: &JobId) {
         let entry = self.jobs.get_latest(id).await.unwrap().unwrap();
@@ -308,106 +321,4 @@ fn names(users: &[InUseBy]) -> Vec<String> {
         InUseBy::Job { job, .. } => format!("{job}"),
     });
     users.collect()
-}
-
-/// The service's process; it ends with the test, and its log is shown if the test fails.
-pub(crate) struct Service {
-    child: Child,
-    folder: TempDir,
-}
-
-impl Service {
-    pub(crate) fn start(site: &Site, settings: &[(&str, &str)]) -> Self {
-        let program = Command::new(env!("CARGO_BIN_EXE_virtbus-hypervisor"));
-        Self::start_as(program, site, settings)
-    }
-
-    /// Starts it as this program.
-    pub(crate) fn start_as(mut command: Command, site: &Site, settings: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let log = File::create(folder.path().join("log")).unwrap();
-        command
-            .env("VIRTBUS__NATS__URL", &site.server.url)
-            .env("VIRTBUS__WORKER__ID", "hv-worker")
-            .env("VIRTBUS__STATE_DIR", folder.path())
-            .env("VIRTBUS__LIBVIRT__LOCK_DIR", folder.path())
-            .env("VIRTBUS__HYPERVISOR", "hv-test");
-        for (key, value) in settings {
-            command.env(format!("VIRTBUS__{key}"), value);
-        }
-        let command = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        let child = command.spawn().unwrap();
-        Self { child, folder }
-    }
-
-    fn log(&self) -> String {
-        let path: PathBuf = self.folder.path().join("log");
-        fs::read_to_string(path).unwrap_or_default()
-    }
-
-    /// `/readyz`: an error with its body when it isn't 200.
-    pub(crate) async fn ready(&mut self) -> Result<(), String> {
-        let log = self.log();
-        let at = log
-            .split("\"address\":\"")
-            .nth(1)
-            .and_then(|rest| rest.split('"').next());
-        let at = at.ok_or("no address yet")?;
-        let said = get(at).await.map_err(|error| error.to_string())?;
-        if said.starts_with("HTTP/1.1 200") {
-            Ok(())
-        } else {
-            Err(said)
-        }
-    }
-
-    /// SIGTERM, and the exit code.
-    pub(crate) async fn stop(&mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg(pid).status().unwrap().success());
-        self.ended().await
-    }
-
-    /// SIGKILL.
-    pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// How it ended, if it has.
-    pub(crate) fn exit(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
-    }
-
-    pub(crate) async fn ended(&mut self) -> Option<i32> {
-        let child = &mut self.child;
-        until("the end of the service", async || {
-            let status = child.try_wait().unwrap();
-            status.map(|status| status.code()).ok_or("it runs")
-        })
-        .await
-    }
-}
-
-async fn get(address: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = "GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the service's log:\n{}", self.log());
-        }
-        // Neither can fail in a way that matters to a test that is over.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
