@@ -105,6 +105,17 @@ impl Libvirt {
         }
     }
 
+    /// Removes what is gone when the host was off: what the daemon knows of domains that run.
+    /// After [`Libvirt::kill`], and the end of them all.
+    ///
+    /// # Panics
+    /// When it can't be removed.
+    pub fn forget(&self) {
+        let run = self.folder.path().join("run");
+        fs::remove_dir_all(&run).unwrap();
+        fs::create_dir(run).unwrap();
+    }
+
     /// Sends the daemon a signal, such as `STOP`.
     ///
     /// # Panics

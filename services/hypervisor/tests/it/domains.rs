@@ -315,58 +315,6 @@ async fn a_running_domains_disk_grows_and_never_shrinks() {
 }
 
 #[tokio::test]
-async fn a_domain_runs_on_while_its_libvirt_dies_and_comes_back() {
-    let mut guests = Guests::start().await;
-    guests.run("web1").await;
-    let pids = guests.libvirt.guests();
-    guests.libvirt.kill();
-    let id = guests
-        .site
-        .publish("hypervisor.hv-test.high", r#"{"task":"ping"}"#)
-        .await;
-    assert_eq!(
-        guests.site.code_of_wait(&id).await,
-        "hypervisor.unreachable"
-    );
-    guests.libvirt.run().await;
-    assert_eq!(
-        guests.site.mended(&id).await.state.name().as_str(),
-        "succeeded"
-    );
-    assert_eq!(guests.libvirt.guests(), pids, "the guest never noticed");
-    assert_eq!(guests.site.users("web1").await, ["web1 Exclusive"]);
-    // Events come over the new connection. What virsh says doesn't count: a daemon that has just
-    // found its guests again may tell of the end before the call returns.
-    guests.libvirt.virsh(&["destroy", "web1"]);
-    until("the state", async || {
-        match guests.site.domain("web1").await {
-            Some(record) if record.state == DomainState::Shutoff => Ok(()),
-            other => Err(other),
-        }
-    })
-    .await;
-    assert!(guests.site.users("web1").await.is_empty());
-}
-
-#[tokio::test]
-async fn what_happened_while_the_service_was_dead_is_seen_at_its_start() {
-    let mut guests = Guests::start().await;
-    guests.run("web1").await;
-    guests.service.kill();
-    assert!(guests.libvirt.virsh(&["destroy", "web1"]).status.success());
-    guests.restart().await;
-    // Its disks are free before its record says that it's off.
-    until("the state", async || {
-        match guests.site.domain("web1").await {
-            Some(record) if record.state == DomainState::Shutoff => Ok(()),
-            other => Err(other),
-        }
-    })
-    .await;
-    assert!(guests.site.users("web1").await.is_empty());
-}
-
-#[tokio::test]
 async fn a_start_whose_service_is_killed_at_any_moment_ends_with_one_running_domain() {
     let mut guests = Guests::start().await;
     for (number, delay) in [0, 30, 60, 120, 250, 500].into_iter().enumerate() {

@@ -8,6 +8,7 @@
 mod cancels;
 mod chains;
 mod commits;
+mod crashes;
 mod cuts;
 mod definitions;
 mod domains;
