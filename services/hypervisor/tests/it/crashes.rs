@@ -54,7 +54,23 @@ async fn a_domain_runs_on_while_its_libvirt_dies_and_one_that_dies_meanwhile_is_
     let is = (record.state, record.desired);
     assert_eq!(is, (DomainState::Shutoff, Desired::Shutoff));
 
-    // The host goes off with all that runs, and comes back: nobody fenced it.
+    while_the_service_is_dead(&mut guests).await;
+    while_the_host_is_off(&mut guests).await;
+}
+
+/// What happens then is seen when it's back.
+async fn while_the_service_is_dead(guests: &mut Guests) {
+    guests.done("start_domain", json!({"domain": "web1"})).await;
+    guests.service.kill();
+    assert!(guests.libvirt.virsh(&["destroy", "web1"]).status.success());
+    guests.restart().await;
+    let record = is_off(guests, "web1").await;
+    let is = (record.state, record.desired);
+    assert_eq!(is, (DomainState::Shutoff, Desired::Shutoff));
+}
+
+/// It goes off with all that runs, and comes back: nobody fenced it.
+async fn while_the_host_is_off(guests: &mut Guests) {
     guests.done("start_domain", json!({"domain": "web1"})).await;
     assert_eq!(guests.site.users("web1").await, ["web1 Exclusive"]);
     guests.service.kill();
@@ -63,19 +79,8 @@ async fn a_domain_runs_on_while_its_libvirt_dies_and_one_that_dies_meanwhile_is_
     guests.libvirt.forget();
     guests.libvirt.run().await;
     guests.restart().await;
-    let record = is_off(&guests, "web1").await;
+    let record = is_off(guests, "web1").await;
     let is = (record.state, record.desired);
     assert_eq!(is, (DomainState::Shutoff, Desired::Running));
     guests.done("start_domain", json!({"domain": "web1"})).await;
-}
-
-#[tokio::test]
-async fn what_happened_while_the_service_was_dead_is_seen_at_its_start() {
-    let mut guests = Guests::start().await;
-    guests.run("web1").await;
-    guests.service.kill();
-    assert!(guests.libvirt.virsh(&["destroy", "web1"]).status.success());
-    guests.restart().await;
-    let record = is_off(&guests, "web1").await;
-    assert_eq!(record.state, DomainState::Shutoff);
 }
