@@ -1,6 +1,9 @@
 //! Several hosts with one pool's queue, and their room.
 
-use crate::guests::{Guests, payload, template};
+use crate::{
+    guests::{Guests, payload, template},
+    service::Service,
+};
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +19,10 @@ use virtbus_wire::{
 const POOL: &str = "hypervisor.default.default";
 
 #[tokio::test]
-async fn two_hosts_share_starts_jobs_reach_their_domains_host_and_a_drained_one_starts_nothing() {
+async fn two_hosts_share_starts_and_one_that_is_drained_or_whose_call_hangs_starts_nothing() {
     // Each host has room for two domains of 32 MiB.
     let room = [("CAPACITY__MEMORY", "70MiB")];
-    let guests = Guests::start_with(&room).await;
+    let mut guests = Guests::start_with(&room).await;
     let (other, _service) = guests.second_host().await;
     let mut jobs = Vec::new();
     for number in 0..4 {
@@ -71,6 +74,24 @@ async fn two_hosts_share_starts_jobs_reach_their_domains_host_and_a_drained_one_
     }
     assert!(guests.libvirt.guests().is_empty() && other.guests().is_empty());
     drained(&guests).await;
+    degraded(&mut guests).await;
+}
+
+/// Waits until a service says that its libvirt is well, or isn't.
+async fn is_well(service: &mut Service, wanted: bool) {
+    const LONG: Duration = Duration::from_secs(90);
+    within(LONG, "readiness", async || match service.ready().await {
+        Ok(()) if wanted => Ok(()),
+        Err(said) if !wanted && said.contains("a call hasn't returned") => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+/// Publishes a start of a domain as it was.
+async fn start(guests: &Guests, queue: &str, domain: &str) -> JobId {
+    let job = payload("start_domain", &json!({"domain": domain}));
+    guests.site.publish(queue, job).await
 }
 
 /// Starts are left to the host that isn't drained, and wait when there is none.
@@ -80,17 +101,13 @@ async fn drained(guests: &Guests) {
         record.state = state;
         guests.site.hosts().put(host, &record).await.unwrap();
     };
-    let start = async |domain: &str| {
-        let job = payload("start_domain", &json!({"domain": domain}));
-        guests.site.publish(POOL, job).await
-    };
     is_now("hv-test", HypervisorState::Draining).await;
     for domain in ["web0", "web1"] {
-        let job = start(domain).await;
+        let job = start(guests, POOL, domain).await;
         assert_eq!(started_on(guests, &job, domain).await, "hv-two");
     }
     is_now("hv-two", HypervisorState::Draining).await;
-    let job = start("web2").await;
+    let job = start(guests, POOL, "web2").await;
     waits_for(guests, &job, "draining").await;
     // What runs there is stopped all the same.
     for domain in ["web0", "web1"] {
@@ -102,6 +119,35 @@ async fn drained(guests: &Guests) {
     assert_eq!(record.state.name().as_str(), "waiting");
     is_now("hv-test", HypervisorState::Up).await;
     assert_eq!(started_on(guests, &job, "web2").await, "hv-test");
+    is_now("hv-two", HypervisorState::Up).await;
+}
+
+/// With one guest that stands still, a call about it hangs: its host starts nothing more, and what
+/// else runs there is stopped all the same.
+async fn degraded(guests: &mut Guests) {
+    let own = "hypervisor.hv-test.default";
+    let job = start(guests, own, "web3").await;
+    assert_eq!(started_on(guests, &job, "web3").await, "hv-test");
+    let signal = |signal: &str| {
+        let pid = guests.libvirt.named_guests()["web3"].to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    };
+    signal("STOP");
+    let reset = payload("reset_domain", &json!({"domain": "web3"}));
+    let reset = guests.site.publish(own, reset).await;
+    is_well(&mut guests.service, false).await;
+    let stop = json!({"domain": "web2", "mode": "destroy"});
+    assert_eq!(guests.done("stop_domain", stop).await["state"], "shutoff");
+    // Now there is room.
+    let waiting = start(guests, own, "web1").await;
+    waits_for(guests, &waiting, "unhealthy").await;
+    let job = start(guests, POOL, "web0").await;
+    assert_eq!(started_on(guests, &job, "web0").await, "hv-two");
+    signal("CONT");
+    assert_eq!(started_on(guests, &waiting, "web1").await, "hv-test");
+    let state = guests.site.mended(&reset).await.state;
+    assert_eq!(state.name().as_str(), "succeeded", "{state:?}");
 }
 
 /// The host where a start put its domain.
@@ -304,25 +350,13 @@ async fn a_host_whose_libvirt_hangs_starts_nothing_and_recovers_by_itself() {
     let mut guests = Guests::start().await;
     guests.run("web1").await;
     guests.libvirt.signal("STOP");
-    let unready = async |wanted: bool, guests: &mut Guests| {
-        within(
-            Duration::from_secs(90),
-            "readiness",
-            async || match guests.service.ready().await {
-                Ok(()) if wanted => Ok(()),
-                Err(said) if !wanted && said.contains("libvirt") => Ok(()),
-                other => Err(other),
-            },
-        )
-        .await;
-    };
-    unready(false, &mut guests).await;
+    is_well(&mut guests.service, false).await;
     // What comes meanwhile isn't begun: it waits for a host that is well.
     guests.disk("web2").await;
     let start = guests.site.publish(POOL, guests.start_of("web2")).await;
     waits_for(&guests, &start, "unhealthy").await;
     guests.libvirt.signal("CONT");
-    unready(true, &mut guests).await;
+    is_well(&mut guests.service, true).await;
     let record = guests.site.mended(&start).await;
     assert_eq!(record.state.name().as_str(), "succeeded");
     assert_eq!(guests.libvirt.state("web2"), "running");
