@@ -216,6 +216,14 @@ async fn what_happens_behind_our_back_is_seen() {
     record.state = DomainState::Unknown;
     guests.site.domains().put("web1", &record).await.unwrap();
     state_is(DomainState::Paused).await;
+
+    guests.end("web1");
+    state_is(DomainState::Crashed).await;
+    let desired = async || guests.site.domain("web1").await.unwrap().desired;
+    assert_eq!(desired().await, Desired::Running, "nobody asked for that");
+    let destroy = json!({"domain": "web1", "mode": "destroy"});
+    guests.done("stop_domain", destroy).await;
+    assert_eq!(desired().await, Desired::Shutoff);
 }
 
 #[tokio::test]
@@ -278,7 +286,7 @@ async fn a_snapshot_is_made_with_memory_reverted_to_and_given_up() {
 }
 
 #[tokio::test]
-async fn a_disk_has_the_size_again_that_it_had_in_the_snapshot() {
+async fn a_running_domains_disk_grows_never_shrinks_and_has_its_size_again_after_a_revert() {
     let guests = Guests::start().await;
     guests.run("web1").await;
     let destroy = json!({"domain": "web1", "mode": "destroy"});
@@ -286,19 +294,6 @@ async fn a_disk_has_the_size_again_that_it_had_in_the_snapshot() {
     let of = json!({"domain": "web1", "snapshot": "s1"});
     guests.done("create_snapshot", of.clone()).await;
     guests.done("start_domain", json!({"domain": "web1"})).await;
-    let larger = json!({"domain": "web1", "disk": "web1", "size": "8MiB"});
-    guests.done("resize", larger).await;
-    guests.done("stop_domain", destroy).await;
-    guests.done("revert_snapshot", of).await;
-    let disk = guests.disk_record("web1").await;
-    assert_eq!(disk.virtual_size, Some(1 << 20));
-    guests.done("start_domain", json!({"domain": "web1"})).await;
-}
-
-#[tokio::test]
-async fn a_running_domains_disk_grows_and_never_shrinks() {
-    let guests = Guests::start().await;
-    guests.run("web1").await;
     let to = |size: &str| json!({"domain": "web1", "disk": "web1", "size": size});
     for _ in 0..2 {
         let done = guests.done("resize", to("8MiB")).await;
@@ -312,6 +307,12 @@ async fn a_running_domains_disk_grows_and_never_shrinks() {
         .refused(queue, payload("resize", &to("1MiB")))
         .await;
     assert_eq!(error.code.as_str(), "job.invalid_params");
+
+    guests.done("stop_domain", destroy).await;
+    guests.done("revert_snapshot", of).await;
+    let disk = guests.disk_record("web1").await;
+    assert_eq!(disk.virtual_size, Some(1 << 20));
+    guests.done("start_domain", json!({"domain": "web1"})).await;
 }
 
 #[tokio::test]

@@ -5,10 +5,7 @@ use serde_json::json;
 use std::{fs, process::Command, time::Duration};
 use virtbus_testbed::{until, within};
 use virtbus_wire::{
-    JobId, JobState,
-    catalog::{Desired, HypervisorState},
-    state::Phase,
-    task::hypervisor::DomainState,
+    JobId, JobState, catalog::HypervisorState, state::Phase, task::hypervisor::DomainState,
 };
 
 /// Sends a guest's process a signal.
@@ -176,28 +173,6 @@ async fn a_domain_that_nobody_made_over_the_bus_is_stopped_over_it() {
     let queue = "hypervisor.hv-test.default";
     let error = guests.site.refused(queue, payload("stop_domain", &none));
     assert_eq!(error.await.code.as_str(), "domain.not_found");
-}
-
-#[tokio::test]
-async fn a_crashed_domain_that_is_stopped_should_be_off() {
-    let guests = Guests::start().await;
-    guests.run("web1").await;
-    signal(&guests, "web1", "KILL");
-    let record = until("the crash", async || {
-        match guests.site.domain("web1").await {
-            Some(record) if !record.state.is_on() => Ok(record),
-            other => Err(other),
-        }
-    })
-    .await;
-    assert_eq!(
-        (record.state, record.desired),
-        (DomainState::Crashed, Desired::Running)
-    );
-    let destroy = json!({"domain": "web1", "mode": "destroy"});
-    guests.done("stop_domain", destroy).await;
-    let record = guests.site.domain("web1").await.unwrap();
-    assert_eq!(record.desired, Desired::Shutoff);
 }
 
 #[tokio::test]
