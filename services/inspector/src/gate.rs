@@ -4,7 +4,7 @@
 //! this is asked each time, of each file of a chain: before a tool runs, and before a domain starts.
 //! The one module here that reads files: the caller opens them, by whatever rules its pools have.
 
-use crate::{Below, Expected as Wanted, Fault, Format, Inspector, Report, agrees};
+use crate::{Below, Expected as Wanted, Fault, Format, Inspector, Refusal, Report, agrees};
 use rustix::{
     fs::fstat,
     io::{Errno, pread},
@@ -69,6 +69,22 @@ impl Known {
             virtual_size: record.virtual_size,
             snapshots: u32::try_from(record.snapshots.len()).ok(),
         }
+    }
+
+    /// Lets a sound file through whose content is what is known.
+    ///
+    /// # Errors
+    /// `image.format_mismatch`, `image.unsafe_feature`.
+    pub fn admit(&self, report: &Report) -> Result<(), JobError> {
+        let (size, snapshots) = (report.virtual_size, report.snapshots());
+        let refusal = if self.virtual_size.is_some_and(|known| known != size) {
+            Refusal::VirtualSize(size)
+        } else if self.snapshots.is_some_and(|known| known != snapshots) {
+            Refusal::Snapshots(snapshots)
+        } else {
+            return Ok(());
+        };
+        Err(refuse(refusal.code(), refusal))
     }
 }
 

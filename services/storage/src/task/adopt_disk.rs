@@ -83,15 +83,16 @@ impl AdoptDisk<'_> {
         let format = self.params.format;
         let found = self.at.pass_foreign(root, name, format, size_max).await?;
         let (report, passed) = found.ok_or_else(gone)?;
-        let fits = match (report.backing, &expected.backing) {
+        let fits = match (&report.backing, &expected.backing) {
             (None, None) => true,
             (Some(backing), Some((_, format))) => {
-                let said = backing.format;
+                let said = backing.format.as_ref();
                 said.is_none_or(|said| said.as_bytes() == format.as_str().as_bytes())
             }
             (Some(_), None) | (None, Some(_)) => false,
         };
         if fits {
+            expected.known.admit(&report)?;
             return Ok(passed);
         }
         let text = "what the file says of its backing isn't what the job says";
@@ -154,10 +155,10 @@ impl AdoptDisk<'_> {
             return Ok(None);
         };
         let root = self.at.root().await?;
-        let is_there = self.at.facts_of(&root, &self.target()).await?.is_some();
+        let is_there = self.at.is_taken(&root, &self.target()).await?;
         // With the source there still, the target is somebody else's.
         let is_moved = match &self.params.file {
-            Some(_) => self.at.facts_of(&root, &self.source()).await?.is_none(),
+            Some(_) => !self.at.is_taken(&root, &self.source()).await?,
             None => true,
         };
         Ok(Some((disk, root, is_there && is_moved)))
@@ -216,6 +217,11 @@ impl Steps for AdoptDisk<'_> {
                 return Err(JobError::new(Code::ImageUnsafeFeature, text).into());
             }
         }
+        // What lies at its place in the end is what was looked at here.
+        plan.expected.known = Known {
+            virtual_size: Some(info.virtual_size),
+            snapshots: u32::try_from(info.snapshots.len()).ok(),
+        };
         plan.info = Some(info);
         Ok(())
     }
@@ -275,7 +281,8 @@ impl Steps for AdoptDisk<'_> {
             | DiskState::Broken => return self.result(&intent.record).map(Some),
         }
         let fence = self.at.fence(&root, &intent.id).await?;
-        let (expected, target) = (self.expected().await?, self.target());
+        let (mut expected, target) = (self.expected().await?, self.target());
+        expected.known.virtual_size = intent.record.virtual_size;
         let never = process::Stop::new();
         if self.params.file.is_some() {
             self.relink(&root, &expected, &fence, &never).await?;

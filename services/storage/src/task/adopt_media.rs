@@ -68,7 +68,7 @@ impl AdoptMedia<'_> {
         let facts = self.at.facts_of(&root, &self.target()).await?;
         // With the source there still, the target is somebody else's.
         let is_moved = match &self.params.file {
-            Some(_) => self.at.facts_of(&root, &self.source()).await?.is_none(),
+            Some(_) => !self.at.is_taken(&root, &self.source()).await?,
             None => true,
         };
         Ok(Some((medium, root, facts.filter(|_| is_moved))))

@@ -131,15 +131,17 @@ impl CheckDisk<'_> {
         Ok(())
     }
 
-    /// Looks, and repairs with the lock that is given.
+    /// Looks at what was let through, and repairs it with the lock that is given. After a repair the
+    /// files must be what `chain` says.
     async fn look(
         &self,
+        image: Option<PassedChain>,
         (root, chain): (&Root, &[Disk]),
         lock: Option<&Fence>,
         stop: &process::Stop,
     ) -> Result<Found, Stop> {
         let disk = chain.first().ok_or_else(context::out_of_order)?;
-        let Some(image) = self.pass(root, chain).await? else {
+        let Some(image) = image else {
             return Ok(Found::Nothing);
         };
         let before = image.first().measured();
@@ -290,7 +292,10 @@ impl Steps for CheckDisk<'_> {
         if self.repairs() {
             return self.pass(root, &plan.chain).await.map(|_| ());
         }
-        let looked = self.look((root, &plan.chain), None, pace.stop).await;
+        let looked = match self.pass(root, &plan.chain).await {
+            Ok(image) => self.look(image, (root, &plan.chain), None, pace.stop).await,
+            Err(refused) => Err(refused),
+        };
         plan.found = Some(match looked {
             Err(Stop::Failed(error)) if error.code == Code::ImageCorrupt => {
                 self.not_below(plan).await?;
@@ -313,12 +318,13 @@ impl Steps for CheckDisk<'_> {
 
     async fn effect(&self, plan: &mut Plan, pace: &Pace<'_>) -> Result<(), Stop> {
         if let Some(fence) = &mut plan.fence {
+            let image = self.pass(&plan.root, &plan.chain).await?;
             fence.begin(Mark::default()).await?;
             // As the intent is written: nothing is known any more of what is being changed.
             let intent = plan.intent.as_ref().ok_or_else(context::out_of_order)?;
             plan.chain[0] = intent.clone();
             let files = (&plan.root, &plan.chain[..]);
-            plan.found = Some(self.look(files, Some(fence), pace.lost).await?);
+            plan.found = Some(self.look(image, files, Some(fence), pace.lost).await?);
             let size = plan.chain[0].record.virtual_size.unwrap_or_default();
             Stage::only("repair", size).tell(pace, 100.0);
         }
@@ -340,7 +346,8 @@ impl Steps for CheckDisk<'_> {
         }
         let chain = self.at.chain_of(&disk).await?;
         let never = process::Stop::new();
-        let found = self.look((&root, &chain), Some(&fence), &never).await?;
+        let (image, files) = (self.pass(&root, &chain).await?, (&root, &chain[..]));
+        let found = self.look(image, files, Some(&fence), &never).await?;
         let stays = self.stays(&chain[0].record);
         self.write(&chain[0], found, stays).await.map(Some)
     }
@@ -353,7 +360,6 @@ impl Steps for CheckDisk<'_> {
         if disk.record.state != DiskState::Changing {
             return Ok(());
         }
-        let back = |record: &DiskRecord| catalog::given_back(record, now());
-        self.at.settle(&disk, back).await
+        self.at.give_back(&disk).await
     }
 }

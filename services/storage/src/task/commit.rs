@@ -126,8 +126,11 @@ impl Commit<'_> {
         let above = self.at.facts_there(&top.root, &top.disk).await?;
         let below = self.at.facts_there(&base.root, &base.disk).await?;
         let size = context::virtual_size(&top.disk.record)?;
-        let chain = self.at.chain_of(&top.disk).await?;
-        let into = self.at.pass_disk(&base.root, &base.disk, chain.get(2));
+        let mut chain = self.at.chain_of(&top.was).await?;
+        if let Some(below) = chain.get_mut(1) {
+            *below = base.was.clone();
+        }
+        let into = self.at.pass_disk(&base.root, &base.was, chain.get(2));
         let into = into.await?;
         let image = self.at.pass(&top.root, &chain).await?;
         let was_begun = top.fence.mark().is_some();
@@ -344,7 +347,8 @@ impl Steps for Commit<'_> {
             self.own(&disk, backing).await?;
             return self.give_back(backing, false).await;
         };
-        if self.at.facts(&top.root, &top.disk).await?.is_none() {
+        let is_half = top.fence.mark().is_some();
+        if is_half && self.at.facts(&top.root, &top.disk).await?.is_none() {
             // It can't be undone any more, so it's done.
             tracing::debug!(%backing, "a commit that ended badly was done");
             drop(top);
@@ -353,9 +357,8 @@ impl Steps for Commit<'_> {
                 None => Ok(()),
             };
         }
-        let is_half = top.fence.mark().is_some();
         self.give_back(backing, is_half).await?;
         top.fence.forget().await?;
-        self.at.settle_measured(&top.root, &top.disk).await
+        self.at.give_back(&top.disk).await
     }
 }

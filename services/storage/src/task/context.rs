@@ -173,6 +173,14 @@ impl<'a> Context<'a> {
         Ok(facts?)
     }
 
+    /// Whether there's anything under a name, also what isn't a plain file.
+    pub(crate) async fn is_taken(&self, root: &Root, name: &Name) -> Result<bool, Stop> {
+        match self.facts_of(root, name).await {
+            Err(Stop::Failed(error)) if error.code == Code::ImageUnsafeFeature => Ok(true),
+            facts => Ok(facts?.is_some()),
+        }
+    }
+
     /// The lock on the file of a disk or a medium.
     pub(crate) async fn fence(
         &self,

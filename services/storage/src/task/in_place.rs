@@ -24,6 +24,9 @@ pub(crate) struct Alone {
     pub(crate) fence: Fence,
     /// The disk, as the intent is written.
     pub(crate) disk: Disk,
+    /// What the file is to be when a tool is let at it: the disk as it was before the intent. Of
+    /// one that an earlier claim was changing nothing is known, so that's the intent.
+    pub(crate) was: Disk,
 }
 
 impl Context<'_> {
@@ -31,11 +34,12 @@ impl Context<'_> {
     pub(crate) async fn hold(&self, root: &Root, disk: &Disk) -> Result<Alone, Stop> {
         let fence = self.fence(root, &disk.id).await?;
         self.idle(root, [disk], UseMode::Exclusive).await?;
-        let disk = self.store.disks.take(disk, &self.job.id).await?;
+        let intent = self.store.disks.take(disk, &self.job.id).await?;
         Ok(Alone {
             root: root.clone(),
             fence,
-            disk,
+            disk: intent,
+            was: disk.clone(),
         })
     }
 
@@ -50,7 +54,13 @@ impl Context<'_> {
         }
         let root = self.root().await?;
         let fence = self.fence(&root, id).await?;
-        Ok(Some(Alone { root, fence, disk }))
+        let was = disk.clone();
+        Ok(Some(Alone {
+            root,
+            fence,
+            disk,
+            was,
+        }))
     }
 
     /// Whether an earlier claim of this job died between the result in the catalogue and its
@@ -139,6 +149,13 @@ impl Context<'_> {
     ) -> Result<(), Stop> {
         let finished = self.store.disks.finish(intent, step).await?;
         finished.map(|_| ()).ok_or(Stop::Lost)
+    }
+
+    /// Takes an intent back whose effect never began: of the file, which may be anybody's by now,
+    /// nothing is believed.
+    pub(crate) async fn give_back(&self, intent: &Disk) -> Result<(), Stop> {
+        let back = |record: &DiskRecord| catalog::given_back(record, now());
+        self.settle(intent, back).await
     }
 
     /// Writes how large the file is now on top of the intent.

@@ -84,8 +84,8 @@ impl Resize<'_> {
         done(&params::Resized { virtual_size })
     }
 
-    /// The intent of an earlier claim, with its disk's lock and how large the file is now.
-    async fn begun(&self) -> Result<Option<(Disk, Fence, Measured)>, Stop> {
+    /// The intent of an earlier claim, with its disk's lock.
+    async fn begun(&self) -> Result<Option<(Root, Disk, Fence)>, Stop> {
         let Some(disk) = self.at.store.disks.get(&self.params.disk).await? else {
             return Ok(None);
         };
@@ -95,8 +95,18 @@ impl Resize<'_> {
         }
         let root = self.at.root().await?;
         let fence = self.at.fence(&root, &disk.id).await?;
-        let is_now = self.at.measured(&root, &disk).await?;
-        Ok(Some((disk, fence, is_now)))
+        Ok(Some((root, disk, fence)))
+    }
+
+    /// How large a file is that the job may have changed; none if it can't be the job's doing: it
+    /// isn't what any of its disk's files may be, or has a size that's neither the old nor the new.
+    async fn left(&self, root: &Root, intent: &Disk) -> Result<Option<Measured>, Stop> {
+        let is_now = match self.at.measured(root, intent).await {
+            Err(Stop::Failed(error)) if !error.retryable => return Ok(None),
+            measured => measured?,
+        };
+        let sizes = [intent.record.virtual_size, Some(self.params.size.bytes())];
+        Ok(Some(is_now).filter(|is_now| sizes.contains(&Some(is_now.virtual_size))))
     }
 }
 
@@ -184,28 +194,30 @@ impl Steps for Resize<'_> {
 
     async fn recover(&self) -> Result<Option<Done>, Stop> {
         let size = self.params.size.bytes();
-        match self.begun().await? {
-            Some((intent, _fence, is_now)) if is_now.virtual_size == size => {
-                self.write(&intent, is_now).await.map(Some)
+        if let Some((root, intent, _fence)) = self.begun().await? {
+            let is_now = self.at.measured(&root, &intent).await?;
+            if is_now.virtual_size != size {
+                return Ok(None);
             }
-            Some(_) => Ok(None),
-            None => {
-                let disk = self.at.store.disks.get(&self.params.disk).await?;
-                let is_done = disk.is_some_and(|disk| {
-                    is_own(disk.record.owner_job.as_ref(), self.at.job)
-                        && disk.record.state == DiskState::Ready
-                        && disk.record.virtual_size == Some(size)
-                });
-                is_done.then(|| self.result(size)).transpose()
-            }
+            return self.write(&intent, is_now).await.map(Some);
         }
+        let disk = self.at.store.disks.get(&self.params.disk).await?;
+        let is_done = disk.is_some_and(|disk| {
+            is_own(disk.record.owner_job.as_ref(), self.at.job)
+                && disk.record.state == DiskState::Ready
+                && disk.record.virtual_size == Some(size)
+        });
+        is_done.then(|| self.result(size)).transpose()
     }
 
     async fn abandon(&self) -> Result<(), Stop> {
-        let Some((intent, _fence, is_now)) = self.begun().await? else {
+        let Some((root, intent, _fence)) = self.begun().await? else {
             return Ok(());
         };
         // What the file says, in case the tool came some way.
-        self.write(&intent, is_now).await.map(|_| ())
+        match self.left(&root, &intent).await? {
+            Some(is_now) => self.write(&intent, is_now).await.map(|_| ()),
+            None => self.at.give_back(&intent).await,
+        }
     }
 }

@@ -103,7 +103,7 @@ impl Snapshot<'_> {
 
     /// Runs the tool, if the file isn't as asked for already. What the file holds then.
     async fn apply(&self, held: &mut Alone, lost: &process::Stop) -> Result<Info, Stop> {
-        let before = self.at.info(&held.root, &held.disk).await?;
+        let before = self.at.info(&held.root, &held.was).await?;
         let is_there = self.is_in(&before);
         let id = before
             .snapshots
@@ -118,7 +118,7 @@ impl Snapshot<'_> {
                 return Ok(before);
             }
         };
-        let chain = self.at.chain_of(&held.disk).await?;
+        let chain = self.at.chain_of(&held.was).await?;
         let image = self.at.pass(&held.root, &chain).await?;
         held.fence.begin(Mark::default()).await?;
         let command = Command {
@@ -128,6 +128,10 @@ impl Snapshot<'_> {
         };
         let tool = &self.at.store.tool;
         let ran = tool.snapshot(command, held.fence.share()?, lost).await;
+        if ran.is_err() && self.act == Act::Revert {
+            // The disk may have the size of then, which only the mark tells of.
+            held.fence.leave_mark();
+        }
         ran.map_err(context::tool)?;
         self.at.sync(&held.root, &held.disk).await?;
         let after = self.at.info(&held.root, &held.disk).await?;
@@ -145,6 +149,25 @@ impl Snapshot<'_> {
             catalog::with_snapshots(record, info.snapshots.iter().map(|kept| kept.name.as_str()))
         };
         self.at.settle(intent, step).await
+    }
+
+    /// What a file holds that the job may have changed; none if it can't be the job's doing: it
+    /// isn't what any of its disk's files may be, another snapshot came or went, or its size is
+    /// another one and nobody began to revert it.
+    async fn left(&self, held: &Alone) -> Result<Option<Info>, Stop> {
+        let info = match self.at.info(&held.root, &held.disk).await {
+            Err(Stop::Failed(error)) if !error.retryable => return Ok(None),
+            info => info?,
+        };
+        let record = &held.disk.record;
+        let others = |name: &&str| *name != self.name.as_str();
+        let now = info.snapshots.iter().map(|kept| kept.name.as_str());
+        let before = record.snapshots.iter().map(SnapshotId::as_str);
+        let is_same_list = { now }.filter(others).eq(before.filter(others));
+        let is_same_size = record.virtual_size == Some(info.virtual_size);
+        let is_reverted = self.act == Act::Revert && held.fence.mark().is_some();
+        let can_be = is_same_list && (is_same_size || is_reverted);
+        Ok(Some(info).filter(|_| can_be))
     }
 
     fn result(&self) -> Result<Done, Stop> {
@@ -236,7 +259,10 @@ impl Steps for Snapshot<'_> {
         let Some(mut held) = self.at.held_before(self.disk).await? else {
             return Ok(());
         };
-        let mut info = self.at.info(&held.root, &held.disk).await?;
+        let Some(mut info) = self.left(&held).await? else {
+            held.fence.forget().await?;
+            return self.at.give_back(&held.disk).await;
+        };
         let is_listed = held.disk.record.snapshots.contains(self.name);
         if self.act == Act::Create && !is_listed && self.is_in(&info) {
             // Nobody was told of it, and the next attempt would find it in its way.

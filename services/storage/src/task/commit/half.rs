@@ -51,7 +51,7 @@ impl Commit<'_> {
             let half = |record: &DiskRecord| catalog::broken(record, now());
             return self.at.settle(&base.disk, half).await;
         }
-        self.at.settle_measured(&base.root, &base.disk).await
+        self.at.give_back(&base.disk).await
     }
 
     /// Says of the disk too that it's this job's, if this job has begun with what another commit
