@@ -62,8 +62,17 @@ impl Known {
     /// What a disk's record says.
     #[must_use]
     pub fn of(record: &DiskRecord) -> Self {
-        if record.state != DiskState::Ready {
-            return Self::default();
+        match record.state {
+            // What is in the archive is what was put there.
+            DiskState::Ready | DiskState::Archived => {}
+            DiskState::Creating
+            | DiskState::Uploading
+            | DiskState::Changing
+            | DiskState::Archiving
+            | DiskState::Trashed
+            | DiskState::Missing
+            | DiskState::Broken
+            | DiskState::Deleted => return Self::default(),
         }
         Self {
             virtual_size: record.virtual_size,

@@ -18,6 +18,7 @@ mod wipe;
 pub(crate) use copy::Tell;
 pub use error::PoolError;
 pub use name::{Folder, Name};
+pub(crate) use pack::Label as PackedLabel;
 pub use root::{Facts, Root};
 
 use crate::{config::PoolConfig, shared_look::SharedLook};

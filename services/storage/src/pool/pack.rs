@@ -127,14 +127,15 @@ impl Root {
         }
     }
 
-    /// Unpacks a file into a new one, down to the disk, zeros as holes. It takes no more room than
-    /// its label says. The seal is what the new one must hold when it's read back.
+    /// Unpacks a file with this label into a new one, down to the disk, zeros as holes. It becomes
+    /// no longer and takes no more room than the label says. The seal is what the new one must hold
+    /// when it's read back.
     ///
     /// # Errors
     /// [`PoolError::Damaged`], or as [`Root::pack`].
     pub(crate) fn unpack(
         &self,
-        name: &Name,
+        (name, label): (&Name, &Label),
         to: (&Self, &Name),
         tell: Tell<'_>,
     ) -> Result<Seal, PoolError> {
@@ -144,15 +145,21 @@ impl Root {
         ftruncate(&target, 0).map_err(failed)?;
         let (mut written, mut sealing) = (0, Sealing::default());
         let mut tell = paced(slower(self.bandwidth, to.0.bandwidth), tell);
-        let label = unpack_with(packed, &mut |chunk, at, label| {
+        let found = unpack_with(packed, &mut |chunk, at, found| {
+            if found != label {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             written += write_blocks(&target, chunk, at, &mut sealing)?;
-            let fits = written <= label.allocated.saturating_add(SLACK_BYTES);
-            if !fits {
+            if written > label.allocated.saturating_add(SLACK_BYTES) {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             Ok(tell(at + chunk.len() as u64, label.length))
         });
-        let label = label.map_err(|error| said(name, &error))?;
+        let found = found.map_err(|error| said(name, &error))?;
+        if found != *label {
+            let name = name.to_string();
+            return Err(PoolError::Damaged { name });
+        }
         ftruncate(&target, label.length).map_err(failed)?;
         fsync(&target).map_err(failed)?;
         Ok(sealing.seal(label.length))

@@ -118,7 +118,8 @@ mod tests {
         root.pack(&disk, of, (&root, &packed), &mut |_, _| true)
             .unwrap();
         let back = Name::disk(&"d2".parse::<DiskId>().unwrap(), ImageFormat::Raw);
-        let seal = root.unpack(&packed, (&root, &back), &mut |_, _| true);
+        let label = root.label(&packed).unwrap().unwrap();
+        let seal = root.unpack((&packed, &label), (&root, &back), &mut |_, _| true);
         let file = File::from(root.open_rw(&back).unwrap().unwrap());
         (root, back, file, seal.unwrap())
     }

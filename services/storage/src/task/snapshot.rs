@@ -32,7 +32,7 @@ use virtbus_worker::{
 };
 
 /// The most snapshots in a disk: a tool reads all of them each time it opens the file.
-const SNAPSHOTS_MAX: usize = 64;
+pub(super) const SNAPSHOTS_MAX: usize = 64;
 /// Bytes of a disk for each byte that the tables of a snapshot take at most.
 const DISK_BYTES_PER_TABLE_BYTE: u64 = 8192;
 

@@ -5,13 +5,15 @@ use crate::{
     catalog::Purpose,
     disks::Disk,
     draft::Draft,
-    pool::{PoolError, Root},
+    pool::{PackedLabel, PoolError, Root},
+    qemu_img::command::bytes_max,
     task::{
         Checked, Context, Pace, Steps, context, done,
         homes::taken,
         is_own, now,
         packed::{Plan, packed_of},
         relay::relayed,
+        snapshot::SNAPSHOTS_MAX,
         stage::Stage,
     },
 };
@@ -20,7 +22,7 @@ use virtbus_wire::{
     Code, JobError,
     catalog::{DiskRecord, DiskState},
     protocol::lock::Mode,
-    task::storage as params,
+    task::{image::ImageFormat, storage as params},
 };
 use virtbus_worker::{
     perform::{Done, Stop},
@@ -44,10 +46,10 @@ impl UnarchiveDisk<'_> {
         let (disk, packed) = (&plan.disk, packed_of(&plan.disk));
         let (archive, name) = (plan.archive.clone(), packed.clone());
         let label: Result<_, PoolError> = blocking::look(move || archive.label(&name)).await;
-        let label =
-            label?.filter(|label| label.disk == disk.id && label.format == disk.record.format);
+        let label = label?.filter(|label| is_of(label, disk));
         let other = || JobError::new(Code::ImageCorrupt, "the archived file is another disk's");
-        let room = label.ok_or_else(other)?.allocated;
+        let label = label.ok_or_else(other)?;
+        let room = label.allocated.min(label.length);
         let draft = self.at.draft(&plan.root, &disk.id, room).await?;
         let (archive, root, part) = (
             plan.archive.clone(),
@@ -56,7 +58,7 @@ impl UnarchiveDisk<'_> {
         );
         let stage = Stage::first("unarchive", room, room.saturating_mul(2));
         let seal = relayed(pace, stage, move |tell| {
-            archive.unpack(&packed, (&root, &part), tell)
+            archive.unpack((&packed, &label), (&root, &part), tell)
         })
         .await?;
         let (root, part) = (plan.root.clone(), draft.part().clone());
@@ -69,10 +71,7 @@ impl UnarchiveDisk<'_> {
         }
         let expected = context::expected(disk, plan.below.first());
         let passed = self.at.pass_file(&plan.root, draft.part(), expected);
-        if Some(passed.await?.measured().virtual_size) == disk.record.virtual_size {
-            return Ok(draft);
-        }
-        Err(JobError::new(Code::ImageCorrupt, "the archived disk has another size").into())
+        passed.await.map(|_| draft)
     }
 
     /// Says that the disk is back, then removes it from the archive.
@@ -114,6 +113,25 @@ impl UnarchiveDisk<'_> {
             .is_packed(packed, (roots.0, disk), stage, &pace)
             .await
     }
+}
+
+/// Whether a label can be that of a disk's file. What it says is how much is unpacked, and zeros
+/// take no room in an archive: the file may only be as long as one of this disk can be.
+fn is_of(label: &PackedLabel, disk: &Disk) -> bool {
+    /// As many times as a disk's bytes can be in its file: its own, and those of each snapshot.
+    const COPIES_MAX: u64 = SNAPSHOTS_MAX as u64 + 1;
+    /// What a raw disk's length is a multiple of, in bytes.
+    const SECTOR_BYTES: u64 = 512;
+    let record = &disk.record;
+    let fits = |size: u64| match record.format {
+        ImageFormat::Raw => label.length.checked_next_multiple_of(SECTOR_BYTES) == Some(size),
+        ImageFormat::Qcow2 => label.length <= bytes_max(size.saturating_mul(COPIES_MAX)),
+        ImageFormat::Vmdk | ImageFormat::Vdi | ImageFormat::Vhdx | ImageFormat::Vpc => {
+            label.length <= bytes_max(size)
+        }
+    };
+    let is_the_disks = label.disk == disk.id && label.format == record.format;
+    is_the_disks && record.virtual_size.is_none_or(fits)
 }
 
 impl Steps for UnarchiveDisk<'_> {

@@ -1,5 +1,6 @@
-use super::site::{Site, Told, code};
-use serde_json::json;
+use super::site::{Site, Told, code, failed, program};
+use serde_json::{Value, json};
+use std::fs;
 use virtbus_wire::{Code, catalog::DiskState};
 use virtbus_worker::process;
 
@@ -19,7 +20,7 @@ async fn overlay(site: &Site) {
 }
 
 fn archived(site: &Site) -> Vec<String> {
-    let entries = std::fs::read_dir(site.dir.path().join("archive/disks"));
+    let entries = fs::read_dir(site.dir.path().join("archive/disks"));
     let entries = entries.into_iter().flatten().map(Result::unwrap);
     entries
         .map(|entry| entry.file_name().into_string().unwrap())
@@ -30,7 +31,7 @@ fn archived(site: &Site) -> Vec<String> {
 async fn an_overlay_stays_one_byte_for_byte_there_and_back() {
     let site = Site::start().await;
     overlay(&site).await;
-    let before = std::fs::read(site.path("disks/d2.qcow2")).unwrap();
+    let before = fs::read(site.path("disks/d2.qcow2")).unwrap();
     let told = Told::default();
     let params = json!({ "disk": "d2" });
     let job = site.job("j1", "archive_disk", params.clone());
@@ -63,7 +64,7 @@ async fn an_overlay_stays_one_byte_for_byte_there_and_back() {
         site.done(job, again, params.clone()).await;
     }
     assert_eq!(archived(&site), Vec::<String>::new());
-    assert_eq!(std::fs::read(site.path("disks/d2.qcow2")).unwrap(), before);
+    assert_eq!(fs::read(site.path("disks/d2.qcow2")).unwrap(), before);
     assert_eq!(site.state("d2").await, Some(DiskState::Ready));
     let again = site.done("j6", "unarchive_disk", params).await;
     assert!(again["actual_size"].as_u64().unwrap() > 0);
@@ -83,7 +84,7 @@ async fn holes_of_a_raw_disk_are_holes_again() {
         .await;
     assert!(done["actual_size"].as_u64().unwrap() < 2 << 20, "{done:?}");
     let path = site.path("disks/d1.raw");
-    assert_eq!(std::fs::metadata(&path).unwrap().len(), 256 << 20);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 256 << 20);
     site.write("d1.raw", "raw", "read -P 7 100M 1M");
     site.write("d1.raw", "raw", "read -P 0 101M 155M");
 }
@@ -95,12 +96,12 @@ async fn what_can_not_be_archived_stays() {
     let refused = site.refused("j1", "archive_disk", json!({ "disk": "d1" }));
     assert_eq!(code(&refused.await), Code::DiskHasChildren);
     let stray = site.dir.path().join("archive/disks/d2.qcow2.zst");
-    std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
-    std::fs::write(&stray, "mine").unwrap();
+    fs::create_dir_all(stray.parent().unwrap()).unwrap();
+    fs::write(&stray, "mine").unwrap();
     let refused = site.refused("j2", "archive_disk", json!({ "disk": "d2" }));
     assert_eq!(code(&refused.await), Code::DiskExists);
-    assert_eq!(std::fs::read(&stray).unwrap(), b"mine");
-    std::fs::rename(
+    assert_eq!(fs::read(&stray).unwrap(), b"mine");
+    fs::rename(
         site.dir.path().join("archive"),
         site.dir.path().join("away"),
     )
@@ -132,23 +133,117 @@ async fn a_damaged_archive_gives_nothing_back() {
             .path()
             .join(format!("archive/disks/{disk}.qcow2.zst"))
     };
-    let whole = std::fs::read(at("d1")).unwrap();
+    let whole = fs::read(at("d1")).unwrap();
     let mut damaged = whole.clone();
     let middle = damaged.len() - 20;
     damaged[middle] ^= 1;
     let cut = whole[..whole.len() - 8].to_vec();
-    let other = std::fs::read(at("d2")).unwrap();
+    let other = fs::read(at("d2")).unwrap();
     for bytes in [damaged, cut, other, b"short".to_vec(), Vec::new()] {
-        std::fs::write(at("d1"), bytes).unwrap();
+        fs::write(at("d1"), bytes).unwrap();
         let refused = site.refused("j", "unarchive_disk", json!({ "disk": "d1" }));
         assert_eq!(code(&refused.await), Code::ImageCorrupt);
         assert_eq!(site.files("disks"), Vec::<String>::new());
         assert_eq!(site.state("d1").await, Some(DiskState::Archived));
     }
-    std::fs::write(at("d1"), whole).unwrap();
+    fs::write(at("d1"), whole).unwrap();
     site.done("j3", "unarchive_disk", json!({ "disk": "d1" }))
         .await;
     site.write("d1.qcow2", "qcow2", "read -P 7 1M 1M");
+}
+
+/// A file in the archive, made by somebody else.
+fn packed(label: &Value, content: &[u8]) -> Vec<u8> {
+    let text = label.to_string();
+    let mut bytes = 0x184D_2A50_u32.to_le_bytes().to_vec();
+    bytes.extend(u32::try_from(text.len()).unwrap().to_le_bytes());
+    bytes.extend(text.as_bytes());
+    bytes.extend(zstd::encode_all(content, 3).unwrap());
+    bytes
+}
+
+/// What is in the archive is as little believed as what is in the pool, and a label no more than
+/// the rest: it says how much is unpacked, and zeros take no room.
+#[tokio::test]
+async fn an_archive_that_attacks_gives_nothing_back() {
+    let site = Site::start().await;
+    let zeros = vec![0; 16 << 20];
+    site.filled_disk("d1").await;
+    let raw = json!({ "disk": "r1", "size": "4MiB", "format": "raw" });
+    site.done("make", "create_disk", raw).await;
+    let disk = site.path("disks/d1.qcow2");
+    let good = fs::read(&disk).unwrap();
+    let label = |disk: &str, format: &str, length: u64, allocated: u64| json!({ "disk": disk, "format": format, "length": length, "allocated": allocated });
+    // What begins to be unpacked, and what is refused by its label.
+    let mut hostile = Vec::new();
+    for (code, args) in [
+        (
+            Code::ImageBackingFile,
+            &[
+                "rebase",
+                "-u",
+                "-f",
+                "qcow2",
+                "-F",
+                "raw",
+                "-b",
+                "/etc/passwd",
+            ][..],
+        ),
+        (Code::ImageFormatMismatch, &["resize", "-q", "-f", "qcow2"]),
+        (Code::ImageUnsafeFeature, &["snapshot", "-c", "x"]),
+    ] {
+        let path = disk.to_str().unwrap();
+        let size = (code == Code::ImageFormatMismatch).then_some("9M");
+        let args: Vec<&str> = { args.iter().copied() }.chain([path]).chain(size).collect();
+        program("qemu-img", &args);
+        let bytes = fs::read(&disk).unwrap();
+        let length = bytes.len() as u64;
+        let whole = packed(&label("d1", "qcow2", length, length), &bytes);
+        hostile.push(("d1.qcow2", true, code, whole));
+        fs::write(&disk, &good).unwrap();
+    }
+    let (small, much) = (4 << 20, zeros.len() as u64);
+    let corrupt = Code::ImageCorrupt;
+    let bomb = packed(&label("r1", "raw", small, 0), &zeros);
+    hostile.push(("r1.raw", true, corrupt, bomb));
+    let bomb = packed(&label("d1", "qcow2", small, small), &zeros);
+    hostile.push(("d1.qcow2", true, corrupt, bomb));
+    for (disk, format, length) in [("r1", "raw", much), ("d1", "qcow2", 1 << 40)] {
+        let lie = packed(&label(disk, format, length, 0), &zeros);
+        let file = if disk == "r1" { "r1.raw" } else { "d1.qcow2" };
+        hostile.push((file, false, corrupt, lie));
+    }
+    for disk in ["d1", "r1"] {
+        let params = json!({ "disk": disk });
+        site.done(&format!("j-{disk}"), "archive_disk", params)
+            .await;
+    }
+    for (number, (file, begins, code, bytes)) in hostile.into_iter().enumerate() {
+        let at = site.dir.path().join(format!("archive/disks/{file}.zst"));
+        let whole = fs::read(&at).unwrap();
+        fs::write(&at, bytes).unwrap();
+        let disk = &file[..2];
+        let job = site.job(
+            &format!("j{number}"),
+            "unarchive_disk",
+            json!({ "disk": disk }),
+        );
+        let told = Told::default();
+        let note = |progress| told.note(&progress);
+        let done = site.run_within(&job, &process::Stop::new(), &note).await;
+        assert_eq!(failed(done).code, code, "{number} {file}");
+        assert_eq!(!told.percents().is_empty(), begins, "{number} {file}");
+        assert_eq!(site.files("disks"), Vec::<String>::new(), "{number} {file}");
+        assert_eq!(site.state(disk).await, Some(DiskState::Archived));
+        fs::write(&at, whole).unwrap();
+    }
+    for disk in ["d1", "r1"] {
+        let params = json!({ "disk": disk });
+        site.done(&format!("b-{disk}"), "unarchive_disk", params)
+            .await;
+    }
+    assert!(fs::read(&disk).unwrap() == good);
 }
 
 #[tokio::test]
