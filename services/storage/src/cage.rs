@@ -91,7 +91,7 @@ impl Rules {
     pub fn cage(&self, reach: &Reach) -> Cage {
         let mut cage = Cage::new();
         cage.run.extend(paths(&self.cage.also_run));
-        cage.read.extend(paths(&reach.read));
+        cage.files.extend(paths(&reach.read));
         cage.write.extend(paths(&reach.write));
         cage.hold = if self.cage.required {
             Hold::Required
@@ -152,7 +152,7 @@ mod tests {
             .chain("/p/disks/d1.qcow2".into())
             .write("/p/disks/.j.1.d2.part".into());
         let cage = Rules::default().cage(&reach);
-        assert!(has(&cage.read, "/p/disks"));
+        assert!(has(&cage.files, "/p/disks") && !has(&cage.read, "/p/disks"));
         assert_eq!(cage.write, [Path::new("/p/disks/.j.1.d2.part")]);
         assert!(cage.write_in.is_empty() && cage.own.is_empty());
         assert_eq!(cage.hold, Hold::Required);

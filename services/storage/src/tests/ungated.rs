@@ -12,7 +12,7 @@ use std::{
     net::TcpListener,
     os::{
         fd::OwnedFd,
-        unix::fs::{FileExt, MetadataExt},
+        unix::fs::{FileExt, MetadataExt, symlink},
     },
     path::PathBuf,
 };
@@ -146,6 +146,24 @@ async fn a_copy_reaches_no_file_of_the_host_and_nobody_else() {
     fs::write(&trap.disk, text).unwrap();
     assert!(trap.copied(ImageFormat::Vmdk, 64 * MIB).await.is_err());
     trap.holds("a list of other files");
+}
+
+/// A look follows no link that came after the gate: not to a sound image of the host's either.
+#[tokio::test]
+async fn a_link_in_a_disks_place_is_not_followed() {
+    let trap = Trap::set().await;
+    let (tool, never) = (&trap.site.store.tool, process::Stop::new());
+    let look = async || {
+        let image = trap.passed(ImageFormat::Qcow2).alone();
+        tool.info(image, &never).await
+    };
+    assert_eq!(look().await.unwrap().virtual_size, 4 * MIB);
+    let image = trap.site.dir.path().join("host-image");
+    fs::rename(&trap.disk, &image).unwrap();
+    symlink(&image, &trap.disk).unwrap();
+    let refused = look().await.unwrap_err();
+    assert_eq!(refused.code(), Some(Code::Internal), "{refused:?}");
+    trap.holds("a link");
 }
 
 #[tokio::test]

@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    os::unix::{fs::MetadataExt as _, net::UnixListener},
+    os::unix::{
+        fs::{MetadataExt as _, symlink},
+        net::UnixListener,
+    },
     path::Path,
 };
 use virtbus_worker::process::{Cage, Calls, CommandLine, RunOptions, Stdout, Stop, offer, run};
@@ -102,6 +105,30 @@ async fn what_it_is_given_it_may_use_and_no_more() {
     assert!(!inside.contains(SECRET), "{inside}");
     assert_eq!(fs::read_to_string(at("read")).unwrap(), "to be read");
     assert_eq!(fs::read_to_string(at("written")).unwrap(), "new\n");
+}
+
+#[tokio::test]
+async fn what_is_no_plain_file_keeps_the_tool_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("secret"), SECRET).unwrap();
+    fs::write(at("plain"), "to be read").unwrap();
+    symlink(at("secret"), at("link")).unwrap();
+    symlink(at("nothing"), at("nowhere")).unwrap();
+    drop(UnixListener::bind(at("socket")).unwrap());
+    for (name, is_plain) in [
+        ("plain", true),
+        ("absent", true),
+        ("link", false),
+        ("nowhere", false),
+        ("socket", false),
+    ] {
+        let mut cage = cage();
+        cage.files.push(at(name));
+        let line = sh(&format!("cat {}", at(name).display())).cage(cage);
+        let ran = run(&line, RunOptions::default()).await;
+        assert_eq!(ran.is_ok(), is_plain, "{name}: {ran:?}");
+    }
 }
 
 #[tokio::test]

@@ -71,6 +71,11 @@ pub(super) fn rules(cage: &Cage) -> Result<Rules, Refused> {
             created = allow(created, file, right)?;
         }
     }
+    for path in &cage.files {
+        if let Some(file) = look_plain(path).map_err(path_error)? {
+            created = allow(created, file, READ)?;
+        }
+    }
     for path in &cage.write {
         created = allow(created, make(path).map_err(path_error)?, WRITE)?;
     }
@@ -104,7 +109,28 @@ fn path_error(errno: Errno) -> Refused {
 
 /// What is there; none if nothing is.
 fn look(path: &PathBuf) -> Result<Option<OwnedFd>, Errno> {
-    match open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+    there(open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()))
+}
+
+/// The plain file or folder that is there. A link isn't followed.
+fn look_plain(path: &PathBuf) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Some(file) = there(open(path, flags, Mode::empty()))? else {
+        return Ok(None);
+    };
+    match FileType::from_raw_mode(fstat(&file)?.st_mode) {
+        FileType::RegularFile | FileType::Directory => Ok(Some(file)),
+        FileType::Symlink => Err(Errno::LOOP),
+        FileType::Fifo
+        | FileType::Socket
+        | FileType::CharacterDevice
+        | FileType::BlockDevice
+        | FileType::Unknown => Err(Errno::INVAL),
+    }
+}
+
+fn there(opened: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
+    match opened {
         Ok(file) => Ok(Some(file)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(errno) => Err(errno),

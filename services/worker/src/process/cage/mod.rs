@@ -39,6 +39,10 @@ pub struct Cage {
     pub run: Vec<PathBuf>,
     /// Files, and folders with all in them: read.
     pub read: Vec<PathBuf>,
+    /// Files that strangers may have put there, and folders with all in them: read. What is no plain
+    /// file or folder keeps the tool from starting: a link may lead anywhere by then, whoever
+    /// looked at its place before.
+    pub files: Vec<PathBuf>,
     /// Files: read and written. They are made, empty, where they are missing.
     pub write: Vec<PathBuf>,
     /// Folders in which files are read and written, but none is made or removed.
