@@ -1,5 +1,6 @@
 //! Files that attack, made of good ones by the bytes that matter.
 
+use super::vmdk::{vmdk_sparse, vmdk_text};
 use rustix::{
     fs::{CWD, FileType, Mode, makedev, mknodat},
     io::Errno,
@@ -15,8 +16,6 @@ use std::{
 };
 use virtbus_wire::Code;
 
-/// What must not be found in the pool.
-pub(super) const SECRET: &str = "the host's own secret ";
 /// The virtual size of the disks that are attacked, in bytes.
 pub(super) const DISK_BYTES: u64 = 4 << 20;
 /// How deep the chain is that nobody made by jobs.
@@ -43,18 +42,18 @@ pub(super) fn program(name: &str, args: &[&str]) {
     assert!(output.status.success(), "{name} {args:?}: {output:?}");
 }
 
-fn patch(disk: &Path, at: u64, bytes: &[u8]) {
+pub(super) fn patch(disk: &Path, at: u64, bytes: &[u8]) {
     let file = OpenOptions::new().write(true).open(disk).unwrap();
     file.write_all_at(bytes, at).unwrap();
 }
 
-fn cut(disk: &Path, length: u64) {
+pub(super) fn cut(disk: &Path, length: u64) {
     let file = OpenOptions::new().write(true).open(disk).unwrap();
     file.set_len(length).unwrap();
 }
 
 /// The name of a backing, behind all extensions.
-fn backing(disk: &Path, name: &str) {
+pub(super) fn backing(disk: &Path, name: &str) {
     const AT: u64 = 2048;
     patch(disk, AT, name.as_bytes());
     patch(disk, 8, &AT.to_be_bytes());
@@ -62,7 +61,7 @@ fn backing(disk: &Path, name: &str) {
 }
 
 /// A data file of this name: the feature's bit, and the extension before all others.
-fn data_file(disk: &Path, name: &str) {
+pub(super) fn data_file(disk: &Path, name: &str) {
     patch(disk, 79, &[4]);
     let mut extension = 0x4441_5441_u32.to_be_bytes().to_vec();
     extension.extend(u32::try_from(name.len()).unwrap().to_be_bytes());
@@ -71,51 +70,9 @@ fn data_file(disk: &Path, name: &str) {
     patch(disk, 112, &extension);
 }
 
-fn description(host: &Path) -> String {
+pub(super) fn description(host: &Path) -> String {
     let file = host.display();
     format!("json:{{\"driver\":\"raw\",\"file\":{{\"driver\":\"file\",\"filename\":\"{file}\"}}}}")
-}
-
-/// A VMDK without a disk in it, whose text names the host's file.
-fn descriptor(kind: &str, extent: &str) -> String {
-    format!(
-        "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"{kind}\"\n\
-         {extent}\n"
-    )
-}
-
-pub(super) fn vmdk_text(disk: &Path, aims: &Aims) {
-    let extent = format!("RW 8192 FLAT \"{}\" 0", aims.host.display());
-    fs::write(disk, descriptor("monolithicFlat", &extent)).unwrap();
-}
-
-pub(super) fn vmdk_sibling(disk: &Path, _: &Aims) {
-    let text = descriptor("twoGbMaxExtentFlat", "RW 8192 FLAT \"../../host-file\" 0");
-    fs::write(disk, text).unwrap();
-}
-
-pub(super) fn vmdk_sparse(disk: &Path, aims: &Aims) {
-    let extent = format!("RW 8192 FLAT \"{}\" 0", aims.host.display());
-    let text = descriptor("monolithicFlat", &extent);
-    let mut image = vec![0; 1 << 20];
-    image[..8].copy_from_slice(b"KDMV\x01\0\0\0");
-    image[28] = 1;
-    image[36] = 20;
-    image[512..512 + text.len()].copy_from_slice(text.as_bytes());
-    fs::write(disk, image).unwrap();
-}
-
-pub(super) fn vmdk_parent(disk: &Path, aims: &Aims) {
-    let hint = format!("parentFileNameHint=\"{}\"", aims.host.display());
-    fs::write(disk, descriptor("monolithicSparse", &hint)).unwrap();
-}
-
-pub(super) fn vmdk_huge(disk: &Path, _: &Aims) {
-    patch(disk, 12, &0xffff_ffff_0001_u64.to_le_bytes());
-}
-
-pub(super) fn vmdk_footer(disk: &Path, _: &Aims) {
-    patch(disk, 56, &u64::MAX.to_le_bytes());
 }
 
 /// A disk on top of 200 others, none of which the catalogue knows.
@@ -243,6 +200,13 @@ pub(super) const ATTACKS: &[(&str, Code, Attack)] = &[
             data_file(disk, &description(&aims.host));
         },
     ),
+    (
+        "a block device's address for the data",
+        Code::ImageDataFile,
+        |disk, aims| {
+            data_file(disk, &format!("nbd://127.0.0.1:{}/x", aims.port));
+        },
+    ),
     ("data without a name", Code::ImageDataFile, |disk, _| {
         patch(disk, 79, &[4]);
     }),
@@ -338,35 +302,18 @@ pub(super) const ATTACKS: &[(&str, Code, Attack)] = &[
     }),
 ];
 
-/// The same in place of a VMDK's.
-pub(super) const VMDKS: &[(&str, Code, Attack)] = &[
-    (
-        "a text that names the host's file",
-        Code::ImageDataFile,
-        vmdk_text,
-    ),
-    (
-        "a text that names a file above",
-        Code::ImageDataFile,
-        vmdk_sibling,
-    ),
-    (
-        "a disk without room, and such a text",
-        Code::ImageDataFile,
-        vmdk_sparse,
-    ),
-    (
-        "a text that names a parent",
-        Code::ImageDataFile,
-        vmdk_parent,
-    ),
-    ("a disk larger than any", Code::ImageTooLarge, vmdk_huge),
-    (
-        "a table that is said to be at the end",
-        Code::ImageCorrupt,
-        vmdk_footer,
-    ),
-];
+/// A qcow2 whose first cluster is the first of the host's file.
+pub(super) fn mapped_elsewhere(disk: &Path, aims: &Aims) {
+    const CLUSTER: u64 = 64 << 10;
+    const HERE: u64 = 1 << 63;
+    data_file(disk, aims.host.to_str().unwrap());
+    let head = fs::read(disk).unwrap();
+    let first = u64::from_be_bytes(head[40..48].try_into().unwrap());
+    let table = u64::try_from(head.len()).unwrap().next_multiple_of(CLUSTER);
+    cut(disk, table + CLUSTER);
+    patch(disk, first, &(table | HERE).to_be_bytes());
+    patch(disk, table, &HERE.to_be_bytes());
+}
 
 /// A qcow2 of these many bytes, all of which are the same cluster.
 pub(super) fn all_the_same(disk: &Path, bytes: u64) {

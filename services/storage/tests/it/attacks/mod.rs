@@ -2,11 +2,15 @@
 //! with the right code, and what they aim at is neither read nor written.
 
 mod corpus;
+mod foreign;
+mod names;
+mod secret;
 mod shapes;
 mod siege;
+mod vmdk;
 mod watch;
 
-use corpus::{ATTACKS, Attack, DISK_BYTES, VMDKS, program};
+use corpus::{ATTACKS, Attack, DISK_BYTES, program};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use siege::{ROOM, Siege};
@@ -143,31 +147,6 @@ async fn is_looked_at(siege: &Siege, p: &str, what: &str, code: Code) {
     siege.ends(&format!("{p}wipe"), LOW, wipe).await;
 }
 
-/// Every attack on a VMDK, on a copy that the service made.
-async fn attack_vmdk(siege: &Siege, number: usize, (what, code, attack): (&str, Code, Attack)) {
-    let disk = format!("v{number}");
-    let made = json!({ "disk": "spare", "to": disk, "format": "vmdk" });
-    siege
-        .done(&format!("make-{disk}"), LOW, ("convert", made))
-        .await;
-    let file = siege.file(&format!("{disk}.vmdk"));
-    attack(&file, &siege.aims);
-    let new = json!({ "disk": disk, "to": format!("{disk}-new"), "format": "raw" });
-    for (index, task) in [
-        ("convert", new),
-        ("archive_disk", json!({ "disk": disk })),
-        ("check_disk", json!({ "disk": disk })),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let name = task.0;
-        let refused = siege.refused(&format!("{disk}-{index}"), LOW, task).await;
-        assert_eq!(refused, code, "{what}: {name}");
-    }
-    remove(&file);
-}
-
 /// A file of a few clusters that shows more than there is room for.
 async fn is_larger_than_it_looks(siege: &Siege) {
     let bytes = 2 * ROOM;
@@ -187,14 +166,13 @@ async fn is_larger_than_it_looks(siege: &Siege) {
     siege.ends("much-check", "storage.other.low", check).await;
 }
 
-/// A guest's disk whose bytes are an image that names the host's file.
+/// A guest's disk whose bytes are an image that has its data in the host's file.
 async fn is_only_bytes(siege: &Siege) {
     let raw = json!({ "disk": "r1", "size": DISK_BYTES, "format": "raw" });
     siege.done("r1", HIGH, ("create_disk", raw)).await;
     let source = siege.aims.workshop.join("nested.qcow2");
     fs::copy(siege.file("spare.qcow2"), &source).unwrap();
-    let (_, _, host_below) = ATTACKS[0];
-    host_below(&source, &siege.aims);
+    corpus::mapped_elsewhere(&source, &siege.aims);
     let mut bytes = fs::read(&source).unwrap();
     bytes.resize(usize::try_from(DISK_BYTES).unwrap(), 0);
     fs::write(siege.file("r1.raw"), &bytes).unwrap();
@@ -236,60 +214,6 @@ async fn is_only_bytes(siege: &Siege) {
     assert!(grown.starts_with(&bytes) && grown.len() == 9 << 20);
 }
 
-/// Ids and names that are options, paths or addresses to somebody.
-async fn names_are_refused(siege: &Siege) {
-    let long = "x".repeat(300);
-    let names = [
-        "--help",
-        "-f",
-        "",
-        ".",
-        "..",
-        "../d1",
-        "/etc/passwd",
-        "a/b",
-        "a:b",
-        "json:{}",
-        "nbd:127.0.0.1:1",
-        "d1,backing_file=x",
-        "d1\nd2",
-        "\u{1b}[2J",
-        "d\0",
-        "ä",
-        long.as_str(),
-    ];
-    for (index, name) in names.into_iter().enumerate() {
-        for (what, task) in [
-            (
-                "new",
-                ("create_disk", json!({ "disk": name, "size": "1MiB" })),
-            ),
-            (
-                "to",
-                (
-                    "convert",
-                    json!({ "disk": "spare", "to": name, "format": "raw" }),
-                ),
-            ),
-            (
-                "snapshot",
-                (
-                    "create_snapshot",
-                    json!({ "disk": "spare", "snapshot": name }),
-                ),
-            ),
-            (
-                "backing",
-                ("create_disk", json!({ "disk": "new", "backing": name })),
-            ),
-        ] {
-            let id = format!("name-{index}-{what}");
-            let refused = siege.refused(&id, LOW, task).await;
-            assert_eq!(refused, Code::JobInvalidParams, "{what} {name:?}");
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn no_published_job_lets_a_tool_near_what_attacks() {
     let siege = Siege::begin().await;
@@ -305,12 +229,10 @@ async fn no_published_job_lets_a_tool_near_what_attacks() {
         .buffer_unordered(AT_ONCE)
         .collect::<Vec<()>>();
     let others = async {
-        for (number, one) in VMDKS.iter().enumerate() {
-            attack_vmdk(&siege, number, *one).await;
-        }
+        vmdk::attack(&siege).await;
         is_only_bytes(&siege).await;
         is_larger_than_it_looks(&siege).await;
-        names_are_refused(&siege).await;
+        names::are_refused(&siege).await;
     };
     tokio::join!(attacks, others);
     siege.holds();

@@ -2,7 +2,8 @@
 
 use super::{
     super::{Service, Site},
-    corpus::{Aims, SECRET},
+    corpus::Aims,
+    secret::Secret,
 };
 use serde_json::{Value, json};
 use std::{
@@ -11,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+use virtbus_bus::{Bucket, Bus, ConnectConfig};
 use virtbus_testbed::until;
 use virtbus_wire::{Code, Record, state::JobState};
 
@@ -25,7 +27,9 @@ pub(super) struct Siege {
     pub(super) service: Service,
     pub(super) aims: Aims,
     listener: TcpListener,
-    secret: Vec<u8>,
+    secret: Secret,
+    pub(super) pools: Bucket<Value>,
+    pub(super) media: Bucket<Value>,
     pub(super) far: tempfile::TempDir,
 }
 
@@ -44,8 +48,8 @@ impl Siege {
             port: listener.local_addr().unwrap().port(),
             workshop,
         };
-        let secret = SECRET.repeat((1 << 20) / SECRET.len()).into_bytes();
-        fs::write(&aims.host, &secret).unwrap();
+        let secret = Secret::new();
+        fs::write(&aims.host, secret.bytes()).unwrap();
         let mut command = site.command("st-1");
         command
             .env(
@@ -64,7 +68,15 @@ impl Siege {
             .env("VIRTBUS__WORK__PRESSURE__IO", "0")
             .env("VIRTBUS__WORK__PRESSURE__MEMORY", "0");
         let service = Service(command.spawn().unwrap());
+        let url = site.server.url.clone();
+        let connect = ConnectConfig {
+            url,
+            ..ConnectConfig::default()
+        };
+        let bus = Bus::connect(&connect, "siege").await.unwrap();
         Self {
+            pools: Bucket::new(&bus, "pools"),
+            media: Bucket::new(&bus, "media"),
             site,
             service,
             aims,
@@ -125,27 +137,26 @@ impl Siege {
 
     /// That nobody got at what is outside of the pools.
     pub(super) fn holds(&self) {
-        let is_same = fs::read(&self.aims.host).unwrap() == self.secret;
+        let is_same = fs::read(&self.aims.host).unwrap() == self.secret.bytes();
         assert!(is_same, "the host's file has changed");
         let called = self.listener.accept();
         assert!(called.is_err(), "somebody called: {called:?}");
         for root in ["pool", "archive"] {
-            assert_without_secret(&self.site.dir.path().join(root));
+            self.is_nowhere(&self.site.dir.path().join(root));
         }
-        assert_without_secret(self.far.path());
+        self.is_nowhere(self.far.path());
     }
-}
 
-fn assert_without_secret(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        let kind = fs::symlink_metadata(&path).unwrap();
-        if kind.is_dir() {
-            assert_without_secret(&path);
-        } else if kind.is_file() {
-            let bytes = fs::read(&path).unwrap();
-            let is_in = String::from_utf8_lossy(&bytes).contains(SECRET);
-            assert!(!is_in, "the secret is in {}", path.display());
+    fn is_nowhere(&self, folder: &Path) {
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            let kind = fs::symlink_metadata(&path).unwrap();
+            if kind.is_dir() {
+                self.is_nowhere(&path);
+            } else if kind.is_file() {
+                let is_in = self.secret.is_in(&fs::read(&path).unwrap());
+                assert!(!is_in, "the secret is in {}", path.display());
+            }
         }
     }
 }
