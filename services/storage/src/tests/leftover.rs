@@ -21,7 +21,7 @@ async fn service(site: &Site) -> Leftovers {
     if site.store.leases.owner(&worker).await.unwrap().is_none() {
         site.live_worker(WORKER).await;
     }
-    Leftovers::new(site.another_store(), site.jobs.clone(), worker)
+    Leftovers::new(site.another_store(|_| {}), site.jobs.clone(), worker)
 }
 
 /// One look, when what is there is old enough.
@@ -305,7 +305,7 @@ async fn while_another_program_has_the_disk_it_is_not_put_back() {
 async fn a_service_without_a_lease_puts_nothing_back() {
     let site = Site::start().await;
     let intent = stuck(&site).await;
-    let store = site.another_store();
+    let store = site.another_store(|_| {});
     let mut service = Leftovers::new(store, site.jobs.clone(), "st-8".parse().unwrap());
     look(&mut service).await;
     assert_eq!(site.disk("d1").await, Some(intent));

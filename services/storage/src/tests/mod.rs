@@ -28,6 +28,7 @@ mod ping;
 mod resize;
 mod restore_disk;
 mod restored;
+mod room;
 mod site;
 mod snapshots;
 mod sparsify;

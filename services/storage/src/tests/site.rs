@@ -12,6 +12,7 @@ use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     time::Duration,
@@ -106,9 +107,9 @@ impl Site {
         site
     }
 
-    /// The means of another service with the same pools.
-    pub(super) fn another_store(&self) -> Store {
-        Store::new(&self.bus, &settings(self.dir.path(), |_| {}))
+    /// The means of another service with the same pools, and changes to its settings.
+    pub(super) fn another_store(&self, change: impl FnOnce(&mut StorageConfig)) -> Store {
+        Store::new(&self.bus, &settings(self.dir.path(), change))
     }
 
     /// The server's address.
@@ -372,7 +373,7 @@ pub(super) fn ran(name: &str, args: &[&str]) -> Exit {
     std::thread::scope(|threads| threads.spawn(run).join().unwrap())
 }
 
-pub(super) fn failed(done: Result<Done, Stop>) -> JobError {
+pub(super) fn failed<T: Debug>(done: Result<T, Stop>) -> JobError {
     match done {
         Err(Stop::Failed(error)) => error,
         other => panic!("{other:?}"),

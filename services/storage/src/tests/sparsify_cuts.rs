@@ -21,8 +21,8 @@ echo '{ "message": "Trimming /dev/sda", "timestamp": "x", "type": "message" }'
 exec /usr/bin/qemu-io -f qcow2 -d unmap -c "discard 1M 1M" "$image"
 "#;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_is_made_sparse() {
+/// A site with that program.
+pub(super) async fn quick_site() -> Site {
     let dir = tempfile::tempdir().unwrap();
     let tools = dir.path().join(TOOLS);
     fs::create_dir(&tools).unwrap();
@@ -30,7 +30,12 @@ async fn a_disk_that_is_made_sparse() {
     fs::write(&program, PROGRAM).unwrap();
     fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     symlink(find_program("qemu-img").unwrap(), tools.join("qemu-img")).unwrap();
-    let site = Site::beside(dir, |_| {}).await;
+    Site::beside(dir, |_| {}).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_made_sparse() {
+    let site = quick_site().await;
     let sparse = case("sparsify", r#"{"disk": "{a}"}"#).measures(&["before", "after"]);
     cut_at(&site, sparse).await;
 }
