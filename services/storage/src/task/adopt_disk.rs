@@ -17,7 +17,7 @@ use crate::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, JobError, SnapshotId,
-    catalog::{DiskRecord, DiskState, PoolRecord, UseMode, admit_depth},
+    catalog::{DiskRecord, DiskState, PoolRecord, admit_depth},
     protocol::lock::Mode,
     task::storage as params,
 };
@@ -97,14 +97,6 @@ impl AdoptDisk<'_> {
         }
         let text = "what the file says of its backing isn't what the job says";
         Err(JobError::new(Code::ImageBackingFile, text).into())
-    }
-
-    /// That no other program writes the file.
-    async fn idle(&self, root: &Root) -> Result<(), Stop> {
-        let (root, source) = (root.clone(), self.source());
-        let looked: Result<(), PoolError> =
-            blocking::look(move || root.idle(&source, UseMode::Shared)).await;
-        Ok(looked?)
     }
 
     /// Has the header, at its place, name the backing as ours do.
@@ -207,7 +199,7 @@ impl Steps for AdoptDisk<'_> {
         let (source, size_max) = (self.source(), context::size_max(&plan.pool));
         let image = self.inspect((&plan.root, &source), &plan.expected, size_max);
         let image = image.await?;
-        self.idle(&plan.root).await?;
+        self.at.idle_foreign(&plan.root, &self.source()).await?;
         let info = self.at.store.tool.info(image, pace.stop).await;
         let info = info.map_err(context::tool)?;
         context::admit_size(info.virtual_size, &plan.pool)?;
@@ -235,7 +227,7 @@ impl Steps for AdoptDisk<'_> {
             backing: self.params.backing.clone(),
         };
         plan.fence = Some(self.at.fence(&plan.root, &self.params.disk).await?);
-        self.idle(&plan.root).await?;
+        self.at.idle_foreign(&plan.root, &self.source()).await?;
         plan.intent = Some(self.at.intend_new(&self.params.disk, disk).await?);
         Ok(())
     }

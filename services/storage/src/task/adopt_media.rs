@@ -116,12 +116,13 @@ impl Steps for AdoptMedia<'_> {
             .at
             .foreign(&plan.root, &source, format, plan.facts.length);
         found.await?.ok_or_else(gone)?;
-        Ok(())
+        self.at.idle_foreign(&plan.root, &source).await
     }
 
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
         let (media, id) = (&self.at.store.media, &self.params.media);
         plan.fence = Some(self.at.fence(&plan.root, id).await?);
+        self.at.idle_foreign(&plan.root, &self.source()).await?;
         let (pool, format) = (self.at.pool.name.clone(), self.params.format);
         let job = &self.at.job.record;
         let mut record = catalog::new_medium(pool, format, plan.facts.length, job, now());

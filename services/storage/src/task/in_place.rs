@@ -7,7 +7,7 @@ use crate::{
     draft::Draft,
     fence::{Fence, Mark},
     gate::{Expected, Measured},
-    pool::{Facts, PoolError, Root},
+    pool::{Facts, Name, PoolError, Root},
     qemu_img::Info,
     task::{Context, Pace, context, is_own, now, relay::relayed, stage::Stage},
     trash::used,
@@ -212,6 +212,14 @@ impl Context<'_> {
             })
         })
         .await;
+        Ok(looked?)
+    }
+
+    /// The same of a file that isn't anything of ours yet: that no other program writes it.
+    pub(crate) async fn idle_foreign(&self, root: &Root, file: &Name) -> Result<(), Stop> {
+        let (root, file) = (root.clone(), file.clone());
+        let looked: Result<(), PoolError> =
+            blocking::look(move || root.idle(&file, UseMode::Shared)).await;
         Ok(looked?)
     }
 }

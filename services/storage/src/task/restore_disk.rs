@@ -132,6 +132,7 @@ impl Steps for RestoreDisk<'_> {
         if facts?.is_some() {
             return Err(taken(&disk.id, "the pool").into());
         }
+        home.idle(&(&disk.id).into()).await?;
         if state == DiskState::Ready {
             let expected = context::expected(&disk, below.first());
             self.at.pass_file(&home.root, &trash, expected).await?;
@@ -152,6 +153,7 @@ impl Steps for RestoreDisk<'_> {
     async fn intend(&self, plan: &mut Plan) -> Result<(), Stop> {
         // Against the sweep that empties the trash.
         plan.fence = Some(self.at.fence(&self.at.root().await?, &plan.disk.id).await?);
+        plan.home.idle(&(&plan.disk.id).into()).await?;
         plan.disk = self
             .at
             .store

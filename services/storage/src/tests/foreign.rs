@@ -2,13 +2,17 @@
 
 use super::{
     care,
-    site::{MIB, Site, failed},
+    site::{Site, failed, program},
+    sparsify_cuts::quick_site,
 };
 use crate::task::Step;
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
+    fs,
     io::{BufRead, BufReader, Write},
-    path::Path,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 use virtbus_wire::{Code, JobError, catalog::DiskState};
@@ -54,19 +58,31 @@ impl Drop for Foreign {
     }
 }
 
-/// The raw `d1` below the overlays `d2` and `d3`, the raw `d4` alone, and what is in the files.
+/// The raw `d1` below the overlays `d2` and `d3`, the latter with a snapshot; the raw `d4` alone;
+/// the raw `d5` below the overlay `d6`; `d7` in the trash; `x` and `y` to be adopted.
 async fn world(site: &Site) {
-    for id in ["d1", "d4"] {
+    for id in ["d1", "d4", "d5"] {
         let params = json!({ "disk": id, "size": "4MiB", "format": "raw" });
         site.done(&format!("make-{id}"), "create_disk", params)
             .await;
         site.write(&format!("{id}.raw"), "raw", "write -P 7 1M 1M");
     }
-    for id in ["d2", "d3"] {
-        let params = json!({ "disk": id, "backing": "d1" });
+    for (id, backing) in [("d2", "d1"), ("d3", "d1"), ("d6", "d5")] {
+        let params = json!({ "disk": id, "backing": backing });
         site.done(&format!("make-{id}"), "create_disk", params)
             .await;
         site.write(&format!("{id}.qcow2"), "qcow2", "write -P 9 2M 64k");
+    }
+    let snapshot = json!({ "disk": "d3", "snapshot": "s" });
+    site.done("snap", "create_snapshot", snapshot).await;
+    site.filled_disk("d7").await;
+    let gone = json!({ "disk": "d7" });
+    site.done("gone", "delete_disk", gone).await;
+    fs::create_dir_all(site.path("adopt")).unwrap();
+    for (file, format) in [("x", "qcow2"), ("y", "raw")] {
+        let path = file_of(site, file).0;
+        let args = ["create", "-f", format, path.to_str().unwrap(), "1M"];
+        program("qemu-img", &args);
     }
 }
 
@@ -122,16 +138,42 @@ fn tasks() -> Vec<(&'static str, Value, &'static str)> {
             json!({ "disk": "d2", "repair": "leaks" }),
             "d2",
         ),
+        ("sparsify", json!({ "disk": "d2" }), "d2"),
+        (
+            "revert_snapshot",
+            json!({ "disk": "d3", "snapshot": "s" }),
+            "d3",
+        ),
+        (
+            "delete_snapshot",
+            json!({ "disk": "d3", "snapshot": "s" }),
+            "d3",
+        ),
+        ("commit", json!({ "disk": "d6" }), "d6"),
+        ("commit", json!({ "disk": "d6", "delete": true }), "d5"),
+        (
+            "adopt_disk",
+            json!({ "disk": "n", "format": "qcow2", "file": "x" }),
+            "x",
+        ),
+        (
+            "adopt_media",
+            json!({ "media": "m", "format": "raw", "file": "y" }),
+            "y",
+        ),
+        ("restore_disk", json!({ "disk": "d7" }), "d7"),
     ]
 }
 
-fn file_of(site: &Site, id: &str) -> (std::path::PathBuf, &'static str) {
-    let format = if ["d1", "d4"].contains(&id) {
-        "raw"
-    } else {
-        "qcow2"
-    };
-    (site.path(&format!("disks/{id}.{format}")), format)
+/// Where the file of a disk is, or one that is to be adopted.
+fn file_of(site: &Site, id: &str) -> (PathBuf, &'static str) {
+    match id {
+        "x" => (site.path("adopt/x"), "qcow2"),
+        "y" => (site.path("adopt/y"), "raw"),
+        "d7" => (site.path("trash/disk.d7.gone.1"), "qcow2"),
+        "d1" | "d4" | "d5" => (site.path(&format!("disks/{id}.raw")), "raw"),
+        _ => (site.path(&format!("disks/{id}.qcow2")), "qcow2"),
+    }
 }
 
 fn is_busy(error: &JobError, when: &str) {
@@ -139,24 +181,48 @@ fn is_busy(error: &JobError, when: &str) {
     assert!(error.retryable, "{when}");
 }
 
-/// That all is as it was made.
-async fn is_untouched(site: &Site, when: &str) {
-    let files = ["d1.raw", "d2.qcow2", "d3.qcow2", "d4.raw"];
-    assert_eq!(site.files("disks"), files, "{when}");
-    assert_eq!(site.files("trash"), Vec::<String>::new(), "{when}");
-    for id in ["d1", "d2", "d3", "d4"] {
-        let record = site.record(id).await;
-        let seen = (record.state, record.virtual_size, record.pool.as_str());
-        let expected = (DiskState::Ready, Some(4 * MIB), "default");
-        assert_eq!(seen, expected, "{when}: {id}");
+/// What there is: each file by its inode and length, and what the records say that no job has
+/// changed.
+#[derive(Debug, PartialEq)]
+struct Sight {
+    files: BTreeMap<PathBuf, (u64, u64)>,
+    records: Vec<Option<Value>>,
+}
+
+impl Sight {
+    async fn of(site: &Site) -> Self {
+        let mut files = BTreeMap::new();
+        for folder in ["disks", "media", "adopt", "trash"] {
+            for file in site.files(folder) {
+                let path = site.path(folder).join(file);
+                let facts = fs::metadata(&path).unwrap();
+                files.insert(path, (facts.ino(), facts.len()));
+            }
+        }
+        let mut records = Vec::new();
+        for id in ["d1", "d2", "d3", "d4", "d5", "d6", "d7", "n"] {
+            let record = site.disk(id).await.map(|disk| disk.record);
+            records.push(record.map(|record| {
+                json!([
+                    record.state,
+                    record.pool,
+                    record.virtual_size,
+                    record.backing,
+                    record.children,
+                    record.snapshots,
+                ])
+            }));
+        }
+        assert!(site.medium("m").await.is_none());
+        Self { files, records }
     }
-    assert_eq!(site.state("n").await, None, "{when}");
 }
 
 #[tokio::test]
 async fn what_another_program_writes_is_busy_and_stays_as_it_was() {
-    let site = Site::start().await;
+    let site = quick_site().await;
     world(&site).await;
+    let before = Sight::of(&site).await;
     for (number, (task, params, used)) in tasks().into_iter().enumerate() {
         let when = format!("{task} {params} with {used} in use");
         let (path, format) = file_of(&site, used);
@@ -164,15 +230,16 @@ async fn what_another_program_writes_is_busy_and_stays_as_it_was() {
         let job = site.job(&format!("j{number}"), task, params);
         is_busy(&failed(site.run(&job).await), &when);
         drop(foreign);
-        is_untouched(&site, &when).await;
+        assert_eq!(Sight::of(&site).await, before, "{when}");
     }
 }
 
 /// Long work may be over hours after it began.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_program_begins_to_write_during_the_work_is_busy_too() {
-    let site = Site::start().await;
+    let site = quick_site().await;
     world(&site).await;
+    let before = Sight::of(&site).await;
     for (number, (task, params, used)) in tasks().into_iter().enumerate() {
         let when = format!("{task} {params} with {used} in use after the work");
         let (path, format) = file_of(&site, used);
@@ -187,23 +254,28 @@ async fn what_another_program_begins_to_write_during_the_work_is_busy_too() {
         let ended = site.run_and(&job, Step::Work, &start).await;
         is_busy(&failed(ended), &when);
         drop(foreign);
-        is_untouched(&site, &when).await;
+        assert_eq!(Sight::of(&site).await, before, "{when}");
     }
 }
 
 #[tokio::test]
 async fn what_another_program_reads_is_read_beside_it_and_not_taken_away() {
-    let site = Site::start().await;
+    let site = quick_site().await;
     world(&site).await;
+    let before = Sight::of(&site).await;
     let foreign = Foreign::reads(&site.path("disks/d2.qcow2"), "qcow2").await;
+    let tree = json!({ "disk": "d2", "pool": "other", "tree": true });
     for (task, params) in [
         ("resize", json!({ "disk": "d2", "size": "9MiB" })),
         ("archive_disk", json!({ "disk": "d2" })),
         ("delete_disk", json!({ "disk": "d2" })),
+        ("sparsify", json!({ "disk": "d2" })),
+        ("rebase", json!({ "disk": "d2", "backing": null })),
+        ("move_disk", tree),
     ] {
         let error = site.refused(&format!("j-{task}"), task, params).await;
         is_busy(&error, task);
-        is_untouched(&site, task).await;
+        assert_eq!(Sight::of(&site).await, before, "{task}");
     }
     let params = json!({ "disk": "d2", "to": "n", "format": "raw" });
     site.done("j1", "convert", params).await;
@@ -233,11 +305,9 @@ async fn a_medium_that_another_program_has_open_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_tool_is_kept_out_leaves_the_backing_whole() {
-    let site = Site::start().await;
+    let site = quick_site().await;
     world(&site).await;
-    let params = json!({ "disk": "d3", "mode": "unlink" });
-    site.done("j1", "delete_disk", params).await;
-    let path = site.path("disks/d2.qcow2");
+    let path = site.path("disks/d6.qcow2");
     let foreign = std::sync::Mutex::new(None);
     let start = || {
         let started = Foreign::reads(&path, "qcow2");
@@ -245,20 +315,20 @@ async fn a_commit_whose_tool_is_kept_out_leaves_the_backing_whole() {
         let started = tokio::task::block_in_place(|| runtime.block_on(started));
         *foreign.lock().unwrap() = Some(started);
     };
-    let job = site.job("j2", "commit", json!({ "disk": "d2" }));
+    let job = site.job("j2", "commit", json!({ "disk": "d6" }));
     let ended = site.run_and(&job, Step::Commit, &start).await;
     is_busy(&failed(ended), "commit");
-    for disk in ["d1", "d2"] {
+    for disk in ["d5", "d6"] {
         assert_eq!(site.state(disk).await, Some(DiskState::Ready), "{disk}");
     }
     foreign.lock().unwrap().take();
     let again = site.claimed(
-        json!({ "id": "j2", "task": "commit", "params": { "disk": "d2" } }),
+        json!({ "id": "j2", "task": "commit", "params": { "disk": "d6" } }),
         2,
     );
     site.run(&again).await.unwrap();
     let read = "read -P 9 2M 64k";
-    site.write("d1.raw", "raw", read);
+    site.write("d5.raw", "raw", read);
 }
 
 #[tokio::test]

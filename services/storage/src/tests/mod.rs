@@ -18,6 +18,7 @@ mod delete_media;
 mod fences;
 mod foreign;
 mod halted;
+mod in_use;
 mod killed;
 mod leftover;
 mod moment_cases;
