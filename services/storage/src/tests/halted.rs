@@ -5,7 +5,7 @@
 //! there (`halt.c`). So it's known where it is when it's killed, and it dies of nothing else.
 
 use super::{
-    killed::was_killed,
+    killed::{What, was_killed},
     moment_cases::{Case, changes},
     moment_runs::{Picture, Runs, WHOLE},
     moments::said,
@@ -108,7 +108,7 @@ async fn loses_its_tool(site: &Site, job: &Assignment) -> bool {
 
 /// The same in a process of its own, which is killed while its tool is stopped.
 async fn loses_its_worker(site: &Site, envelope: Value) -> bool {
-    let mut worker = site.worker(envelope, None).await;
+    let mut worker = site.worker(envelope, What::Nothing).await;
     let ends = until("the worker's end", async || {
         worker.try_wait().unwrap().ok_or("it works")
     });

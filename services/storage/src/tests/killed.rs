@@ -1,22 +1,30 @@
-//! Workers that are killed for good: each is a process of its own, which runs one claim and gets
-//! SIGKILL at a step. Whatever a dead process leaves is left, down to its tools.
+//! Workers that are processes of their own: each runs one claim, and at a step gets SIGKILL, or
+//! SIGSTOP. Whatever a dead process leaves is left, down to its tools.
 
 use super::{
     claims::drive,
-    site::{STEPS, Site, assignment, owner, settings},
+    site::{STEPS, Site, assignment, failed, owner, settings},
 };
 use crate::{store::Store, task::Step};
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
+    fs,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Mutex,
+    time::Duration,
 };
-use virtbus_bus::{Bus, ConnectConfig};
-use virtbus_worker::{Stop, process};
+use tokio::{
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    task::block_in_place,
+};
+use virtbus_bus::{Bus, ConnectConfig, Jobs};
+use virtbus_wire::JobError;
+use virtbus_worker::{Assignment, Perform, Stop, process};
 
 /// What the process is told by its environment.
 const FATE: &str = "VIRTBUS_TEST_FATE";
@@ -24,6 +32,8 @@ const FATE: &str = "VIRTBUS_TEST_FATE";
 const WORKER: &str = "tests::killed::a_worker_that_is_to_be_killed";
 /// What the kernel says of a process that was killed.
 const SIGKILL: i32 = 9;
+/// Where a process says, below its folder, what its claim failed with.
+const FAILED: &str = "failed.json";
 
 /// When a worker dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +57,20 @@ struct Fate {
     url: String,
     dir: PathBuf,
     envelope: Value,
-    /// None if it's killed from outside.
-    at: Option<At>,
+    what: What,
+}
+
+/// What befalls the claim of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum What {
+    /// Nothing: it's killed from outside.
+    Nothing,
+    /// SIGKILL.
+    Killed(At),
+    /// SIGSTOP. Whether it still has the job when it's awake again, the job's record says.
+    Frozen(At),
+    /// The system lets no file get longer than this, in bytes.
+    Cramped(u64),
 }
 
 /// Where a claim is.
@@ -73,18 +95,28 @@ impl Site {
     /// Runs the first claim of a job in a process that dies then. Whether it came that far: not
     /// every step has progress to tell.
     pub(super) async fn is_killed(&self, envelope: Value, at: At) -> bool {
-        let mut worker = self.worker(envelope, Some(at)).await;
+        let mut worker = self.worker(envelope, What::Killed(at)).await;
         let ended = tokio::task::spawn_blocking(move || worker.wait());
         was_killed(ended.await.unwrap().unwrap())
     }
 
+    /// Runs the first claim of a job in a process that can't write files longer than this, in
+    /// bytes; what it failed with, once it has put back what it began.
+    pub(super) async fn is_cramped(&self, envelope: Value, bytes: u64) -> JobError {
+        let mut worker = self.worker(envelope, What::Cramped(bytes)).await;
+        let ended = tokio::task::spawn_blocking(move || worker.wait());
+        assert!(!was_killed(ended.await.unwrap().unwrap()));
+        let said = fs::read(self.dir.path().join(FAILED)).unwrap();
+        serde_json::from_slice(&said).unwrap()
+    }
+
     /// Runs the first claim of a job in a process of its own.
-    pub(super) async fn worker(&self, envelope: Value, at: Option<At>) -> Child {
+    pub(super) async fn worker(&self, envelope: Value, what: What) -> Child {
         let fate = Fate {
             url: self.url(),
             dir: self.dir.path().to_owned(),
             envelope,
-            at,
+            what,
         };
         let text = serde_json::to_string(&fate).unwrap();
         let alone = process::no_starts().await;
@@ -109,37 +141,91 @@ pub(super) fn was_killed(ended: ExitStatus) -> bool {
     ended.signal().is_some()
 }
 
-/// Does nothing but in a process that [`Site::is_killed`] has started.
-#[tokio::test]
+/// Does nothing but in a process that [`Site::worker`] has started.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_to_be_killed() {
     let Ok(text) = std::env::var(FATE) else {
         return;
     };
     let fate: Fate = serde_json::from_str(&text).unwrap();
-    let store = store(&fate.url, &fate.dir).await;
+    let (store, jobs) = means(&fate.url, &fate.dir).await;
     let job = assignment(&owner("st-dead"), fate.envelope, 1);
-    let moments = Moments::default();
-    let seen = |now| {
-        if Some(now) == fate.at {
-            kill_process(getpid(), Signal::KILL).unwrap();
+    match fate.what {
+        What::Nothing => runs(&store, &job, &|_| {}, &|| Ok(())).await.unwrap(),
+        What::Killed(at) => {
+            let killed = |now| {
+                if now == at {
+                    kill_process(getpid(), Signal::KILL).unwrap();
+                }
+            };
+            runs(&store, &job, &killed, &|| Ok(())).await.unwrap();
         }
-    };
+        What::Frozen(at) => {
+            let woken = signal(SignalKind::from_raw(Signal::CONT.as_raw())).unwrap();
+            let woken = Mutex::new(woken);
+            let frozen = |now| {
+                if now == at {
+                    kill_process(getpid(), Signal::STOP).unwrap();
+                    // Another thread may have been chosen to see to the signal, later.
+                    let mut woken = woken.lock().unwrap();
+                    block_in_place(|| Handle::current().block_on(woken.recv())).unwrap();
+                }
+            };
+            let entry = jobs.get_latest(&job.id).await.unwrap().unwrap();
+            // The compare-and-set on the job's record.
+            let fence = || {
+                let written = jobs.write(&entry.value, entry.revision);
+                let written = block_in_place(|| Handle::current().block_on(written));
+                written.map(|_| ()).map_err(|_| Stop::Lost)
+            };
+            // Who lost its claim takes nothing back: it would be its successor's.
+            runs(&store, &job, &frozen, &fence).await.ok();
+        }
+        What::Cramped(bytes) => {
+            // Else it would be the end of the process.
+            let _over = signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).unwrap();
+            let most = Some(bytes);
+            let limit = Rlimit {
+                current: most,
+                maximum: most,
+            };
+            setrlimit(Resource::Fsize, limit).unwrap();
+            let error = failed(runs(&store, &job, &|_| {}, &|| Ok(())).await);
+            store.abandon(&job).await.unwrap();
+            let said = serde_json::to_string(&error).unwrap();
+            fs::write(fate.dir.join(FAILED), said).unwrap();
+        }
+    }
+}
+
+/// Runs a claim, of which all moments are told, and which asks for its fence before its commit.
+async fn runs(
+    store: &Store,
+    job: &Assignment,
+    seen: &(dyn Fn(At) + Send + Sync),
+    fence: &(dyn Fn() -> Result<(), Stop> + Send + Sync),
+) -> Result<(), Stop> {
+    let moments = Moments::default();
     let progress = |_| seen(moments.within());
     let reached = |step| {
         seen(moments.after(step));
-        Ok::<(), Stop>(())
+        if step == Step::Intend {
+            fence()
+        } else {
+            Ok(())
+        }
     };
     let never = process::Stop::new();
-    drive(&store, &job, &never, &progress, &reached)
-        .await
-        .unwrap();
+    let done = drive(store, job, &never, &progress, &reached).await;
+    done.map(|_| ())
 }
 
-async fn store(url: &str, dir: &Path) -> Store {
+async fn means(url: &str, dir: &Path) -> (Store, Jobs) {
     let connect = ConnectConfig {
         url: url.to_owned(),
         ..ConnectConfig::default()
     };
     let bus = Bus::connect(&connect, "test").await.unwrap();
-    Store::new(&bus, &settings(dir, |_| {}))
+    let store = Store::new(&bus, &settings(dir, |_| {}));
+    (store, Jobs::new(&bus, Duration::from_secs(60)))
 }

@@ -162,6 +162,37 @@ async fn a_tree_of_which_half_has_its_names_is_still_whole() {
     }
 }
 
+/// The other systems' defect: what was copied in part counts as moved, and the source goes.
+#[tokio::test]
+async fn a_move_whose_copies_fail_half_way_is_no_move() {
+    let site = Site::start().await;
+    tree(&site).await;
+    // The last to be copied, and the only one that is longer than a file may get.
+    site.write("d3.qcow2", "qcow2", "write -P 5 0 4M");
+    let length = |disk: &str| {
+        let file = site.path(&format!("disks/{disk}.qcow2"));
+        std::fs::metadata(file).unwrap().len()
+    };
+    let most = length("d3") - 1;
+    assert!(length("d1") < most && length("d2") < most);
+    let shows = || ["d1", "d2", "d3"].map(|id| site.content(&format!("{id}.qcow2"), "qcow2"));
+    let shown = shows();
+    let params = json!({ "disk": "d1", "pool": "other", "tree": true });
+    let envelope = json!({ "id": "j", "task": "move_disk", "params": params });
+    let error = site.is_cramped(envelope.clone(), most).await;
+    assert_eq!(code(&error), Code::PoolNoSpace, "{error:?}");
+    assert_eq!(elsewhere(&site), Vec::<String>::new());
+    assert_eq!(shows(), shown);
+    for disk in ["d1", "d2", "d3"] {
+        let record = site.record(disk).await;
+        let seen = (record.state, record.pool.as_str());
+        assert_eq!(seen, (DiskState::Ready, "default"), "{disk}");
+    }
+    let done = site.run(&site.claimed(envelope, 2)).await.unwrap();
+    assert_eq!(done["moved"], json!(["d1", "d2", "d3"]));
+    assert_eq!(elsewhere(&site), ["d1.qcow2", "d2.qcow2", "d3.qcow2"]);
+}
+
 #[tokio::test]
 async fn a_disk_that_is_too_large_for_the_other_pool_stays() {
     let site = Site::start().await;
