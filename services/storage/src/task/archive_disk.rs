@@ -78,8 +78,7 @@ impl Steps for ArchiveDisk<'_> {
     async fn check(&self) -> Result<Checked<Plan>, Stop> {
         self.at.admit_pool(false).await?;
         let found = self.at.store.disks.get(&self.params.disk).await?;
-        let is_archived = |disk: &&Disk| disk.record.state == DiskState::Archived;
-        if let Some(disk) = found.as_ref().filter(is_archived) {
+        if let Some(disk) = self.at.is_so(found.as_ref(), DiskState::Archived) {
             return self.result(&disk.record).map(Checked::Done);
         }
         let disk = self.at.had(&self.params.disk, found, Purpose::Use)?;

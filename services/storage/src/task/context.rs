@@ -14,7 +14,7 @@ use crate::{
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Code, DiskId, JobError, Label, Place, Queue, Task,
-    catalog::{DiskRecord, PoolRecord, PoolState, UseMode},
+    catalog::{DiskRecord, DiskState, PoolRecord, PoolState, UseMode},
     protocol::lock::Mode,
     task::{
         StorageTask, Target,
@@ -135,6 +135,16 @@ impl<'a> Context<'a> {
         let record = found.as_ref().map(|kept| &kept.record);
         catalog::admit(id, record, &self.pool.name, &self.job.id, purpose)?;
         found.ok_or_else(|| JobError::internal("what isn't there was admitted"))
+    }
+
+    /// What was read, if it's in this state, in this pool: then what the job asks for is so already.
+    pub(crate) fn is_so<'r, R: Held>(
+        &self,
+        found: Option<&'r Kept<R>>,
+        state: DiskState,
+    ) -> Option<&'r Kept<R>> {
+        let pool = &self.pool.name;
+        found.filter(|kept| kept.record.head().state == state && kept.record.pool() == pool)
     }
 
     /// That nobody uses something in a way that goes not with what the job wants.

@@ -240,19 +240,10 @@ impl Steps for DeleteDisk<'_> {
         self.at.admit_pool(false).await?;
         let found = self.at.store.disks.get(&self.params.disk).await?;
         let state = found.as_ref().map(|disk| disk.record.state);
-        let is_enough = |state| match state {
-            DiskState::Deleted => true,
-            DiskState::Trashed => self.params.mode == DeleteMode::Trash && !self.params.tree,
-            DiskState::Creating
-            | DiskState::Uploading
-            | DiskState::Ready
-            | DiskState::Changing
-            | DiskState::Archiving
-            | DiskState::Archived
-            | DiskState::Missing
-            | DiskState::Broken => false,
-        };
-        if state.is_some_and(is_enough) {
+        let is_trashed = self.at.is_so(found.as_ref(), DiskState::Trashed).is_some();
+        let is_enough = state == Some(DiskState::Deleted)
+            || is_trashed && self.params.mode == DeleteMode::Trash && !self.params.tree;
+        if is_enough {
             return self.result(0).map(Checked::Done);
         }
         let disk = self.at.admitted(&self.params.disk, Purpose::Delete).await?;

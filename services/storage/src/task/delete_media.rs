@@ -112,8 +112,9 @@ impl Steps for DeleteMedia<'_> {
         self.at.admit_pool(false).await?;
         let medium = self.at.store.media.get(&self.params.media).await?;
         let state = medium.as_ref().map(|medium| medium.record.state);
+        let is_trashed = self.at.is_so(medium.as_ref(), DiskState::Trashed).is_some();
         let is_enough = state == Some(DiskState::Deleted)
-            || state == Some(DiskState::Trashed) && self.params.mode == DeleteMode::Trash;
+            || is_trashed && self.params.mode == DeleteMode::Trash;
         if is_enough {
             return self.result(0).map(Checked::Done);
         }

@@ -119,8 +119,7 @@ impl Steps for RestoreDisk<'_> {
         self.at.admit_pool(false).await?;
         let disks = &self.at.store.disks;
         let found = disks.get(&self.params.disk).await?;
-        let is_ready = |disk: &&Disk| disk.record.state == DiskState::Ready;
-        if let Some(disk) = found.as_ref().filter(is_ready) {
+        if let Some(disk) = self.at.is_so(found.as_ref(), DiskState::Ready) {
             return self.result(&disk.record).map(Checked::Done);
         }
         let disk = self.at.had(&self.params.disk, found, Purpose::Restore)?;

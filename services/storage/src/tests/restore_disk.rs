@@ -1,6 +1,7 @@
 use super::site::{Site, code};
 use serde_json::json;
 use virtbus_wire::{Code, catalog::DiskState};
+use virtbus_worker::Stop;
 
 /// `d2` on top of `d1`, both in the trash.
 async fn trashed(site: &Site) {
@@ -48,6 +49,39 @@ async fn what_is_not_in_the_trash_is_not_brought_back() {
     assert_eq!(site.state("d1").await, Some(DiskState::Trashed));
     let unknown = site.refused("j3", "restore_disk", json!({ "disk": "d9" }));
     assert_eq!(code(&unknown.await), Code::DiskNotFound);
+}
+
+#[tokio::test]
+async fn what_lies_in_another_pool_is_not_said_to_be_so_already() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    site.filled_medium("m1").await;
+    let elsewhere = || "other".parse().unwrap();
+    let (disk, medium) = (json!({ "disk": "d1" }), json!({ "media": "m1" }));
+    for (task, params, state) in [
+        ("restore_disk", &disk, DiskState::Ready),
+        ("unarchive_disk", &disk, DiskState::Ready),
+        ("archive_disk", &disk, DiskState::Archived),
+        ("delete_disk", &disk, DiskState::Trashed),
+        ("delete_media", &medium, DiskState::Trashed),
+    ] {
+        site.change("d1", |record| {
+            record.pool = elsewhere();
+            record.state = state;
+        })
+        .await;
+        let there = site.medium("m1").await.unwrap();
+        let mut record = there.record.clone();
+        record.pool = elsewhere();
+        record.state = state;
+        site.store.media.update(&there, record).await.unwrap();
+        let ended = site.run(&site.job(task, task, params.clone())).await;
+        let Err(Stop::Failed(error)) = ended else {
+            panic!("{task}: {ended:?}");
+        };
+        assert_eq!(code(&error), Code::DiskWrongPool, "{task}");
+        assert_eq!(error.detail["pool"], "other", "{task}");
+    }
 }
 
 #[tokio::test]
