@@ -218,6 +218,7 @@ impl Steps for Base<'_> {
         self.at.admit_alone(&disk)?;
         let below = self.at.readable_below(&disk).await?;
         admit_depth(&disk.id, below.len() + 2)?;
+        context::admit_size(context::virtual_size(&disk.record)?, &pool)?;
         let base_file = self.base_file(disk.record.format);
         self.at.admit_new(&root, self.base, &base_file).await?;
         if disk.record.format != ImageFormat::Qcow2 {

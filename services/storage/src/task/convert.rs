@@ -141,6 +141,7 @@ impl Steps for Convert<'_> {
             return Err(JobError::invalid_params("compress", "zstd needs compat 1.1").into());
         }
         let size = context::virtual_size(&chain[0].record)?;
+        context::admit_size(size, &pool)?;
         if self.params.format == ImageFormat::Vpc && size > VPC_BYTES_MAX {
             let text = "a vpc can't hold a disk of this size";
             return Err(JobError::invalid_params("format", text)

@@ -196,3 +196,30 @@ async fn what_is_too_large_for_the_format_is_refused_before_anything_is_made() {
     assert_eq!(refused.detail["size_max"], 2040_u64 << 30);
     assert_eq!(site.state("d2").await, None);
 }
+
+/// The limit was lowered after the disk was made: it's still used, but there's no second one.
+#[tokio::test]
+async fn what_is_larger_than_the_pool_allows_by_now_is_not_made_once_more() {
+    let site = Site::start().await;
+    site.filled_disk("d1").await;
+    site.register(json!({ "pool": "default", "size_max": "2MiB" }))
+        .await;
+    for (task, params) in [
+        (
+            "convert",
+            json!({ "disk": "d1", "to": "n", "format": "raw" }),
+        ),
+        ("create_disk", json!({ "disk": "n", "backing": "d1" })),
+        ("create_snapshot", json!({ "disk": "d1", "overlay": "n" })),
+        ("create_snapshot", json!({ "disk": "d1", "base": "n" })),
+    ] {
+        let refused = failed(site.run(&site.job("j", task, params.clone())).await);
+        let said = (code(&refused), &refused.detail["size_max"]);
+        let wanted = (Code::ImageTooLarge, &json!(2 * MIB));
+        assert_eq!(said, wanted, "{task} {params}");
+        assert_eq!(site.files("disks"), ["d1.qcow2"]);
+        assert_eq!(site.disk("n").await, None);
+    }
+    let snapshot = json!({ "disk": "d1", "snapshot": "s" });
+    site.done("j", "create_snapshot", snapshot).await;
+}
