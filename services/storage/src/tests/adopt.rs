@@ -4,6 +4,7 @@ use std::{os::unix::fs::symlink, time::Instant};
 use virtbus_wire::{
     Code,
     catalog::{DiskState, MediaRecord},
+    task::image::ImageFormat,
 };
 
 fn adopt(site: &Site, file: &str, args: &[&str]) {
@@ -190,6 +191,33 @@ fn folder_of_chains(site: &Site, many: usize) {
     }
 }
 
+/// What the header of a qcow2 calls its backing: none, or bytes at an offset, and so many.
+fn backing_in(bytes: &[u8]) -> Option<&str> {
+    let at = u64::from_be_bytes(bytes[8..16].try_into().unwrap());
+    let length = u32::from_be_bytes(bytes[16..20].try_into().unwrap());
+    let (at, length) = (usize::try_from(at).unwrap(), length as usize);
+    (at > 0).then(|| std::str::from_utf8(&bytes[at..at + length]).unwrap())
+}
+
+/// That a disk of the folder is what the chains say: in its record, and in its file's header.
+async fn is_in_its_chain(site: &Site, number: usize, many: usize) {
+    let id = |number: usize| format!("d{number}").parse().unwrap();
+    let record = site.record(&format!("d{number}")).await;
+    let place = number % 3;
+    let below = (place > 0).then(|| number - 1);
+    let above = (place < 2 && number + 1 < many).then(|| number + 1);
+    assert_eq!(
+        (record.state, record.format, record.virtual_size),
+        (DiskState::Ready, ImageFormat::Qcow2, Some(4 * MIB)),
+        "{number}"
+    );
+    assert_eq!(record.backing, below.map(id), "{number}");
+    assert_eq!(record.children, Vec::from_iter(above.map(id)), "{number}");
+    let bytes = std::fs::read(site.path(&format!("disks/d{number}.qcow2"))).unwrap();
+    let named = below.map(|below| format!("d{below}.qcow2"));
+    assert_eq!(backing_in(&bytes), named.as_deref(), "{number}");
+}
+
 #[tokio::test]
 async fn a_folder_of_chains_is_adopted_whole() {
     let (site, many) = (Site::start().await, many());
@@ -206,4 +234,7 @@ async fn a_folder_of_chains_is_adopted_whole() {
     println!("{many} adopted in {took:?}: {each:?} each; {}", memory());
     assert_eq!(site.files("disks").len(), many);
     assert_eq!(site.files("adopt"), Vec::<String>::new());
+    for number in 0..many {
+        is_in_its_chain(&site, number, many).await;
+    }
 }
