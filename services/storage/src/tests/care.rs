@@ -39,8 +39,13 @@ fn found(report: &Report) -> Vec<(Kind, &str)> {
         .collect()
 }
 
+/// Longer ago than a pool keeps its trash that doesn't say for how long.
 pub(super) async fn long_ago(site: &Site, disk: &str) {
-    let days = Duration::from_secs(8 * 24 * 3600);
+    days_ago(site, disk, 8).await;
+}
+
+async fn days_ago(site: &Site, disk: &str, days: u64) {
+    let days = Duration::from_secs(days * 24 * 3600);
     let then = Timestamp::from_millis(
         Timestamp::now().as_millis() - i64::try_from(days.as_millis()).unwrap(),
     );
@@ -83,6 +88,31 @@ async fn the_trash_is_emptied_after_the_pools_time_children_first() {
     assert_eq!(found(&report), []);
     site.done("j4", "restore_disk", json!({ "disk": "d3" }))
         .await;
+}
+
+#[tokio::test]
+async fn each_pool_keeps_its_trash_for_its_own_time() {
+    let site = Site::start().await;
+    for disk in ["d1", "d2"] {
+        site.filled_disk(disk).await;
+        let params = json!({ "disk": disk });
+        site.done(&format!("j-{disk}"), "delete_disk", params).await;
+    }
+    for (keep, disk, days, state) in [
+        ("30d", "d1", 8, DiskState::Trashed),
+        ("1d", "d1", 2, DiskState::Deleted),
+        ("1d", "d2", 0, DiskState::Trashed),
+    ] {
+        site.register(json!({ "pool": "default", "trash_keep": keep }))
+            .await;
+        days_ago(&site, disk, days).await;
+        if state == DiskState::Deleted {
+            becomes(&site, disk, state).await;
+        }
+        now(&site).await;
+        assert_eq!(site.state(disk).await, Some(state), "{keep} {days}");
+    }
+    assert_eq!(site.files("trash"), ["disk.d2.j-d2.1"]);
 }
 
 #[tokio::test]
