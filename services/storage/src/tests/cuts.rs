@@ -55,16 +55,16 @@ impl Case {
 /// the disk `a` holds something and has the snapshot `s` of something else; `b` is below `c`; `e`
 /// is like `b` but not the same; `m` is a medium; the files `x`, an overlay of `b`, and `y` lie
 /// there to be adopted. `n` and `p` are new.
-struct World<'a> {
-    site: &'a Site,
+pub(super) struct World<'a> {
+    pub(super) site: &'a Site,
     prefix: String,
 }
 
 /// All that can be seen of a world: of each disk the record and the content, and the files.
-type Sight = BTreeMap<String, Value>;
+pub(super) type Sight = BTreeMap<String, Value>;
 
 impl<'a> World<'a> {
-    async fn new(site: &'a Site, number: usize, case: Case) -> Self {
+    pub(super) async fn new(site: &'a Site, number: usize, case: Case) -> Self {
         let prefix = format!("w{number}-");
         let world = Self { site, prefix };
         let has_pair = case.names("b") || case.names("c");
@@ -120,17 +120,17 @@ impl<'a> World<'a> {
         self.site.write(&file, "qcow2", command);
     }
 
-    async fn done(&self, task: &str, params: &str) {
+    pub(super) async fn done(&self, task: &str, params: &str) {
         let id = format!("{}{task}", self.prefix);
         self.site.done(&id, task, self.params(params)).await;
     }
 
-    fn envelope(&self, case: Case) -> Value {
+    pub(super) fn envelope(&self, case: Case) -> Value {
         let (id, params) = (format!("{}j", self.prefix), self.params(case.params));
         json!({ "id": id, "task": case.task, "params": params })
     }
 
-    fn claim(&self, case: Case, claim: u64) -> Assignment {
+    pub(super) fn claim(&self, case: Case, claim: u64) -> Assignment {
         self.site.claimed(self.envelope(case), claim)
     }
 
@@ -142,7 +142,7 @@ impl<'a> World<'a> {
     }
 
     /// What the ids, the files and their contents are now, without the prefix.
-    async fn sight(&self) -> Sight {
+    pub(super) async fn sight(&self) -> Sight {
         let mut sight = Sight::new();
         for pool in ["pool", "other", "archive"] {
             for folder in ["disks", "media", "adopt"].map(|name| format!("{pool}/{name}")) {
@@ -188,7 +188,7 @@ impl<'a> World<'a> {
     }
 }
 
-fn told(case: Case, done: Result<Done, Stop>, when: &str) -> Value {
+pub(super) fn told(case: Case, done: Result<Done, Stop>, when: &str) -> Value {
     let mut done = done.unwrap_or_else(|stop| panic!("{case:?} {when}: {stop:?}"));
     done.retain(|field, _| !case.measured.contains(&field.as_str()));
     let text = serde_json::to_string(&done).unwrap();

@@ -17,6 +17,7 @@ mod delete_disk;
 mod delete_media;
 mod fences;
 mod foreign;
+mod frozen;
 mod halted;
 mod in_use;
 mod killed;
