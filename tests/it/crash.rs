@@ -1,7 +1,9 @@
 //! The storage service dies in the middle of a convert.
 
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use virtbus_testbed::{until, within};
+use virtbus_tests::chaos::proxy::{Mode, Wire};
 use virtbus_tests::disk::{self, MIB};
 use virtbus_tests::jobs::TAKE_OVER;
 use virtbus_tests::process::{self, Signal};
@@ -148,6 +150,62 @@ async fn a_convert_whose_worker_freezes_has_one_effect() {
     until("its tool is gone", no_tools).await;
     let record = ended_once(&stack, &bus, &events).await;
     assert_eq!(record["worker"], "storage-second", "{record:#}");
+}
+
+/// The lease's own record tells which came first, by the server's clock: it's there until the lease
+/// is out.
+#[tokio::test]
+async fn a_tool_is_gone_before_the_lease_of_its_worker_is_out_that_is_cut_off() {
+    let (stack, bus) = with_source(SLOW).await;
+    let server = stack.ready.nats.strip_prefix("nats://").unwrap();
+    let wire = Wire::new("storage", server.parse().unwrap()).await;
+    let url = format!("nats://127.0.0.1:{}", wire.port());
+    let tools = stack.folder().join("tools");
+    let settings = [
+        ("VIRTBUS__NATS__URL", url.as_str()),
+        ("VIRTBUS__TOOLS_DIR", tools.to_str().unwrap()),
+    ];
+    stack.stop(Service::Storage).await;
+    stack.start_again_with(Service::Storage, &settings);
+    in_the_middle(&stack, &bus, "convert").await;
+    let root = &stack.ready.pool_root;
+    let record = bus.record("convert").await.unwrap();
+    let worker = record["worker"].as_str().unwrap();
+    let found = process::tools(root);
+    let groups: BTreeSet<u32> = found
+        .iter()
+        .filter_map(|tool| process::group(tool.pid))
+        .collect();
+    assert!(!groups.is_empty(), "{found:#?}");
+    wire.set(Mode::Stalled);
+    let leases = bus.jetstream.get_key_value("workers").await.unwrap();
+    until("its tool is gone", async || {
+        let lease = leases.get(worker).await.unwrap();
+        let lives: Vec<_> = groups
+            .iter()
+            .flat_map(|group| process::members(*group))
+            .collect();
+        assert!(lease.is_some(), "the lease is out: {lives:#?}");
+        if lives.is_empty() { Ok(()) } else { Err(lives) }
+    })
+    .await;
+    // It's still cut off: what it does without the server is to leave nothing of its own.
+    let nothing_left = async || match disk::leftovers(root) {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    };
+    until("nothing is left", nothing_left).await;
+    assert_eq!(bus.record("convert").await.unwrap()["state"], "running");
+    assert_eq!(bus.disk("copy").await, None, "no intent");
+    let asked = json!({"id": "convert", "by": "alice"});
+    let answer = bus.ask("virtbus.jobs.cancel", &asked).await.unwrap();
+    assert_eq!(answer["outcome"], "cancelling");
+    wire.set(Mode::Open);
+    let record = bus.end_after_take_over("convert").await;
+    assert_eq!(state_of(&record), "cancelled", "{record:#}");
+    assert_eq!(disk::leftovers(root), Vec::<String>::new());
+    assert_eq!(bus.disk("copy").await, None);
+    assert!(!disk::path(root, "copy", "qcow2").exists());
 }
 
 #[tokio::test]
