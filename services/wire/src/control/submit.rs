@@ -1,13 +1,14 @@
 //! `virtbus.jobs.submit`: one job or several, with a wish where.
 
-use crate::envelope::Envelope;
+use crate::envelope::{Dependency, Envelope};
 use crate::error::JobError;
 use crate::id::{JobId, Label};
 use crate::queue::{Priority, Queue};
 use crate::task::value::Token;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// The most jobs of one request.
 pub const SUBMIT_JOBS_MAX: usize = 500;
@@ -47,10 +48,32 @@ pub enum Submission {
     /// Several. `after` may name an earlier one by how far before it is: `-1`, `-2`.
     Several {
         /// The jobs, in order.
+        #[schemars(with = "Vec<OneOfSeveral>", length(min = 1, max = SUBMIT_JOBS_MAX))]
         jobs: Vec<Placed>,
     },
     /// One.
     One(Box<Placed>),
+}
+
+/// The schema of one of several jobs: that of a job, whose `after` may also name an earlier one.
+struct OneOfSeveral;
+
+impl JsonSchema for OneOfSeveral {
+    fn schema_name() -> Cow<'static, str> {
+        "OneOfSeveral".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut job = Placed::json_schema(generator);
+        // Once it's read the ids stand there.
+        if generator.contract().is_deserialize() {
+            let after = Dependency::among_several(generator);
+            if let Some(items) = job.pointer_mut("/properties/after/items") {
+                *items = after.to_value();
+            }
+        }
+        job
+    }
 }
 
 /// A job that was accepted.
@@ -158,13 +181,16 @@ fn placed(mut job: Map<String, Value>, earlier: &[JobId]) -> Result<Placed, JobE
 
 /// Puts the id of an earlier job in place of how far before it is.
 fn resolve(named: &mut Value, earlier: &[JobId], field: &str) -> Result<(), JobError> {
-    let Some(back) = named.as_i64() else {
-        return Ok(());
+    let back = match named {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) if is_reference(text) => text.parse().ok(),
+        // An id, or refused later for not being one.
+        Value::String(_) | Value::Null | Value::Bool(_) => return Ok(()),
+        Value::Array(_) | Value::Object(_) => return Ok(()),
     };
-    let place = usize::try_from(back.unsigned_abs())
-        .ok()
-        .filter(|_| back < 0);
-    let id = place
+    let id = back
+        .filter(|back| *back < 0)
+        .and_then(|back| usize::try_from(back.unsigned_abs()).ok())
         .and_then(|back| earlier.len().checked_sub(back))
         .and_then(|at| earlier.get(at));
     match id {
@@ -177,6 +203,13 @@ fn resolve(named: &mut Value, earlier: &[JobId], field: &str) -> Result<(), JobE
         }
     }
     Ok(())
+}
+
+/// Whether this is how far before a job another one is, written as text. No id begins like that.
+fn is_reference(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or_default();
+    digits.starts_with(|first: char| ('1'..='9').contains(&first))
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The error of one job of several, its field as seen from the whole request.
@@ -200,13 +233,17 @@ mod tests {
     #[test]
     fn a_job_of_several_may_come_after_the_one_before() {
         let body = br#"{"jobs":[{"task":"ping","id":"a"},{"task":"ping","after":[-1]},
-            {"task":"ping","after":[{"job":-1,"on":["failed"]},"a"],"priority":"high"}]}"#;
+            {"task":"ping","after":[{"job":-1,"on":["failed"]},"a"],"priority":"high"},
+            {"task":"ping","after":["-2", {"job":"-3"}, -3]}]}"#;
         let submission = Submission::decode(body).unwrap();
         let jobs = submission.jobs();
         let second = jobs[1].job.id.clone().unwrap();
         assert_eq!(jobs[1].job.after[0].job.as_str(), "a");
         assert_eq!(jobs[2].job.after[0].job, second);
         assert_eq!(jobs[2].place.priority, Some(Priority::High));
+        let after = &jobs[3].job.after;
+        assert_eq!(after[0].job, second);
+        assert_eq!((after[1].job.as_str(), after[2].job.as_str()), ("a", "a"));
     }
 
     #[test]
@@ -222,6 +259,19 @@ mod tests {
                 r#"{"jobs":[{"task":"ping","after":[0]}]}"#,
                 "jobs[0].after[0]",
             ),
+            (
+                r#"{"jobs":[{"task":"ping"},{"task":"ping","after":["-2"]}]}"#,
+                "jobs[1].after[0]",
+            ),
+            (
+                r#"{"jobs":[{"task":"ping"},{"task":"ping","after":["-99999999999999999999"]}]}"#,
+                "jobs[1].after[0]",
+            ),
+            (
+                r#"{"jobs":[{"task":"ping"},{"task":"ping","after":["-01"]}]}"#,
+                "jobs[1].after[0]",
+            ),
+            (r#"{"task":"ping","after":["-1"]}"#, "after[0]"),
             (r#"{"jobs":[{"task":"ping","id":"a/b"}]}"#, "jobs[0].id"),
             (
                 r#"{"jobs":[{"task":"ping","id":"a"},{"task":"ping","id":"a"}]}"#,

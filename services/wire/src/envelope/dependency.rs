@@ -17,6 +17,46 @@ pub struct Dependency {
     pub on: Vec<StateName>,
 }
 
+impl Dependency {
+    /// The schema of one in a request of several jobs, which may also name an earlier one.
+    pub(crate) fn among_several(generator: &mut SchemaGenerator) -> Schema {
+        let id = generator.subschema_for::<JobId>();
+        id_or_full(&json_schema!({
+            "description": "A job's id, or how far before it is in the same request: -1, or \"-1\".",
+            "anyOf": [
+                id,
+                { "type": "integer", "maximum": -1 },
+                { "type": "string", "pattern": "^-[1-9][0-9]*$" }
+            ]
+        }))
+    }
+}
+
+/// With its states; `job` is how the job is named.
+fn full(job: &Schema) -> Schema {
+    json_schema!({
+        "description": "A job that must end first, and in which final states.",
+        "type": "object",
+        "properties": {
+            "job": job,
+            "on": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": ON_MAX,
+                "items": { "enum": ["succeeded", "failed", "cancelled"] }
+            }
+        },
+        "required": ["job"]
+    })
+}
+
+fn id_or_full(job: &Schema) -> Schema {
+    json_schema!({
+        "description": "A job that must end first; its id alone stands for its success.",
+        "oneOf": [job, full(job)]
+    })
+}
+
 impl JsonSchema for Dependency {
     fn schema_name() -> Cow<'static, str> {
         "Dependency".into()
@@ -24,27 +64,11 @@ impl JsonSchema for Dependency {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let job = generator.subschema_for::<JobId>();
-        let full = json_schema!({
-            "description": "A job that must end first, and in which final states.",
-            "type": "object",
-            "properties": {
-                "job": job,
-                "on": {
-                    "type": "array",
-                    "minItems": 1,
-                    "maxItems": ON_MAX,
-                    "items": { "enum": ["succeeded", "failed", "cancelled"] }
-                }
-            },
-            "required": ["job"]
-        });
         if generator.contract().is_serialize() {
-            return full;
+            full(&job)
+        } else {
+            id_or_full(&job)
         }
-        json_schema!({
-            "description": "A job that must end first; its id alone stands for its success.",
-            "oneOf": [job, full]
-        })
     }
 }
 

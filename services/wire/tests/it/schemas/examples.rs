@@ -3,7 +3,7 @@
 use super::{faults, folder, validator};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs};
-use virtbus_wire::{Class, Envelope, Size, Task, frame};
+use virtbus_wire::{Class, Envelope, Size, Task, control::Submission, frame};
 
 /// Invalid examples whose fault no schema can tell, each with the reason.
 const BEYOND_SCHEMAS: [(&str, &str); 11] = [
@@ -216,8 +216,9 @@ fn every_task_has_examples() {
 }
 
 #[test]
-fn envelopes_and_frames_have_examples_too() {
+fn envelopes_submissions_and_frames_have_examples_too() {
     let job = validator("job.json");
+    let submit = validator("control.json#/$defs/jobs.submit.request");
     let (client, server) = (
         validator("frames.json#/$defs/client"),
         validator("frames.json#/$defs/server"),
@@ -229,6 +230,10 @@ fn envelopes_and_frames_have_examples_too() {
                 "job" => {
                     let read = Envelope::decode(text.as_bytes()).and_then(|job| job.check());
                     (read.is_ok(), faults(&job, &json))
+                }
+                "submit" => {
+                    let read = Submission::decode(text.as_bytes());
+                    (read.is_ok(), faults(&submit, &json))
                 }
                 "client" => (frame::decode_client(&text).is_ok(), faults(&client, &json)),
                 "server" => {
