@@ -9,3 +9,4 @@ mod mending;
 mod schemas;
 mod states;
 mod tasks;
+mod transitions;
