@@ -3,6 +3,7 @@
 use crate::jobs::{after, any_event, at, cancel, claim, queued};
 use proptest::prelude::*;
 use serde_json::Map;
+use std::time::Duration;
 use virtbus_wire::{
     Code, Event, JobError, Record, StateName,
     protocol::outcome,
@@ -138,6 +139,43 @@ fn what_fails_before_its_work_is_not_tried_for_ever() {
         (end.code, &end.detail["attempts"]),
         (Code::JobAttemptsExhausted, &3.into())
     );
+}
+
+#[test]
+fn the_wait_before_a_retry_grows_with_the_attempts_that_failed_and_is_spread() {
+    for (failed, jitter, wait_ms) in [
+        (1, 0.0, 4_500),
+        (1, 0.5, 5_000),
+        (1, 1.0, 5_500),
+        (2, 0.0, 27_000),
+        (2, 0.5, 30_000),
+        (2, 1.0, 33_000),
+        (3, 0.0, 108_000),
+        (3, 0.5, 120_000),
+        (3, 1.0, 132_000),
+        (4, 0.0, 108_000),
+        (4, 0.5, 120_000),
+        (4, 1.0, 132_000),
+    ] {
+        let mut job = queued();
+        (job.retry.max_attempts, job.tries_left) = (9, 9);
+        for _ in 1..failed {
+            job = after(&job, attempt(Code::ToolFailed));
+        }
+        let job = after(&job, [claim(1, false), Event::Enter(Phase::Work)]);
+        let event = outcome::after_failure(&job, error(Code::ToolFailed), at(2), jitter);
+        let until = at(2).after(Duration::from_millis(wait_ms));
+        let on = WaitReason::Time {
+            until,
+            error: Some(error(Code::ToolFailed)),
+        };
+        let expected = Event::Park {
+            on,
+            refund: false,
+            ticket: None,
+        };
+        assert_eq!(event, expected, "{failed} failed, jitter {jitter}");
+    }
 }
 
 #[test]
