@@ -11,7 +11,7 @@ use crate::{
 use std::collections::{BTreeMap, HashSet};
 use virtbus_wire::{
     Event, JobId, JobState, Timestamp,
-    protocol::lock::{Claimant, Holder, Lock, Mode, Take},
+    protocol::lock::{Before, Claimant, Holder, Lock, Mode, Take},
     state::WaitReason,
 };
 
@@ -52,8 +52,8 @@ pub enum Granted {
     None {
         /// The lock.
         resource: String,
-        /// Who has it, if somebody does.
-        holder: Option<Holder>,
+        /// Who has it, or is the first in its line, where its record says that.
+        before: Option<Before>,
     },
     /// The same, refused by a counting lock: so many share it, and so many may.
     Full {
@@ -158,9 +158,9 @@ impl Locks {
                     return Ok((Granted::Full { running, limit }, beyond));
                 }
                 Take::Lost => return Ok((Granted::Lost, None)),
-                Take::Refused(holder) => {
+                Take::Refused(before) => {
                     let resource = name.clone();
-                    return Ok((Granted::None { resource, holder }, beyond));
+                    return Ok((Granted::None { resource, before }, beyond));
                 }
             }
         }

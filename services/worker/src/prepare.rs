@@ -143,9 +143,9 @@ impl<P: Perform> Attempt<P> {
                     let on = WaitReason::Tenant { running, limit };
                     return Err(Ending::Wait(on, Some(ticket)));
                 }
-                Granted::None { resource, holder } => {
-                    let since = holder.as_ref().and_then(|holder| holder.since);
-                    let holder = holder.map(|holder| format!("job.{}", holder.job));
+                Granted::None { resource, before } => {
+                    let since = before.as_ref().and_then(|before| before.since);
+                    let holder = before.map(|before| format!("job.{}", before.job));
                     let on = WaitReason::Lock {
                         resource,
                         holder,

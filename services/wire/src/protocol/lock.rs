@@ -91,13 +91,22 @@ pub struct Claimant {
     pub limit: Option<u32>,
 }
 
+/// The job that keeps a claimant from a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// The job: it has the lock, else it's the first in line.
+    pub job: JobId,
+    /// Since when it has it, by its own clock.
+    pub since: Option<Timestamp>,
+}
+
 /// The answer to a claimant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Take {
     /// It may have it: write this.
     Taken(Lock),
-    /// It must wait, for this job's holder if there is one, else behind another waiter.
-    Refused(Option<Holder>),
+    /// It must wait, for this job; none = behind somebody in line whom the record doesn't name.
+    Refused(Option<Before>),
     /// It must wait: so many share it already, or are about to.
     Full(u32),
     /// A later claim of the same job has it: this claim is lost, and touches nothing.
@@ -148,7 +157,10 @@ impl Lock {
             Mode::Shared => lock.exclusive.as_ref(),
         };
         if let Some(holder) = holder {
-            return Take::Refused(Some(holder.clone()));
+            return Take::Refused(Some(Before {
+                job: holder.job.clone(),
+                since: holder.since,
+            }));
         }
         let ticket = claimant.ticket.unwrap_or(u64::MAX);
         let is_ahead = |waiter: &&Waiter| {
@@ -162,18 +174,25 @@ impl Lock {
         // Who takes over from an older claim of the job goes on with what that one has: there may
         // be an effect already that nobody but this job may build on.
         let has_it = self.is_held_by(&claimant.holder.job, claimant.mode);
-        let ahead = lock.waiters.iter().filter(is_ahead).count();
+        let mut ahead = lock.waiters.iter().filter(is_ahead);
         let beyond = lock.beyond.is_some_and(|beyond| beyond < ticket);
         match claimant.limit {
             _ if has_it => {}
             Some(limit) => {
                 let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-                if beyond || lock.shared.len() + ahead >= limit {
+                if beyond || lock.shared.len() + ahead.count() >= limit {
                     return Take::Full(u32::try_from(lock.shared.len()).unwrap_or(u32::MAX));
                 }
             }
-            None if beyond || ahead > 0 => return Take::Refused(None),
-            None => {}
+            None => {
+                let first = ahead.next().map(|waiter| Before {
+                    job: waiter.job.clone(),
+                    since: None,
+                });
+                if beyond || first.is_some() {
+                    return Take::Refused(first);
+                }
+            }
         }
         let holder = Holder {
             since: Some(now),

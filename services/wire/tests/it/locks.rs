@@ -3,8 +3,8 @@
 use crate::jobs::{any_mode, at, job};
 use proptest::prelude::*;
 use virtbus_wire::{
-    JobId,
-    protocol::lock::{Claimant, Holder, Lock, Mode, Take, WAITERS_MAX},
+    JobId, Timestamp,
+    protocol::lock::{Before, Claimant, Holder, Lock, Mode, Take, WAITERS_MAX},
 };
 
 fn claimant(name: &str, claim: u64, ticket: Option<u64>, mode: Mode) -> Claimant {
@@ -209,15 +209,46 @@ fn holders_and_waiters_that_are_over_do_not_count() {
     assert!(lock.waiters.is_empty());
 }
 
+fn refused_for(id: &str, since: Option<Timestamp>) -> Take {
+    let job = job(id);
+    Take::Refused(Some(Before { job, since }))
+}
+
+#[test]
+fn who_is_refused_is_told_who_has_the_lock_and_since_when_else_who_is_first_in_line() {
+    let held = taken(&Lock::default(), &claimant("a", 1, None, Mode::Exclusive));
+    let line = held
+        .enlist(&holder("b"), 2, Mode::Exclusive)
+        .enlist(&holder("c"), 3, Mode::Shared);
+    let ask = |lock: &Lock, id, place, mode| {
+        let claimant = claimant(id, 1, place, mode);
+        lock.take(&claimant, at(9), nobody)
+    };
+    let (alone, shared) = (Mode::Exclusive, Mode::Shared);
+    assert_eq!(
+        ask(&line, "c", Some(3), shared),
+        refused_for("a", Some(at(0)))
+    );
+    let free = line.release(&holder("a"));
+    assert_eq!(ask(&free, "c", Some(3), shared), refused_for("b", None));
+    assert_eq!(ask(&free, "d", None, alone), refused_for("b", None));
+    // Whom a sharer doesn't wait for isn't named, nor is anybody the record doesn't name.
+    let mut sharers =
+        Lock::default()
+            .enlist(&holder("b"), 2, shared)
+            .enlist(&holder("c"), 3, alone);
+    assert_eq!(ask(&sharers, "d", None, shared), refused_for("c", None));
+    sharers = sharers.without(|id| *id == job("c"));
+    sharers.beyond = Some(4);
+    assert_eq!(ask(&sharers, "d", None, shared), Take::Refused(None));
+}
+
 #[test]
 fn a_woken_waiter_is_waited_for_only_so_long() {
     let queue = Lock::default().enlist(&holder("a"), 1, Mode::Exclusive);
     let woken = queue.woken(&[job("a")], at(0));
     let other = claimant("b", 1, Some(2), Mode::Exclusive);
-    assert!(matches!(
-        woken.take(&other, at(30), nobody),
-        Take::Refused(None)
-    ));
+    assert_eq!(woken.take(&other, at(30), nobody), refused_for("a", None));
     let Take::Taken(lock) = woken.take(&other, at(31), nobody) else {
         panic!("refused")
     };

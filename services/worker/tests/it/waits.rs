@@ -9,7 +9,7 @@ use virtbus_bus::{Bucket, limits::tenant_lock, locks};
 use virtbus_wire::{
     Class, JobState, StateName,
     catalog::{LIMITS_KEY, LimitsRecord, TenantLimits},
-    protocol::lock::{Holder, Lock},
+    protocol::lock::{Holder, Lock, Mode},
     state::WaitReason,
 };
 use virtbus_worker::WorkConfig;
@@ -34,16 +34,14 @@ async fn a_job_that_waits_for_a_lock_goes_on_as_soon_as_it_is_free() {
         let JobState::Waiting(waiting) = &parked.state else {
             panic!("{:?}", parked.state)
         };
-        let WaitReason::Lock {
-            resource, holder, ..
-        } = &waiting.on
-        else {
-            panic!("{waiting:?}")
+        let taken = site.lock("x.a").await.unwrap().exclusive.unwrap();
+        assert!(taken.since.is_some());
+        let on = WaitReason::Lock {
+            resource: "x.a".to_owned(),
+            holder: Some("job.slow".to_owned()),
+            since: taken.since,
         };
-        assert_eq!(
-            (resource.as_str(), holder.as_deref()),
-            ("x.a", Some("job.slow"))
-        );
+        assert_eq!(waiting.on, on);
         assert!(parked.ticket.is_some());
     }
     probe.let_go("slow");
@@ -62,6 +60,32 @@ async fn a_job_that_waits_for_a_lock_goes_on_as_soon_as_it_is_free() {
         left.is_none_or(|entry| entry.value.is_empty()),
         "the lock's record is gone"
     );
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn behind_one_that_has_not_come_for_the_lock_yet_that_one_is_named() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let worker = site.worker("st-1", &probe, one_slot()).await;
+    let first = r#"{"id":"first","task":"ping","not_before":"2999-01-01T00:00:00Z"}"#;
+    site.publish("storage.p.low", first).await;
+    let first = site.wait("first", &[StateName::Waiting]).await.value;
+    let (job, claim, since) = (first.id, first.claim, None);
+    let line = Lock::default().enlist(&Holder { job, claim, since }, 1, Mode::Exclusive);
+    let locks: Bucket<Lock> = Bucket::new(&site.bus().await, locks::BUCKET);
+    locks.put("x.a", &line).await.unwrap();
+    let second = format!(r#"{{"id":"second","task":"ping",{LOCK}}}"#);
+    site.publish("storage.p.low", &second).await;
+    let parked = site.wait("second", &[StateName::Waiting]).await.value;
+    let JobState::Waiting(waiting) = &parked.state else {
+        panic!("{:?}", parked.state)
+    };
+    let on = WaitReason::Lock {
+        resource: "x.a".to_owned(),
+        holder: Some("job.first".to_owned()),
+        since: None,
+    };
+    assert_eq!(waiting.on, on);
     worker.end().await;
 }
 
