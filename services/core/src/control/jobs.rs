@@ -126,3 +126,128 @@ fn matches(asked: &ListJobs, job: &Record, written_at: Timestamp, now: Timestamp
         && (asked.code.is_none() || asked.code == code)
         && asked.since.is_none_or(|since| written_at >= since.at(now))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use virtbus_wire::{BootId, Envelope, Event, state::Cancel, state::Owner};
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(1_795_000_000_000 + seconds * 1_000)
+    }
+
+    fn queued() -> Record {
+        let job = json!({"id": "j1", "task": "resize", "params": {"disk": "d7", "size": "1GiB"},
+            "user": "alice", "tenant": "acme", "labels": {"class": "maths-1", "room": "2"}});
+        let job = Envelope::decode(job.to_string().as_bytes()).unwrap();
+        let queue: virtbus_wire::Queue = "storage.default.low".parse().unwrap();
+        let mut record = Record::new("j1".parse().unwrap(), job, queue.into(), at(0));
+        record.objects = vec!["disk.d7".to_owned(), "disk.d9".to_owned()];
+        record
+    }
+
+    fn after(record: &Record, event: Event) -> Record {
+        record.apply(event, at(0)).unwrap()
+    }
+
+    fn running() -> Record {
+        let owner = Owner {
+            worker: "st-1".parse().unwrap(),
+            boot: BootId::from_u128(1),
+        };
+        let (seq, begin) = (1, true);
+        after(&queued(), Event::Claim { owner, seq, begin })
+    }
+
+    fn failed() -> Record {
+        let error = JobError::new(Code::DiskNotFound, "it's not there");
+        after(&running(), Event::Fail(error))
+    }
+
+    /// Of a record that was written ten seconds ago.
+    fn is_listed(job: &Record, asked: Value) -> bool {
+        let asked: ListJobs = serde_json::from_value(asked).unwrap();
+        matches(&asked, job, at(0), at(10))
+    }
+
+    #[test]
+    fn each_filter_lists_what_it_names_and_nothing_else() {
+        let job = failed();
+        for (asked, other) in [
+            (json!({"state": ["failed"]}), json!({"state": ["running"]})),
+            (
+                json!({"state": ["queued", "failed"]}),
+                json!({"state": ["queued", "succeeded", "cancelled"]}),
+            ),
+            (
+                json!({"queue": "storage.default.low"}),
+                json!({"queue": "storage.default.high"}),
+            ),
+            (
+                json!({"queue": "storage.default.low"}),
+                json!({"queue": "core"}),
+            ),
+            (json!({"task": "resize"}), json!({"task": "convert"})),
+            (json!({"user": "alice"}), json!({"user": "acme"})),
+            (json!({"tenant": "acme"}), json!({"tenant": "alice"})),
+            (json!({"object": "disk.d7"}), json!({"object": "disk.d8"})),
+            (json!({"object": "disk.d9"}), json!({"object": "media.d7"})),
+            (
+                json!({"labels": {"class": "maths-1"}}),
+                json!({"labels": {"class": "maths-2"}}),
+            ),
+            (
+                json!({"labels": {"class": "maths-1", "room": "2"}}),
+                json!({"labels": {"class": "maths-1", "room": "1"}}),
+            ),
+            (json!({"labels": {}}), json!({"labels": {"floor": ""}})),
+            (json!({"worker": "st-1"}), json!({"worker": "st-2"})),
+            (
+                json!({"code": "disk.not_found"}),
+                json!({"code": "disk.exists"}),
+            ),
+            (json!({"since": "10s"}), json!({"since": "9s"})),
+            (json!({"since": at(0)}), json!({"since": at(1)})),
+        ] {
+            assert!(is_listed(&job, asked.clone()), "{asked}");
+            assert!(!is_listed(&job, other.clone()), "{other}");
+            // All that is asked for has to be so.
+            let mut both = json!({"task": "resize", "user": "alice"});
+            let fields = other.as_object().unwrap().clone();
+            both.as_object_mut().unwrap().extend(fields);
+            assert!(!is_listed(&job, both.clone()), "{both}");
+        }
+        assert!(is_listed(&job, json!({})));
+    }
+
+    #[test]
+    fn a_job_has_a_worker_from_its_claim_on_and_a_code_when_it_ended_with_one() {
+        let dropped = JobError::new(Code::JobDependencyUnmet, "it failed");
+        let cancel = Cancel {
+            by: None,
+            at: at(0),
+            force: false,
+            reason: None,
+        };
+        for (job, worker, code) in [
+            (queued(), false, None),
+            (running(), true, None),
+            (failed(), true, Some("disk.not_found")),
+            (after(&queued(), Event::Cancel(cancel)), false, None),
+            (
+                after(&queued(), Event::Drop(dropped)),
+                false,
+                Some("job.dependency_unmet"),
+            ),
+        ] {
+            let state = job.state.name();
+            let listed = is_listed(&job, json!({"worker": "st-1"}));
+            assert_eq!(listed, worker, "{state}");
+            for asked in ["disk.not_found", "job.dependency_unmet"] {
+                let listed = is_listed(&job, json!({"code": asked}));
+                assert_eq!(listed, code == Some(asked), "{state} {asked}");
+            }
+        }
+    }
+}
