@@ -1,10 +1,14 @@
 //! Pause, resume and purge of a queue.
 
-use crate::stack::{Stack, until};
+use crate::{
+    stack::{Stack, until},
+    worker,
+};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use std::time::Duration;
-use virtbus_wire::StateName;
+use virtbus_wire::{Class, StateName};
+use virtbus_worker::WorkConfig;
 
 const LOW: &str = "storage.default.low";
 
@@ -65,6 +69,56 @@ async fn a_paused_queue_says_who_and_why_and_stays_paused_when_its_consumer_is_m
     assert_eq!(answer, json!({"queue": LOW, "paused": false}));
     consumer_is_paused(&stack, false).await;
     assert_eq!(row(&stack).await["paused"], false);
+}
+
+#[tokio::test]
+async fn nothing_of_a_paused_queue_is_given_and_afterwards_all_of_it_in_order() {
+    let (stack, _core) = Stack::start().await;
+    let one_slot = WorkConfig {
+        slots: 1,
+        reserved_high: 0,
+        long_max: 1,
+        ..WorkConfig::default()
+    };
+    let worker = worker::start_with(&stack, Class::Storage, one_slot);
+    // It has asked the queue for jobs already.
+    stack.publish(LOW, r#"{"id":"before","task":"ping"}"#).await;
+    stack.record("before", StateName::Succeeded).await;
+    let ask = json!({"queue": LOW, "reason": "disks full"});
+    let _: Value = stack.ask("virtbus.queues.pause", &ask).await.unwrap();
+    let jobs: Vec<String> = (0..10).map(|number| format!("j{number}")).collect();
+    for id in &jobs {
+        let job = json!({"id": id, "task": "ping"}).to_string();
+        stack.publish(LOW, job).await;
+    }
+    for id in &jobs {
+        stack.record(id, StateName::Queued).await;
+    }
+    // It goes on with what isn't paused, and after each job it looks at all of its queues.
+    for id in ["other-0", "other-1", "other-2"] {
+        let job = json!({"id": id, "task": "ping"}).to_string();
+        stack.publish("storage.default.default", job).await;
+        stack.record(id, StateName::Succeeded).await;
+    }
+    for id in &jobs {
+        let job = stack.record(id, StateName::Queued).await.value;
+        assert_eq!((job.claim, job.generation), (0, 1), "{id}");
+    }
+    let subject = "$JS.API.CONSUMER.INFO.STORAGE.storage_default_low";
+    let answer = stack.raw(subject, Vec::new()).await.unwrap();
+    let info: Value = serde_json::from_slice(&answer.payload).unwrap();
+    let given = (&info["delivered"]["consumer_seq"], &info["num_pending"]);
+    assert_eq!(given, (&json!(1), &json!(10)), "{info}");
+    let resume = json!({"queue": LOW});
+    let _: Value = stack.ask("virtbus.queues.resume", &resume).await.unwrap();
+    let mut ends = Vec::new();
+    for id in &jobs {
+        let done = stack.record(id, StateName::Succeeded).await;
+        assert_eq!((done.value.claim, done.value.generation), (1, 1), "{id}");
+        ends.push(done.revision);
+    }
+    assert!(ends.is_sorted(), "{ends:?}");
+    worker.end().await;
 }
 
 /// What a worker asked for before its queue was paused, the server doesn't look at again by itself.

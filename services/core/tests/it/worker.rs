@@ -49,6 +49,15 @@ impl Running {
 
 /// Starts a worker of the pool's queues of one class.
 pub(crate) fn start(stack: &Stack, class: Class) -> Running {
+    let work = WorkConfig {
+        slots: 16,
+        ..WorkConfig::default()
+    };
+    start_with(stack, class, work)
+}
+
+/// The same with these slots.
+pub(crate) fn start_with(stack: &Stack, class: Class, work: WorkConfig) -> Running {
     let queues = queues_of_pool(&"default".parse().unwrap());
     let queues = queues.into_iter().filter(|queue| queue.class() == class);
     let setup = Setup {
@@ -60,10 +69,7 @@ pub(crate) fn start(stack: &Stack, class: Class) -> Running {
         },
         queues: queues.collect(),
         pools: vec!["default".parse().unwrap()],
-        work: WorkConfig {
-            slots: 16,
-            ..WorkConfig::default()
-        },
+        work,
         versions: BTreeMap::new(),
         state_dir: None,
         ready: Readiness::default(),
