@@ -14,7 +14,7 @@ use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Class, Code, JobError,
     state::{Progress, WaitReason},
-    task::{StorageTask, Task},
+    task::{HypervisorTask, StorageTask, Task},
 };
 use virtbus_worker::{Assignment, Done, Perform, Run, Stop};
 
@@ -64,6 +64,8 @@ impl Notes {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Probe {
+    /// What jobs it does; storage's by default.
+    class: Option<Class>,
     pub(crate) notes: Notes,
     /// By lock: the domain that uses what it stands for.
     in_use: Arc<Mutex<BTreeMap<String, String>>>,
@@ -80,6 +82,14 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
+    /// A service of this class.
+    pub(crate) fn of(class: Class) -> Self {
+        Self {
+            class: Some(class),
+            ..Self::default()
+        }
+    }
+
     /// Says that a domain uses what a lock stands for: jobs that hold the lock must wait.
     pub(crate) fn use_by(&self, lock: &str, domain: &str) {
         let mut in_use = self.in_use.lock().unwrap();
@@ -163,7 +173,7 @@ impl Probe {
 
 impl Perform for Probe {
     fn class(&self) -> Class {
-        Class::Storage
+        self.class.unwrap_or(Class::Storage)
     }
 
     async fn locks(&self, job: &Assignment) -> Result<LockSet, JobError> {
@@ -190,7 +200,9 @@ impl Perform for Probe {
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
         self.notes.add(job, "run");
         self.look_for_earlier(job, "run")?;
-        let Task::Storage(StorageTask::Ping(ping)) = &job.task else {
+        let (Task::Storage(StorageTask::Ping(ping)) | Task::Hypervisor(HypervisorTask::Ping(ping))) =
+            &job.task
+        else {
             // Any other task is a tool that tells how far it is for a second, then hangs.
             for told in 0..10 {
                 run.progress(percent(f64::from(told)));

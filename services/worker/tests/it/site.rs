@@ -23,7 +23,7 @@ use virtbus_wire::{
     BootId, Class, Event, JobId, Queue, Record, StateName, catalog::WorkerRecord,
     protocol::lock::Lock,
 };
-use virtbus_worker::{ServeError, Setup, WorkConfig, serve};
+use virtbus_worker::{Perform as _, ServeError, Setup, WorkConfig, serve};
 
 pub(crate) struct Site {
     pub(crate) jobs: Jobs,
@@ -45,21 +45,26 @@ impl Running {
     }
 }
 
-fn queues() -> Vec<Queue> {
+fn queues(class: Class) -> Vec<Queue> {
     let queues = queues_of_pool(&"p".parse().unwrap());
     queues
         .into_iter()
-        .filter(|queue| queue.class() == Class::Storage)
+        .filter(|queue| queue.class() == class)
         .collect()
 }
 
 impl Site {
     pub(crate) async fn start() -> Self {
+        Self::start_of(Class::Storage).await
+    }
+
+    /// With the queues of this class.
+    pub(crate) async fn start_of(class: Class) -> Self {
         let server = Server::dev().await;
         let jetstream = server.jetstream().await;
         let wanted = Wanted {
             replicas: None,
-            queues: queues(),
+            queues: queues(class),
         };
         apply(&jetstream, &wanted, Mode::Apply).await.unwrap();
         let bus = connect(&server).await;
@@ -93,6 +98,8 @@ impl Site {
         state_dir: Option<Utf8PathBuf>,
     ) -> Running {
         let (boot, ready) = (BootId::now_v7(), Readiness::default());
+        let class = probe.class();
+        let unknown = format!("{class}.unknown.low");
         let setup = Setup {
             bus: connect(&self.server).await,
             identity: Identity {
@@ -101,7 +108,7 @@ impl Site {
                 host_name: host.to_owned(),
             },
             // One of them is never found.
-            queues: [queues(), vec!["storage.unknown.low".parse().unwrap()]].concat(),
+            queues: [queues(class), vec![unknown.parse().unwrap()]].concat(),
             pools: vec!["p".parse().unwrap()],
             work,
             versions: BTreeMap::new(),

@@ -185,6 +185,46 @@ async fn a_tenants_jobs_wait_for_each_other_and_not_those_of_others() {
 }
 
 #[tokio::test]
+async fn each_class_has_its_own_cap_for_a_tenant() {
+    let class = Class::Hypervisor;
+    let (site, probe) = (Site::start_of(class).await, Probe::of(class));
+    let limits: Bucket<LimitsRecord> = Bucket::new(&site.bus().await, "pools");
+    let record = LimitsRecord {
+        tenant_max_running: TenantLimits {
+            storage: 1,
+            hypervisor: 2,
+        },
+        ..LimitsRecord::default()
+    };
+    limits.put(LIMITS_KEY, &record).await.unwrap();
+    let worker = site.worker("hv-1", &probe, WorkConfig::default()).await;
+    let publish = async |id: &str| {
+        let job = format!(r#"{{"id":"{id}","task":"ping","tenant":"acme"}}"#);
+        site.publish("hypervisor.p.high", &job).await;
+    };
+    for id in ["a", "b"] {
+        probe.hold(id);
+        publish(id).await;
+        site.wait(id, &[StateName::Running]).await;
+    }
+    publish("c").await;
+    let parked = site.wait("c", &[StateName::Waiting]).await.value;
+    let JobState::Waiting(waiting) = &parked.state else {
+        panic!("{:?}", parked.state)
+    };
+    let (running, limit) = (2, 2);
+    assert_eq!(waiting.on, WaitReason::Tenant { running, limit });
+    let lock = tenant_lock(class, &"acme".parse().unwrap());
+    let lock = site.lock(&lock).await.unwrap();
+    assert_eq!((lock.shared.len(), lock.waiters.len()), (2, 1));
+    probe.let_go("a");
+    assert_eq!(site.ended("c").await.state.name(), StateName::Succeeded);
+    probe.let_go("b");
+    site.ended("b").await;
+    worker.end().await;
+}
+
+#[tokio::test]
 async fn a_waiting_job_holds_no_slot() {
     let (site, probe) = (Site::start().await, Probe::default());
     let work = WorkConfig {
