@@ -84,6 +84,7 @@ pub struct Ledger {
 struct Inner {
     lines: BTreeMap<String, Line>,
     order: Vec<String>,
+    batches: usize,
 }
 
 impl Ledger {
@@ -114,6 +115,16 @@ impl Ledger {
         if let Some(line) = self.inner().lines.get_mut(id) {
             line.promise = promise;
         }
+    }
+
+    /// Notes that the control service took several jobs in one request.
+    pub fn took_several(&self) {
+        self.inner().batches += 1;
+    }
+
+    /// Requests of several jobs that the control service took.
+    pub fn batches(&self) -> usize {
+        self.inner().batches
     }
 
     /// Notes a question and its answer.

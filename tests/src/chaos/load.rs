@@ -104,6 +104,15 @@ impl Load {
         }
     }
 
+    /// Submits several jobs in one request, as often as it takes for one to be accepted: while
+    /// there are faults each may have been refused, or not answered in time.
+    pub async fn submit_several(&self, client: &Client, plan: &mut Plan) {
+        while self.ledger.batches() == 0 && Instant::now() < self.give_up {
+            self.submit(client, &plan.several()).await;
+            sleep(AGAIN).await;
+        }
+    }
+
     /// Asks once: whoever gets no answer doesn't know.
     async fn submit(&self, client: &Client, orders: &[Order]) {
         for order in orders {
@@ -120,6 +129,9 @@ impl Load {
             }
             Some(Err(_)) | None => Promise::None,
         };
+        if promise == Promise::Given && orders.len() > 1 {
+            self.ledger.took_several();
+        }
         for order in orders {
             self.ledger.promised(&order.id, promise);
         }

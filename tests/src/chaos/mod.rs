@@ -25,7 +25,7 @@ use faults::{Faults, Target};
 use journal::Journal;
 use ledger::{Ledger, Order};
 use load::Load;
-use plan::{SOURCE_MIB, SOURCES};
+use plan::{Plan, SOURCE_MIB, SOURCES};
 use records::{Held, Records};
 use serde_json::json;
 use site::{POOL, PUBLISHERS, Site};
@@ -157,6 +157,7 @@ impl Run {
         let defects = self.site.crew.stop().await;
         violations.extend(defects.into_iter().map(Violation::general));
         violations.extend(self.remains());
+        violations.extend(self.unmet());
         (self.summary(&facts, drained), violations)
     }
 
@@ -224,6 +225,8 @@ impl Run {
         let never = usize::from(self.options.faults >= LONG);
         let client = self.site.client().await;
         load.publish_the_missing(&client, never).await;
+        let mut plan = Plan::new(PUBLISHERS, random.fork());
+        load.submit_several(&client, &mut plan).await;
         self.again = load.again.load(Ordering::Relaxed);
     }
 
@@ -278,15 +281,23 @@ impl Run {
         found
     }
 
+    /// What a run must have met, or it shows nothing of it.
+    fn unmet(&self) -> Option<Violation> {
+        let none = self.ledger.batches() == 0;
+        none.then(|| Violation::general("no request of several jobs was ever accepted"))
+    }
+
     fn summary(&self, facts: &Facts, drained: Duration) -> String {
         let (changes, gaps) = self.witness.counts();
         let mut text = format!(
-            "seed {}, {} messaging server(s): {} jobs promised, {} records, {} sent again; \
-             {} notes of faults; {} attempted more than once; {} dead letters; {changes} changes \
-             seen with {gaps} gaps; all over {:.1} s after the faults\n",
+            "seed {}, {} messaging server(s): {} jobs promised, {} requests of several accepted, \
+             {} records, {} sent again; {} notes of faults; {} attempted more than once; \
+             {} dead letters; {changes} changes seen with {gaps} gaps; all over {:.1} s after the \
+             faults\n",
             self.options.seed,
             self.options.nodes,
             self.ledger.promises(),
+            self.ledger.batches(),
             facts.records.len(),
             self.again,
             self.journal.len(),

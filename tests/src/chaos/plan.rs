@@ -57,11 +57,11 @@ impl Plan {
             34..=39 => vec![self.failing()],
             40..=49 => vec![self.dependent()],
             50..=53 => vec![self.timed()],
-            54..=77 => self.life(),
-            78..=84 => vec![self.copy()],
-            85..=90 => self.contention(),
-            91..=94 => self.twice(),
-            95..=97 => return Story::Submitted(self.batch()),
+            54..=74 => self.life(),
+            75..=81 => vec![self.copy()],
+            82..=87 => self.contention(),
+            88..=91 => self.twice(),
+            92..=97 => return Story::Submitted(self.batch()),
             _ => vec![self.feedback()],
         };
         Story::Published(orders)
@@ -229,6 +229,16 @@ impl Plan {
         vec![order, other]
     }
 
+    /// One request of more than one job.
+    pub fn several(&mut self) -> Vec<Order> {
+        loop {
+            let orders = self.batch();
+            if orders.len() > 1 {
+                return orders;
+            }
+        }
+    }
+
     /// One request of a disk's life, each step after the one before.
     fn batch(&mut self) -> Vec<Order> {
         let mut orders = self.life();
@@ -238,7 +248,12 @@ impl Plan {
             let priority = order.subject.rsplit('.').next().unwrap();
             order.body["priority"] = json!(priority);
             if at > 0 {
-                order.body["after"] = json!(["-1"]);
+                // How far before, as a number or as text, alone or with its states.
+                order.body["after"] = match self.random.below(3) {
+                    0 => json!([-1]),
+                    1 => json!(["-1"]),
+                    _ => json!([{"job": -1, "on": ["succeeded"]}]),
+                };
             }
         }
         orders
