@@ -40,17 +40,13 @@ pub(crate) async fn register(
     let records: Bucket<HypervisorRecord> = Bucket::new(bus, BUCKET);
     for _ in 0..WRITES_MAX {
         let slot = records.slot(hypervisor.as_str()).await?;
-        let (state, reason) = match &slot.value {
-            Some(known) if known.state == HypervisorState::Draining => {
-                (known.state, known.reason.clone())
-            }
-            Some(_) | None => (HypervisorState::Up, None),
-        };
+        let (state, by, reason) = said_of(slot.value);
         let record = HypervisorRecord {
             pool: pool.clone(),
             worker: identity.worker.clone(),
             host: identity.host_name.clone(),
             state,
+            by,
             reason,
             cpus: Some(node.cpus),
             memory: Some(node.memory),
@@ -73,6 +69,16 @@ pub(crate) async fn register(
     Err(unreachable.into())
 }
 
+/// What a person said of the host, by whom and why, as far as it holds when its service starts.
+fn said_of(known: Option<HypervisorRecord>) -> (HypervisorState, Option<String>, Option<String>) {
+    match known {
+        Some(known) if known.state == HypervisorState::Draining => {
+            (known.state, known.by, known.reason)
+        }
+        Some(_) | None => (HypervisorState::Up, None, None),
+    }
+}
+
 /// Says that the host is on again, if somebody gave their word that it's off: its service lives, or
 /// it lives again after it was cut off. True when that had to be said.
 pub(crate) async fn returned(
@@ -86,6 +92,7 @@ pub(crate) async fn returned(
     };
     let record = HypervisorRecord {
         state: HypervisorState::Up,
+        by: None,
         reason: None,
         updated_at: Timestamp::now(),
         ..record
@@ -101,5 +108,27 @@ pub(crate) async fn returned(
         // Whoever wrote it may have said the same; it's looked at again soon.
         Err(WriteError::Conflict(_)) => Ok(false),
         Err(WriteError::Bus(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_drained_host_stays_drained_by_whom_and_why_when_its_service_starts() {
+        use HypervisorState::{Draining, Fenced, Up};
+        let some = |text: &str| Some(text.to_owned());
+        for (state, expected) in [
+            (Up, (Up, None, None)),
+            (Fenced, (Up, None, None)),
+            (Draining, (Draining, some("alice"), some("new memory"))),
+        ] {
+            let known = json!({"pool": "p", "worker": "w", "host": "h", "state": state,
+                "by": "alice", "reason": "new memory", "updated_at": "2026-06-01T00:00:00.000Z"});
+            assert_eq!(said_of(serde_json::from_value(known).unwrap()), expected);
+        }
+        assert_eq!(said_of(None), (Up, None, None));
     }
 }

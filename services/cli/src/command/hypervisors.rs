@@ -67,7 +67,7 @@ async fn list(bus: &Bus, output: Output) -> Result<Exit, Failure> {
     let hosts = answer.get("hypervisors").and_then(Value::as_array);
     let rows: Vec<Vec<Cell>> = hosts.into_iter().flatten().map(row).collect();
     output.table(
-        &["HOST", "POOL", "STATE", "CPUS", "MEMORY", "REASON"],
+        &["HOST", "POOL", "STATE", "CPUS", "MEMORY", "BY", "REASON"],
         &rows,
     )?;
     Ok(Exit::Done)
@@ -86,6 +86,7 @@ fn row(host: &Value) -> Vec<Cell> {
         Cell::new(state, tone),
         text("cpus").into(),
         text("memory").into(),
+        text("by").into(),
         text("reason").into(),
     ]
 }

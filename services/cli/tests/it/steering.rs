@@ -79,6 +79,15 @@ async fn what_people_ask_for_names_them_and_the_exit_code_says_what_came_of_it()
             "hv-1: draining",
         ),
         (
+            "hypervisors",
+            "virtbus.hypervisors.list",
+            json!({"hypervisors": [{"hypervisor": "hv-1", "pool": "default", "worker": "hv-w",
+                "state": "fenced", "by": "ipmi-7", "reason": "power cut"}]}),
+            json!({}),
+            0,
+            "ipmi-7  power cut",
+        ),
+        (
             "hypervisors fence hv-1 --reason cut --restart",
             "virtbus.hypervisors.fence",
             json!({"domains": ["a", "b"], "restarted": []}),

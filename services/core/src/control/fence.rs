@@ -27,8 +27,8 @@ pub(super) async fn fence(
 ) -> Result<FenceOutcome, Failed> {
     check_reason(Some(&asked.reason))?;
     let name = &asked.hypervisor;
-    let host = mark(stores, &asked).await?;
-    tracing::warn!(hypervisor = %name, by = caller.by, reason = asked.reason, "fenced");
+    let host = mark(stores, &asked, caller).await?;
+    tracing::warn!(hypervisor = %name, by = host.by, reason = asked.reason, "fenced");
     // Free before it says that it's off: whoever starts it elsewhere must find its disks free.
     free(stores, &stores.catalogue.disks, name).await?;
     free(stores, &stores.catalogue.media, name).await?;
@@ -58,7 +58,7 @@ pub(super) async fn fence(
 }
 
 /// Writes into the host's record that it's off. While its service lives nobody is believed.
-async fn mark(stores: &Stores, asked: &Fence) -> Result<HypervisorRecord, Failed> {
+async fn mark(stores: &Stores, asked: &Fence, caller: Caller) -> Result<HypervisorRecord, Failed> {
     let (hosts, name) = (&stores.catalogue.hypervisors, &asked.hypervisor);
     for _ in 0..TRIES_MAX {
         let slot = hosts.slot(name.as_str()).await?;
@@ -73,6 +73,7 @@ async fn mark(stores: &Stores, asked: &Fence) -> Result<HypervisorRecord, Failed
         }
         let host = HypervisorRecord {
             state: HypervisorState::Fenced,
+            by: caller.by.clone(),
             reason: Some(asked.reason.clone()),
             updated_at: stores.bus.now(),
             ..host

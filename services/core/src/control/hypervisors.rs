@@ -37,8 +37,8 @@ pub(super) async fn drain(
     for _ in 0..TRIES_MAX {
         let slot = hosts.slot(hypervisor.as_str()).await?;
         let host = slot.value.ok_or_else(|| not_found(&hypervisor))?;
-        let reason = reason.clone();
-        let host = changed(host, drained, reason, stores.bus.now());
+        let word = (caller.by.clone(), reason.clone());
+        let host = changed(host, drained, word, stores.bus.now());
         match hosts
             .update(hypervisor.as_str(), &host, slot.revision)
             .await
@@ -60,22 +60,24 @@ pub(super) fn not_found(hypervisor: &Label) -> JobError {
     JobError::new(Code::QueueUnknown, message).with("hypervisor", hypervisor.as_str())
 }
 
-/// A fenced host stays fenced: only its own service, started anew, says that it's back.
+/// `word` = who says so, and why. A fenced host stays fenced: only its own service, started anew,
+/// says that it's back.
 fn changed(
     host: HypervisorRecord,
     drained: bool,
-    reason: Option<String>,
+    word: (Option<String>, Option<String>),
     now: virtbus_wire::Timestamp,
 ) -> HypervisorRecord {
-    let (state, reason) = match (host.state, drained) {
-        (HypervisorState::Fenced, _) => (HypervisorState::Fenced, host.reason),
+    let (state, (by, reason)) = match (host.state, drained) {
+        (HypervisorState::Fenced, _) => (HypervisorState::Fenced, (host.by, host.reason)),
         (HypervisorState::Up | HypervisorState::Draining, true) => {
-            (HypervisorState::Draining, reason)
+            (HypervisorState::Draining, word)
         }
-        (HypervisorState::Up | HypervisorState::Draining, false) => (HypervisorState::Up, None),
+        (HypervisorState::Up | HypervisorState::Draining, false) => (HypervisorState::Up, word),
     };
     HypervisorRecord {
         state,
+        by,
         reason,
         updated_at: now,
         ..host
@@ -91,19 +93,21 @@ mod tests {
     fn a_drain_changes_what_is_up_and_never_what_is_fenced() {
         use HypervisorState::{Draining, Fenced, Up};
         let now = virtbus_wire::Timestamp::from_millis(5);
-        for (state, drained, expected, reason) in [
-            (Up, true, Draining, Some("new")),
-            (Draining, true, Draining, Some("new")),
-            (Draining, false, Up, None),
-            (Up, false, Up, None),
-            (Fenced, true, Fenced, Some("old")),
-            (Fenced, false, Fenced, Some("old")),
+        let some = |text: &str| Some(text.to_owned());
+        for (state, drained, expected, by, reason) in [
+            (Up, true, Draining, "alice", "new"),
+            (Draining, true, Draining, "alice", "new"),
+            (Draining, false, Up, "alice", "new"),
+            (Up, false, Up, "alice", "new"),
+            (Fenced, true, Fenced, "bob", "old"),
+            (Fenced, false, Fenced, "bob", "old"),
         ] {
             let host = json!({"pool": "p", "worker": "w", "host": "h", "state": state,
-                "reason": "old", "updated_at": "2026-06-01T00:00:00.000Z"});
+                "by": "bob", "reason": "old", "updated_at": "2026-06-01T00:00:00.000Z"});
             let host = serde_json::from_value(host).unwrap();
-            let host = changed(host, drained, Some("new".to_owned()), now);
-            assert_eq!((host.state, host.reason.as_deref()), (expected, reason));
+            let host = changed(host, drained, (some("alice"), some("new")), now);
+            assert_eq!((host.by, host.reason), (some(by), some(reason)));
+            assert_eq!(host.state, expected);
             assert_eq!(host.updated_at, now);
         }
     }

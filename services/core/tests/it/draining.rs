@@ -126,6 +126,7 @@ async fn a_host_is_drained_and_undrained_by_its_record() {
         (&answer["hypervisor"], &answer["state"], &answer["reason"]),
         (&json!("hv-1"), &json!("draining"), &json!("new memory"))
     );
+    assert_eq!(answer["by"], "alice");
     let list: Value = stack
         .ask("virtbus.hypervisors.list", &json!({}))
         .await
@@ -135,12 +136,17 @@ async fn a_host_is_drained_and_undrained_by_its_record() {
         (&row["state"], &row["cpus"]),
         (&json!("draining"), &json!(4))
     );
+    assert_eq!(
+        (&row["by"], &row["reason"]),
+        (&json!("alice"), &json!("new memory"))
+    );
+    let ask = json!({"hypervisor": "hv-1", "by": "bob"});
     let answer: Value = stack
         .ask("virtbus.hypervisors.undrain", &ask)
         .await
         .unwrap();
     assert_eq!(
-        (&answer["state"], &answer["reason"]),
-        (&json!("up"), &Value::Null)
+        (&answer["state"], &answer["by"], &answer["reason"]),
+        (&json!("up"), &json!("bob"), &Value::Null)
     );
 }

@@ -147,7 +147,8 @@ async fn a_fenced_hosts_domains_are_off_their_disks_free_and_its_jobs_over_or_el
     let lease = json!({"worker": "hv-w", "boot": "0199b1c2-0000-7000-8000-000000000001",
         "class": "hypervisor", "host": "h", "slots": 1, "busy": 0, "started_at": now, "at": now});
     put(&stack, "workers", "hv-w", lease).await;
-    let ask = json!({"hypervisor": "hv-1", "reason": "power cut", "restart": true});
+    let ask = json!({"hypervisor": "hv-1", "reason": "power cut", "restart": true,
+        "by": "ipmi-hv-1"});
     let refused = stack.ask::<Value>("virtbus.hypervisors.fence", &ask).await;
     assert!(refused.unwrap_err().contains("still lives"));
     let workers: Bucket<Value> = Bucket::new(&stack.bus, "workers");
@@ -157,7 +158,12 @@ async fn a_fenced_hosts_domains_are_off_their_disks_free_and_its_jobs_over_or_el
     let answer: Value = stack.ask("virtbus.hypervisors.fence", &ask).await.unwrap();
     let said = json!({"domains": ["more", "on"], "restarted": ["more"]});
     assert_eq!(sorted(answer), said);
-    assert_eq!(get(&stack, "hypervisors", "hv-1").await["state"], "fenced");
+    let host = get(&stack, "hypervisors", "hv-1").await;
+    assert_eq!(host["state"], "fenced");
+    assert_eq!(
+        (&host["by"], &host["reason"]),
+        (&json!("ipmi-hv-1"), &json!("power cut"))
+    );
     for (id, desired) in [("on", "shutoff"), ("more", "running")] {
         let domain = get(&stack, "domains", id).await;
         assert_eq!(domain["state"], "shutoff");

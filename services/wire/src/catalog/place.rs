@@ -92,7 +92,10 @@ pub struct HypervisorRecord {
     /// Whether it takes jobs.
     #[serde(default)]
     pub state: HypervisorState,
-    /// Why it's draining or fenced, for people.
+    /// Who drained, undrained or fenced it last, as far as that was said.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Why, for people.
     #[serde(default)]
     pub reason: Option<String>,
     /// Its processors.
