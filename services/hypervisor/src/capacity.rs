@@ -1,7 +1,7 @@
 //! Room for domains: memory and processors, with what is about to be started.
 
 use crate::{
-    libvirt::{Host, LibvirtError},
+    libvirt::{Host, LibvirtError, Running},
     xml::Blueprint,
 };
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,19 @@ impl Room {
             memory: blueprint.memory,
             vcpus: u64::from(blueprint.vcpus),
         }
+    }
+
+    /// Both together. More than can be counted stays the most that can be: it fits nowhere, however
+    /// much there is besides.
+    fn and(self, other: Self) -> Self {
+        Self {
+            memory: self.memory.saturating_add(other.memory),
+            vcpus: self.vcpus.saturating_add(other.vcpus),
+        }
+    }
+
+    fn is_within(self, limit: Self) -> bool {
+        self.memory <= limit.memory && self.vcpus <= limit.vcpus
     }
 
     /// What a job that waits for it needs.
@@ -107,19 +120,16 @@ impl Capacity {
         };
         let running = host.running().await?;
         let mut used = Room::default();
-        for takes in running.values() {
-            used.memory += takes.memory;
-            used.vcpus += takes.vcpus;
+        for Running { memory, vcpus } in running.values().copied() {
+            used = used.and(Room { memory, vcpus });
         }
         for (domain, room) in &kept {
             // One that runs by now is counted already.
             if !running.contains_key(domain.as_str()) {
-                used.memory += room.memory;
-                used.vcpus += room.vcpus;
+                used = used.and(*room);
             }
         }
-        let fits = used.memory + need.memory <= self.limit.memory
-            && used.vcpus + need.vcpus <= self.limit.vcpus;
+        let fits = used.and(need).is_within(self.limit);
         if fits {
             let kept = Reserved {
                 domain: domain.clone(),
@@ -207,5 +217,34 @@ mod tests {
             .await
             .unwrap();
         assert!(again, "its own room is no obstacle");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_to_be_counted_fits_nowhere() {
+        let (host, _hinted) = Host::new(&"test:///default".parse().unwrap()).unwrap();
+        let capacity = Capacity::new(&CapacityConfig::default(), u64::MAX, u32::MAX);
+        let name: DomainId = "web1".parse().unwrap();
+        let need = Room {
+            memory: 1 << 30,
+            vcpus: 1,
+        };
+        let running = host.running().await.unwrap();
+        assert!(
+            !running.is_empty(),
+            "the trial driver has a domain that runs"
+        );
+        for huge in [
+            Room {
+                memory: u64::MAX,
+                ..need
+            },
+            Room {
+                vcpus: u64::MAX,
+                ..need
+            },
+        ] {
+            let job = JobId::new();
+            assert!(!capacity.reserve(&host, &job, &name, huge).await.unwrap());
+        }
     }
 }

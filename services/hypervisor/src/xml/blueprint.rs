@@ -4,7 +4,7 @@ use super::{policy::Policy, template, tree::Element};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 use virtbus_wire::{
-    Code, DiskId, DomainId, JobError, Label, MediaId, task::hypervisor::Definition,
+    Code, DiskId, DomainId, JobError, Label, MediaId, Size, task::hypervisor::Definition,
 };
 
 /// The most disks and media of a domain: each takes a lock.
@@ -252,8 +252,9 @@ fn memory(tree: &Element) -> Result<u64, JobError> {
         "G" | "GiB" => 1 << 30,
         _ => return Err(wrong()),
     };
-    number
+    let size = number
         .checked_mul(unit)
-        .filter(|bytes| *bytes > 0)
-        .ok_or_else(wrong)
+        .and_then(|bytes| Size::from_bytes(bytes).ok());
+    let out_of_range = || invalid("its memory is nothing, or more than a host can have");
+    size.map(Size::bytes).ok_or_else(out_of_range)
 }

@@ -104,6 +104,9 @@ fn what_can_not_be_read_or_means_two_things_is_refused() {
         &with("<?php x ?>", ""),
         &with("", "").replace("web1", "web2"),
         &with("", "").replace(">64<", ">18446744073709551615<"),
+        // 2^53 bytes, and nearly 2^64.
+        &with("", "").replace(">64<", ">8589934592<"),
+        &with("", "").replace("'MiB'>64<", "'GiB'>17179869183<"),
     ] {
         let refused = read_with(xml, &Policy::default()).expect_err(xml);
         let codes = [Code::DomainInvalidXml, Code::DomainForbiddenDevice];
