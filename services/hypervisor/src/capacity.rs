@@ -217,6 +217,27 @@ mod tests {
             .await
             .unwrap();
         assert!(again, "its own room is no obstacle");
+        // Nor the same processors, however much memory there is.
+        let three = CapacityConfig {
+            vcpus: Some(3),
+            ..CapacityConfig::default()
+        };
+        let capacity = Capacity::new(&three, u64::MAX, 0);
+        let mut had = Vec::new();
+        for job in &jobs {
+            had.push(capacity.reserve(&host, job, &name, need).await.unwrap());
+        }
+        assert_eq!(had, [true, false, false]);
+    }
+
+    #[test]
+    fn what_nobody_configured_is_nearly_all_memory_and_four_processors_for_each_one() {
+        let capacity = Capacity::new(&CapacityConfig::default(), 100 << 30, 2);
+        let limit = Room {
+            memory: 90 << 30,
+            vcpus: 8,
+        };
+        assert_eq!(capacity.limit, limit);
     }
 
     #[tokio::test]

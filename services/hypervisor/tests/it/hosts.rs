@@ -20,8 +20,8 @@ const POOL: &str = "hypervisor.default.default";
 
 #[tokio::test]
 async fn two_hosts_share_starts_and_one_that_is_drained_or_whose_call_hangs_starts_nothing() {
-    // Each host has room for two domains of 32 MiB.
-    let room = [("CAPACITY__MEMORY", "70MiB")];
+    // Each host has room for two domains of one processor.
+    let room = [("CAPACITY__VCPUS", "2")];
     let mut guests = Guests::start_with(&room).await;
     let (other, _service) = guests.second_host().await;
     let mut jobs = Vec::new();
