@@ -8,13 +8,32 @@ use rustix::{
 };
 use std::time::Duration;
 use tokio::task::spawn_blocking;
-use virtbus_wire::{Code, JobError};
+use virtbus_wire::{Code, DiskId, JobError, JobId};
 use virtbus_worker::process::{Cage, CommandLine, Hold, Limits, RunOptions, find_program, run};
 
 /// The largest file that an empty overlay may be, in bytes: its tables grow with its size.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// How long it may take.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// What a claim makes a disk's file as, before it's in its place.
+pub(crate) fn part(job: &JobId, claim: u64, disk: &DiskId) -> String {
+    format!(".{job}.{claim}.{disk}.part")
+}
+
+/// Takes away what older claims of a job left in a folder of what they made for a disk: none that
+/// hangs there can put it in its place any more.
+///
+/// # Errors
+/// `pool.unreachable`.
+pub(crate) async fn remove_older(
+    folder: &Utf8Path,
+    (job, claim): (&JobId, u64),
+    disk: &DiskId,
+) -> Result<(), JobError> {
+    let older = (1..claim).map(|older| folder.join(part(job, older, disk)));
+    remove(older.collect()).await
+}
 
 /// What is made.
 #[derive(Debug, Clone)]
@@ -66,7 +85,7 @@ impl OverlayFile {
         let program = find_program("qemu-img").map_err(missing)?;
         let folder = self.path.parent().unwrap_or(Utf8Path::new("/"));
         let part = folder.join(&self.part);
-        remove(part.clone()).await?;
+        remove(vec![part.clone()]).await?;
         let failed = || JobError::new(Code::ToolFailed, "the overlay's file can't be made");
         let made = run(&self.command(program, &part), RunOptions::default()).await;
         let made = made.map_err(|error| {
@@ -99,17 +118,23 @@ impl OverlayFile {
         }
     }
 
-    /// Takes it away again.
+    /// Takes it away again, and what of it isn't in its place.
     pub(crate) async fn unmake(&self) -> Result<(), JobError> {
-        remove(self.path.clone()).await
+        remove(vec![
+            self.path.with_file_name(&self.part),
+            self.path.clone(),
+        ])
+        .await
     }
 }
 
-async fn remove(path: Utf8PathBuf) -> Result<(), JobError> {
-    let removed = spawn_blocking(move || match unlink(path.as_str()) {
+/// Takes files away. What isn't there is gone already.
+async fn remove(paths: Vec<Utf8PathBuf>) -> Result<(), JobError> {
+    let remove = |path: &Utf8PathBuf| match unlink(path.as_str()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error),
-    });
+    };
+    let removed = spawn_blocking(move || paths.iter().try_for_each(remove));
     let gone = removed.await.is_ok_and(|removed| removed.is_ok());
     let text = "a file can't be taken away from the pool";
     gone.then_some(())

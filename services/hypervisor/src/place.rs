@@ -268,6 +268,14 @@ fn chain_files(roots: &Roots, chain: &[Disk]) -> Result<Vec<PoolFile>, JobError>
     files.collect()
 }
 
+/// The folder of a pool's disks on this host.
+///
+/// # Errors
+/// `pool.not_found`.
+pub(crate) fn disk_folder(roots: &Roots, pool: &Label) -> Result<Utf8PathBuf, JobError> {
+    Ok(root(roots, pool)?.join("disks"))
+}
+
 /// A disk's file on this host.
 pub(crate) fn disk_file(
     roots: &Roots,
@@ -275,7 +283,7 @@ pub(crate) fn disk_file(
     record: &DiskRecord,
 ) -> Result<ChainFile, JobError> {
     let name = format!("{id}.{}", record.format);
-    let path = root(roots, &record.pool)?.join("disks").join(name);
+    let path = disk_folder(roots, &record.pool)?.join(name);
     let format = record.format;
     let usable = matches!(format, ImageFormat::Qcow2 | ImageFormat::Raw);
     if !usable {

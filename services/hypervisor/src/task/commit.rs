@@ -23,7 +23,7 @@ use crate::{
     admit::admit_states,
     catalog::{Disk, not_found},
     libvirt::Seen,
-    overlay_file::OverlayFile,
+    overlay_file::{OverlayFile, part},
     place::{self, disk_file},
 };
 use camino::Utf8PathBuf;
@@ -76,7 +76,7 @@ impl Commit<'_> {
         let virtual_size = size.ok_or_else(|| refuse("the disk's size isn't known"))?;
         let job = &self.at.job;
         let overlay = OverlayFile {
-            part: format!(".{}.{}.{id}.part", job.id, job.claim),
+            part: part(&job.id, job.claim, id),
             below: below_file.path.file_name().unwrap_or_default().to_owned(),
             below_format: below_file.format,
             virtual_size,
@@ -264,6 +264,11 @@ impl Steps for Commit<'_> {
             (format!("disk.{id}"), mode)
         });
         Ok(below.collect())
+    }
+
+    async fn clean(&self) -> Result<(), JobError> {
+        let disk = &self.params.disk;
+        self.at.remove_parts(disk, disk).await
     }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {

@@ -6,6 +6,7 @@ use crate::{
     catalog::Hold,
     domains::Domains,
     libvirt::{Mark, Running, Seen},
+    overlay_file::remove_older,
     place,
     xml::{Blueprint, Element},
 };
@@ -168,6 +169,20 @@ impl Context<'_> {
         let (catalog, job) = (&domains.catalog, &self.job.record);
         let placed = place::place_kept(catalog, roots, &blueprint, &holder, job).await?;
         Ok(placed.holds)
+    }
+
+    /// Takes away what older claims of this job left of a disk's file that they made: it's in the
+    /// folder of another disk, which may be the same.
+    pub(crate) async fn remove_parts(&self, beside: &DiskId, of: &DiskId) -> Result<(), JobError> {
+        let domains = self.domains;
+        let found = domains.catalog.disks.get_latest(beside.as_str()).await;
+        let found = found.map_err(|error| JobError::internal(error.to_string()))?;
+        // Beside a disk that there isn't nothing was made.
+        let Some(entry) = found else {
+            return Ok(());
+        };
+        let folder = place::disk_folder(&domains.settings.roots, &entry.value.pool)?;
+        remove_older(&folder, (&self.job.id, self.job.claim), of).await
     }
 
     /// Takes a disk: it's this job's to change, until it's given back. One that is half written

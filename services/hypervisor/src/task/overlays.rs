@@ -14,7 +14,7 @@ use super::{Checked, Context, Steps};
 use crate::{
     admit::admit_state,
     catalog::{Disk, not_found},
-    overlay_file::OverlayFile,
+    overlay_file::{OverlayFile, part},
     place::disk_file,
     xml::Blueprint,
 };
@@ -77,7 +77,7 @@ impl Overlays<'_> {
         let job = &self.at.job;
         let layer = OverlayFile {
             path: file.path.with_file_name(format!("{new}.qcow2")),
-            part: format!(".{}.{}.{new}.part", job.id, job.claim),
+            part: part(&job.id, job.claim, new),
             below: file.path.file_name().unwrap_or_default().to_owned(),
             below_format: file.format,
             virtual_size: below.1.virtual_size.ok_or_else(unsized_)?,
@@ -265,6 +265,13 @@ impl Steps for Overlays<'_> {
         let new = self.overlays.values();
         locks.extend(new.map(|disk| (format!("disk.{disk}"), Mode::Exclusive)));
         Ok(locks)
+    }
+
+    async fn clean(&self) -> Result<(), JobError> {
+        for (below, new) in self.overlays {
+            self.at.remove_parts(below, new).await?;
+        }
+        Ok(())
     }
 
     async fn check(&self) -> Result<Checked<Plan>, Stop> {

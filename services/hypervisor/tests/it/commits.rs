@@ -120,6 +120,7 @@ async fn cut(guests: &mut Guests, number: u32, at: Moment, then: Then) -> bool {
     }
     let record = guests.site.mended(&id).await;
     let (top, below) = is_sane(guests, number, &when).await;
+    assert_eq!(guests.parts(), [""; 0], "{when}");
     match (&record.state, then) {
         (JobState::Succeeded(..), _) => is_whole(guests, number, &when).await,
         (JobState::Failed(_, error), Then::Off) => {

@@ -172,6 +172,7 @@ async fn cut_overlays(guests: &mut Guests, number: u32, at: Moment, then: Then) 
         "{when}: {xml}"
     );
     assert!(guests.site.users(top).await.is_empty(), "{when}");
+    assert_eq!(guests.parts(), [""; 0], "{when}");
     guests.done("start_domain", json!({"domain": old})).await;
     guests.end(&old);
     is_dead

@@ -199,6 +199,13 @@ impl Guests {
         self.libvirt.pool().join("disks").join(name)
     }
 
+    /// What was begun among the pool's disks, and isn't in its place.
+    pub(crate) fn parts(&self) -> Vec<String> {
+        let files = fs::read_dir(self.libvirt.pool().join("disks")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".part")).collect()
+    }
+
     /// The result of a task about a domain on this host, which must succeed.
     pub(crate) async fn done(&self, task: &str, params: Value) -> Value {
         self.site
