@@ -121,31 +121,6 @@ async fn a_domain_starts_paused_runs_on_is_reset_and_starts_again_as_it_was_defi
 }
 
 #[tokio::test]
-async fn a_check_leaves_nothing_behind() {
-    let guests = Guests::start().await;
-    guests.disk("web1").await;
-    let check = json!({"domain": "web1", "template": template(&["web1"])});
-    let checked = guests
-        .site
-        .done(
-            "hypervisor.default.default",
-            payload("check_domain", &check),
-        )
-        .await;
-    assert_eq!(checked, json!({"ok": true, "warnings": []}));
-    assert!(
-        guests
-            .libvirt
-            .virsh(&["list", "--all", "--name"])
-            .stdout
-            .trim_ascii()
-            .is_empty()
-    );
-    assert!(guests.site.users("web1").await.is_empty());
-    assert!(guests.site.domain("web1").await.is_none());
-}
-
-#[tokio::test]
 async fn what_cannot_start_leaves_nothing_behind() {
     let guests = Guests::start().await;
     guests.disk("base").await;
@@ -313,36 +288,4 @@ async fn a_running_domains_disk_grows_never_shrinks_and_has_its_size_again_after
     let disk = guests.disk_record("web1").await;
     assert_eq!(disk.virtual_size, Some(1 << 20));
     guests.done("start_domain", json!({"domain": "web1"})).await;
-}
-
-#[tokio::test]
-async fn a_start_whose_service_is_killed_at_any_moment_ends_with_one_running_domain() {
-    let mut guests = Guests::start().await;
-    for (number, delay) in [0, 30, 60, 120, 250, 500].into_iter().enumerate() {
-        let name = format!("web{number}");
-        guests.disk(&name).await;
-        let id = guests
-            .site
-            .publish("hypervisor.default.default", guests.start_of(&name))
-            .await;
-        // From its claim on: what's killed before holds its message for as long as the server
-        // waits for a word, which isn't this service's matter.
-        until("its claim", async || guests.site.record(&id).await).await;
-        tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
-        guests.service.kill();
-        guests.restart().await;
-        let record = guests.site.mended(&id).await;
-        assert_eq!(
-            record.state.name().as_str(),
-            "succeeded",
-            "after {delay} ms: {:?}",
-            record.state
-        );
-        assert_eq!(guests.libvirt.state(&name), "running");
-        assert_eq!(
-            guests.site.users(&name).await,
-            [format!("{name} Exclusive")]
-        );
-    }
-    assert_eq!(guests.libvirt.guests().len(), 6);
 }

@@ -3,7 +3,7 @@
 
 use crate::guests::{Guests, payload, template};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, process::Command};
+use std::{fs, process::Command};
 use virtbus_wire::catalog::DiskState;
 
 const LOW: &str = "hypervisor.hv-test.low";
@@ -122,22 +122,4 @@ async fn a_disk_that_two_domains_read_is_in_no_snapshot_of_either() {
         assert!(guests.disk_record("web1").await.snapshots.is_empty());
     }
     assert_eq!(guests.site.users("tools").await, ["web2 Shared"]);
-}
-
-#[tokio::test]
-async fn what_lies_below_is_held_before_a_revert() {
-    let guests = Guests::start().await;
-    guests.disk("base").await;
-    guests.overlay("web1", "base").await;
-    guests.site.done(QUEUE, guests.start_of("web1")).await;
-    guests.done("create_snapshot", s1()).await;
-    guests.done("stop_domain", destroy("web1")).await;
-    guests.done("revert_snapshot", s1()).await;
-    let users: BTreeMap<&str, Vec<String>> = [
-        ("web1", guests.site.users("web1").await),
-        ("base", guests.site.users("base").await),
-    ]
-    .into();
-    assert_eq!(users["web1"], ["web1 Exclusive"]);
-    assert_eq!(users["base"], ["web1 Shared"]);
 }
