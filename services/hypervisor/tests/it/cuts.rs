@@ -92,30 +92,29 @@ impl Guests {
 #[tokio::test]
 async fn a_resize_whose_service_dies_is_told_of_though_its_domain_is_off_by_then() {
     let mut guests = Guests::start().await;
+    guests.run("web1").await;
+    let mut size = 1 << 20;
     for waits in 1..WAITS_MAX {
-        let name = format!("web{waits}");
-        guests.run(&name).await;
-        let larger = json!({"domain": name, "disk": name, "size": "8MiB"});
+        let larger = u64::from(waits + 1) << 20;
+        let params = json!({"domain": "web1", "disk": "web1", "size": larger});
         let at = Moment::Waited(Step::Effect, waits);
-        let (id, is_dead) = guests.killed_at("resize", &larger, at).await;
+        let (id, is_dead) = guests.killed_at("resize", &params, at).await;
         if is_dead {
-            guests.libvirt.virsh(&["destroy", &name]);
+            guests.libvirt.virsh(&["destroy", "web1"]);
             guests.restart().await;
         }
         let state = guests.site.mended(&id).await.state;
-        let disk = guests.disk_record(&name).await;
+        let disk = guests.disk_record("web1").await;
         assert_eq!(disk.state, DiskState::Ready, "{at:?}");
         // Before libvirt heard of it, nothing was done.
-        let size = if state.name() == StateName::Succeeded {
-            8 << 20
-        } else {
-            1 << 20
-        };
+        if state.name() == StateName::Succeeded {
+            size = larger;
+        }
         assert_eq!(disk.virtual_size, Some(size), "{at:?}: {state:?}");
-        guests.done("start_domain", json!({"domain": name})).await;
         if !is_dead {
             return;
         }
+        guests.done("start_domain", json!({"domain": "web1"})).await;
     }
     panic!("it waits for ever");
 }
@@ -195,7 +194,7 @@ async fn cut_overlays_everywhere(then: Then, steps: &[Step], every: usize) {
 
 #[tokio::test]
 async fn new_disks_of_a_domain_that_is_off_come_though_the_service_dies() {
-    cut_overlays_everywhere(Then::Next, &[Step::Effect, Step::Publish], 3).await;
+    cut_overlays_everywhere(Then::Next, &[Step::Effect, Step::Publish], 4).await;
 }
 
 #[tokio::test]
