@@ -22,5 +22,5 @@ pub mod process;
 pub mod run;
 pub mod transport;
 
-pub use check::{History, check};
+pub use check::{Broken, History, Promise, check};
 pub use run::{Defect, simulate};

@@ -48,6 +48,8 @@ pub enum Defect {
     WakeUpsDropped,
     /// Effects without a fence.
     NoFence,
+    /// Whatever was published before, workers take it for what stands for the job now.
+    OldMessagesClaimed,
 }
 
 /// What is to happen by itself, in order.
@@ -208,9 +210,7 @@ impl Simulation {
         let mut told = self.client.told();
         History {
             plan: self.plan.clone(),
-            stored: std::mem::take(&mut world.stored),
-            queued: std::mem::take(&mut world.queued),
-            given: std::mem::take(&mut world.given),
+            seen: std::mem::take(&mut world.seen),
             effects: std::mem::take(&mut self.disks.pool().effects),
             acked: std::mem::take(&mut told.acked),
             answers: std::mem::take(&mut told.answers),

@@ -9,28 +9,45 @@ const WAKE_PATIENCE: Ms = 30_000;
 /// How far two clocks may be apart.
 const CLOCKS_APART: Ms = 2_000;
 
-pub(super) fn check(history: &History, jobs: &Versions, locks: &Versions) -> Vec<String> {
+/// How many may share a lock.
+fn limit(history: &History, name: &str) -> usize {
+    match name.strip_prefix("tenant.") {
+        Some(_) => usize::try_from(history.plan.cap).unwrap_or(usize::MAX),
+        None => usize::MAX,
+    }
+}
+
+/// Each version of a lock with the one before it.
+fn pairs(versions: &[Version]) -> impl Iterator<Item = (&Value, &Version)> {
+    let befores = versions.iter().map(|version| &version.value);
+    std::iter::once(&Value::Null).chain(befores).zip(versions)
+}
+
+/// Never more holders than a lock allows, and none that still works is taken off.
+pub(super) fn holders(history: &History, jobs: &Versions, locks: &Versions) -> Vec<String> {
     let mut wrong = Vec::new();
     for (name, versions) in locks {
-        let mut before = &Value::Null;
-        for version in versions {
+        let limit = limit(history, name);
+        for (before, version) in pairs(versions) {
             let lock = &version.value;
-            if lock["exclusive"].is_object() && list(lock, "shared").next().is_some() {
+            let sharers = list(lock, "shared").count();
+            if (lock["exclusive"].is_object() && sharers > 0) || sharers > limit {
                 wrong.push(format!("{name} revision {}: {lock}", version.revision));
             }
-            let limit = match name.strip_prefix("tenant.") {
-                Some(_) => usize::try_from(history.plan.cap).unwrap_or(usize::MAX),
-                None => usize::MAX,
-            };
-            if list(lock, "shared").count() > limit {
-                wrong.push(format!("{name} revision {}: {lock}", version.revision));
-            }
-            wrong.extend(passed(name, before, version, jobs, limit));
             wrong.extend(lost(name, before, version, jobs));
-            before = lock;
         }
     }
-    wrong.extend(effects(history, jobs, locks));
+    wrong
+}
+
+/// First come, first served.
+pub(super) fn lines(history: &History, jobs: &Versions, locks: &Versions) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (name, versions) in locks {
+        let limit = limit(history, name);
+        let pairs = pairs(versions);
+        wrong.extend(pairs.filter_map(|(before, now)| passed(name, before, now, jobs, limit)));
+    }
     wrong
 }
 
@@ -38,7 +55,7 @@ fn list<'a>(lock: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
     lock[field].as_array().into_iter().flatten()
 }
 
-fn holders(lock: &Value) -> impl Iterator<Item = (&str, &str)> {
+fn held_by(lock: &Value) -> impl Iterator<Item = (&str, &str)> {
     let exclusive = lock["exclusive"].is_object().then(|| &lock["exclusive"]);
     let exclusive = exclusive
         .into_iter()
@@ -60,8 +77,8 @@ fn passed(
     limit: usize,
 ) -> Option<String> {
     let lock = &version.value;
-    let had = |job: &str| holders(before).any(|(other, _)| other == job);
-    let (job, mode) = holders(lock).find(|(job, _)| !had(job))?;
+    let had = |job: &str| held_by(before).any(|(other, _)| other == job);
+    let (job, mode) = held_by(lock).find(|(job, _)| !had(job))?;
     // A claim that stood still while another ended its job is about to find that out.
     if is_over(jobs, job, version.at) {
         return None;
@@ -93,7 +110,7 @@ fn passed(
     });
     if limit < usize::MAX {
         // Where so many may share it, those ahead only need to find room.
-        let living = holders(before).filter(|(job, _)| !is_over(jobs, job, version.at));
+        let living = held_by(before).filter(|(job, _)| !is_over(jobs, job, version.at));
         let room = limit.saturating_sub(living.count());
         ahead.nth(room.saturating_sub(1))
     } else {
@@ -108,8 +125,8 @@ fn passed(
 /// A holder whose job still runs was taken off.
 fn lost(name: &str, before: &Value, version: &Version, jobs: &Versions) -> Option<String> {
     let lock = &version.value;
-    let has = |job: &str| holders(lock).any(|(other, _)| other == job);
-    let (job, _) = holders(before).find(|(job, _)| !has(job))?;
+    let has = |job: &str| held_by(lock).any(|(other, _)| other == job);
+    let (job, _) = held_by(before).find(|(job, _)| !has(job))?;
     let record = jobs
         .get(job)
         .and_then(|versions| version_at(versions, version.at))?;
@@ -131,7 +148,7 @@ fn is_of_a_frozen_claim(claim: u64, record: &Value) -> bool {
 }
 
 /// Every effect on a disk happens while its job has the disk's lock, and those of its own.
-fn effects(history: &History, jobs: &Versions, locks: &Versions) -> Vec<String> {
+pub(super) fn fences(history: &History, jobs: &Versions, locks: &Versions) -> Vec<String> {
     let mut wrong = Vec::new();
     for effect in &history.effects {
         let record = jobs
@@ -157,7 +174,7 @@ fn effects(history: &History, jobs: &Versions, locks: &Versions) -> Vec<String> 
                 .get(&name)
                 .and_then(|versions| version_at(versions, effect.at));
             let has_it =
-                lock.is_some_and(|lock| holders(&lock.value).any(|(job, _)| job == effect.job));
+                lock.is_some_and(|lock| held_by(&lock.value).any(|(job, _)| job == effect.job));
             if !has_it {
                 let lock = lock.map(|lock| &lock.value);
                 wrong.push(format!("{effect:?} without {name}: {lock:?}"));

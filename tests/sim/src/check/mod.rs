@@ -4,39 +4,39 @@
 //! |---|---|
 //! | every acknowledged publication ends in one final record | records |
 //! | records change only as the protocol says | records |
+//! | a job is claimed with the message that stands for it, from its own queue, and no older one | records, publications |
 //! | one effect of what succeeded, none of what didn't | the pool |
 //! | an effect happens under the job's locks | the pool, locks |
 //! | the catalogue says so before an effect, and what came of it after | the pool, the catalogue |
 //! | never more jobs of a tenant than its cap | records |
 //! | of a batch all jobs are accepted, or none | answers, records |
-//! | never more holders than a lock allows; first come, first served | locks |
+//! | never more holders than a lock allows, none of them taken off | locks |
+//! | first come, first served | locks |
 //! | high before low, as long as nothing goes wrong | deliveries, records |
 //! | an answer to a control request stays true | answers, records |
 //! | nothing is left | everything |
 
 mod answers;
+mod batches;
 mod catalogue;
+mod claims;
+mod effects;
 mod locks;
 mod order;
 mod records;
 mod tenants;
 
-use crate::{broker::stream::Ms, client::Answer, disk::Effect, plan::Plan};
-use bytes::Bytes;
+use crate::{broker::stream::Ms, client::Answer, disk::Effect, net::Seen, plan::Plan};
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt};
 
 /// Everything that happened in one simulation.
 #[derive(Debug)]
 pub struct History {
     /// What it was to be.
     pub plan: Plan,
-    /// What was stored: when, under which subject, as which revision.
-    pub stored: Vec<(Ms, Arc<str>, u64, Bytes)>,
-    /// What was published to work queues: when, where, sequence.
-    pub queued: Vec<(Ms, String, u64)>,
-    /// What was given to workers: when, from which queue, sequence, to which start of a process.
-    pub given: Vec<(Ms, String, u64, usize)>,
+    /// What was stored, published and given out.
+    pub seen: Seen,
     /// What happened to the pool.
     pub effects: Vec<Effect>,
     /// Jobs whose publication was acknowledged.
@@ -55,6 +55,52 @@ pub struct History {
     pub steps: u64,
 }
 
+/// What is looked for, each by itself: a row of the table above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Promise {
+    /// Every acknowledged publication ends.
+    Ends,
+    /// Records change as the protocol says.
+    Changes,
+    /// A claim is made with the message that stands for the job.
+    Claims,
+    /// One effect, or none.
+    Effects,
+    /// Effects under locks.
+    Fences,
+    /// The catalogue tells of them.
+    Catalogue,
+    /// Caps of tenants.
+    Tenants,
+    /// All of a batch, or none.
+    Batches,
+    /// Holders of locks.
+    Holders,
+    /// First come, first served.
+    Lines,
+    /// High before low.
+    Order,
+    /// Answers stay true.
+    Answers,
+    /// Nothing is left.
+    Rest,
+}
+
+/// A promise that was broken, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Which.
+    pub promise: Promise,
+    /// How.
+    pub how: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.promise, self.how)
+    }
+}
+
 /// A stored version of something.
 #[derive(Debug, Clone)]
 struct Version {
@@ -69,7 +115,7 @@ type Versions = BTreeMap<String, Vec<Version>>;
 
 fn versions(history: &History, prefix: &str) -> Versions {
     let mut all = Versions::new();
-    for (at, subject, revision, payload) in &history.stored {
+    for (at, subject, revision, payload) in &history.seen.stored {
         let Some(key) = subject.strip_prefix(prefix) else {
             continue;
         };
@@ -85,19 +131,29 @@ fn versions(history: &History, prefix: &str) -> Versions {
 
 /// What is wrong with a history; nothing if nothing is.
 #[must_use]
-pub fn check(history: &History) -> Vec<String> {
+pub fn check(history: &History) -> Vec<Broken> {
     let jobs = versions(history, "$KV.jobs.");
     let locks = versions(history, "$KV.locks.");
-    let mut wrong = records::check(history, &jobs);
-    wrong.extend(locks::check(history, &jobs, &locks));
-    wrong.extend(order::check(history, &jobs));
-    wrong.extend(answers::check(history, &jobs));
-    wrong.extend(catalogue::check(history, &jobs));
-    wrong.extend(tenants::check(history, &jobs));
-    if !history.left.is_empty() {
-        wrong.push(format!("left: {:?}", history.left));
-    }
-    wrong
+    let left = (!history.left.is_empty()).then(|| format!("left: {:?}", history.left));
+    let found = [
+        (Promise::Ends, records::ends(history, &jobs)),
+        (Promise::Changes, records::changes(&jobs)),
+        (Promise::Claims, claims::check(history, &jobs)),
+        (Promise::Effects, effects::check(history, &jobs)),
+        (Promise::Fences, locks::fences(history, &jobs, &locks)),
+        (Promise::Catalogue, catalogue::check(history, &jobs)),
+        (Promise::Tenants, tenants::check(history, &jobs)),
+        (Promise::Batches, batches::check(history, &jobs)),
+        (Promise::Holders, locks::holders(history, &jobs, &locks)),
+        (Promise::Lines, locks::lines(history, &jobs, &locks)),
+        (Promise::Order, order::check(history, &jobs)),
+        (Promise::Answers, answers::check(history, &jobs)),
+        (Promise::Rest, left.into_iter().collect()),
+    ];
+    let found = found.into_iter();
+    let broken =
+        |(promise, all): (_, Vec<String>)| all.into_iter().map(move |how| Broken { promise, how });
+    found.flat_map(broken).collect()
 }
 
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {

@@ -20,7 +20,7 @@ pub(super) fn check(history: &History, jobs: &Versions) -> Vec<String> {
         return Vec::new();
     }
     let mut given: BTreeMap<u64, Ms> = BTreeMap::new();
-    for (at, _, seq, _) in &history.given {
+    for (at, _, seq, _) in &history.seen.given {
         given.entry(*seq).or_insert(*at);
     }
     let mut wrong = Vec::new();
@@ -33,10 +33,10 @@ pub(super) fn check(history: &History, jobs: &Versions) -> Vec<String> {
                 continue;
             }
             let (at, rank) = (version.at, rank(text(&version.value, "queue")));
-            let passed = history.queued.iter().find(|(lay, queue, seq)| {
-                let first = given.get(seq);
+            let passed = history.seen.queued.iter().find(|lay| {
+                let first = given.get(&lay.seq);
                 let unseen = first.is_some_and(|first| *first > at + UNSEEN);
-                self::rank(queue) < rank && unseen && lay + UNSEEN < at
+                self::rank(&lay.subject) < rank && unseen && lay.at + UNSEEN < at
             });
             if let Some(passed) = passed {
                 wrong.push(format!("{job} was claimed at {at} before {passed:?}"));

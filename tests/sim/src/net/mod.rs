@@ -4,9 +4,11 @@
 //! which order the runtime happened to run them makes no difference.
 
 mod message;
+mod seen;
 mod spoil;
 mod world;
 
+pub use seen::{Queued, Seen};
 pub use world::{BEGIN, Weather, World};
 
 pub(crate) use message::from_map;

@@ -1,7 +1,7 @@
 //! Everything that has a state outside the processes: the server, its time, and what is on its
 //! way. What is sent arrives later, or never, as the seed says.
 
-use super::message::to_message;
+use super::{message::to_message, seen::Seen};
 use crate::{
     broker::{Broker, In, Out, stream::Ms},
     chance::{hash, mix},
@@ -9,7 +9,6 @@ use crate::{
     run::Defect,
 };
 use async_nats::Message;
-use bytes::Bytes;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -22,13 +21,6 @@ use virtbus_bus::Health;
 
 /// When the simulation begins, by the server's clock.
 pub const BEGIN: Ms = 1_795_000_000_000;
-
-/// The buckets of which the checker sees every version.
-const KEPT: [(&str, &str); 3] = [
-    ("KV_jobs", "$KV.jobs."),
-    ("KV_locks", "$KV.locks."),
-    ("KV_disks", "$KV.disks."),
-];
 
 /// How bad the network is, in parts per 10,000 messages.
 #[derive(Debug, Clone, Copy, Default)]
@@ -84,12 +76,8 @@ pub struct World {
     pub trace: u64,
     /// How much happened.
     pub steps: u64,
-    /// What was stored, for the checker: time, subject, sequence, content.
-    pub stored: Vec<(Ms, Arc<str>, u64, Bytes)>,
-    /// What was published to work queues: time, subject, sequence.
-    pub queued: Vec<(Ms, String, u64)>,
-    /// What was given to workers: time, subject, sequence, start of a process.
-    pub given: Vec<(Ms, String, u64, usize)>,
+    /// What the checker gets to see.
+    pub seen: Seen,
     seed: u64,
     pub(super) begin: Instant,
     events: BTreeMap<(Ms, u8, u64, u64), Event>,
@@ -99,7 +87,6 @@ pub struct World {
     pub(super) listeners: HashMap<String, Vec<Listener>>,
     pub(super) patterns: Vec<(String, Listener)>,
     pub(super) requests: HashMap<String, oneshot::Sender<Message>>,
-    seen: HashMap<String, u64>,
 }
 
 fn link_of(route: &str) -> Option<usize> {
@@ -114,9 +101,7 @@ impl World {
             defect: None,
             trace: seed,
             steps: 0,
-            stored: Vec::new(),
-            queued: Vec::new(),
-            given: Vec::new(),
+            seen: Seen::default(),
             seed,
             begin: Instant::now(),
             events: BTreeMap::new(),
@@ -126,7 +111,6 @@ impl World {
             listeners: HashMap::new(),
             patterns: Vec::new(),
             requests: HashMap::new(),
-            seen: HashMap::new(),
         }
     }
 
@@ -211,7 +195,7 @@ impl World {
                 }
                 match self.broker.handle(&message, now) {
                     Some(out) => {
-                        self.remember(&message, now);
+                        self.seen.remember(&self.broker, &message, now);
                         self.carry(out, now);
                     }
                     None => self.carry(
@@ -239,31 +223,8 @@ impl World {
         self.trace = hash(self.trace, payload);
     }
 
-    /// Keeps what was stored under a subject that the checker looks at.
-    fn remember(&mut self, message: &In, now: Ms) {
-        if message.subject.starts_with("storage.")
-            && let Some(stream) = self.broker.stream("STORAGE")
-        {
-            self.queued
-                .push((now, message.subject.clone(), stream.last));
-        }
-        for (bucket, prefix) in KEPT {
-            if !message.subject.starts_with(prefix) {
-                continue;
-            }
-            let stream = self.broker.stream(bucket);
-            let last = stream.and_then(|stream| stream.last_of(&message.subject));
-            let Some(last) = last else { continue };
-            let (subject, seq, payload) = (last.subject.clone(), last.seq, last.payload.clone());
-            let known = self.seen.insert(message.subject.clone(), seq);
-            if known != Some(seq) {
-                self.stored.push((now, subject, seq, payload));
-            }
-        }
-    }
-
     pub(super) fn carry(&mut self, out: Vec<Out>, now: Ms) {
-        for out in out {
+        for mut out in out {
             self.order += 1;
             let fate = mix(self.seed ^ hash(self.order, out.route.as_bytes()));
             let Some(link) = link_of(&out.route) else {
@@ -276,8 +237,11 @@ impl World {
                     .reply
                     .as_deref()
                     .and_then(|reply| reply.split('.').nth(5)?.parse().ok());
-                self.given
-                    .push((now, out.subject.clone(), seq.unwrap_or(0), link));
+                let given = (now, out.subject.clone(), seq.unwrap_or(0), link);
+                self.seen.given.push(given);
+            }
+            if let Some(defect) = self.defect {
+                self.garble(defect, &mut out);
             }
             let luck = (fate >> 8) % 10_000;
             let Weather {
