@@ -6,6 +6,7 @@ mod delivery;
 mod jobs;
 mod locks;
 mod mending;
+mod orders;
 mod schemas;
 mod states;
 mod tasks;
