@@ -2,8 +2,8 @@
 
 use crate::stack::Stack;
 use serde_json::Map;
-use std::collections::BTreeMap;
-use tokio::task::JoinHandle;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::topology::queues_of_pool;
 use virtbus_daemon::{Identity, Metrics, Readiness};
@@ -21,13 +21,20 @@ impl Perform for Nothing {
     }
 
     async fn run(&self, job: &Assignment, run: &Run) -> Result<Done, Stop> {
-        let fails = match &job.task {
-            Task::Storage(StorageTask::Ping(ping)) => ping.fail,
-            Task::Hypervisor(HypervisorTask::Ping(ping)) => ping.fail,
-            Task::Storage(_) | Task::Hypervisor(_) | Task::Core(_) => false,
+        let ping = match &job.task {
+            Task::Storage(StorageTask::Ping(ping)) => Some(ping),
+            Task::Hypervisor(HypervisorTask::Ping(ping)) => Some(ping),
+            Task::Storage(_) | Task::Hypervisor(_) | Task::Core(_) => None,
         };
-        if fails {
+        if ping.is_some_and(|ping| ping.fail) {
             return Err(JobError::new(Code::ToolMissing, "asked to fail").into());
+        }
+        if let Some(millis) = ping.and_then(|ping| ping.sleep_ms) {
+            tokio::select! {
+                biased;
+                () = run.stop().asked() => return Err(Stop::Stopped),
+                () = sleep(Duration::from_millis(millis.get())) => {}
+            }
         }
         run.commit().await?;
         Ok(Map::new())
