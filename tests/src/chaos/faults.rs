@@ -8,6 +8,7 @@ use super::site::Site;
 use crate::process::Signal;
 use crate::random::Random;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -102,6 +103,8 @@ pub struct Faults {
     pub targets: Vec<Target>,
     /// When it ends.
     pub until: Instant,
+    /// How many were done.
+    pub count: Arc<AtomicU64>,
     /// One messaging server at a time is away: with fewer than two of three nothing goes on.
     pub quorum: Arc<Mutex<()>>,
 }
@@ -177,6 +180,7 @@ impl Faults {
             return;
         };
         self.journal.note(format!("{}: {hurt:?}", member.name()));
+        self.count.fetch_add(1, Ordering::Relaxed);
         match hurt {
             Hurt::Kill { away } | Hurt::Restart { away } => {
                 let signal = match hurt {
@@ -224,6 +228,7 @@ impl Faults {
     ) {
         self.journal
             .note(format!("{name}: {mode:?} for {length:?}"));
+        self.count.fetch_add(1, Ordering::Relaxed);
         for wire in wires {
             wire.set(mode);
         }

@@ -20,6 +20,7 @@ pub mod witness;
 use crate::random::Random;
 use crate::{disk, process};
 use async_nats::jetstream::{self, Context};
+use audit::floors::{self, Effort};
 use audit::{Facts, Violation, examples};
 use faults::{Faults, Target};
 use journal::Journal;
@@ -96,6 +97,7 @@ struct Run {
     witness: Arc<Witness>,
     context: Context,
     again: u64,
+    faults: u64,
 }
 
 /// Runs it in a folder of its own below `parent`, which stays when something was wrong.
@@ -120,6 +122,7 @@ pub async fn run(options: Options, parent: &Path) -> Outcome {
         witness: Arc::default(),
         context,
         again: 0,
+        faults: 0,
     };
     let (summary, violations) = run.go().await;
     let told = run.tell(&violations);
@@ -154,6 +157,12 @@ impl Run {
         beside.shutdown().await;
         let seen = self.witness.violations().into_iter();
         violations.extend(seen.map(|(job, text)| Violation::of(&job, text)));
+        let effort = Effort {
+            length: self.options.faults,
+            faults: self.faults,
+            at_work: self.options.targets.contains(&Target::Storage),
+        };
+        violations.extend(floors::judge(&facts, effort));
         let defects = self.site.crew.stop().await;
         violations.extend(defects.into_iter().map(Violation::general));
         violations.extend(self.remains());
@@ -210,17 +219,20 @@ impl Run {
                 parts.spawn(load.meddle(client, random));
             }
         }
+        let count = Arc::new(AtomicU64::new(0));
         let faults = Faults {
             site: Arc::clone(&self.site),
             journal: Arc::clone(&self.journal),
             targets: self.options.targets.clone(),
             until,
+            count: Arc::clone(&count),
             quorum: Arc::new(Mutex::new(())),
         };
         parts.spawn(faults.run(random.fork()));
         while let Some(ended) = parts.join_next().await {
             ended.unwrap();
         }
+        self.faults = count.load(Ordering::Relaxed);
         // A dependency that never comes is waited for a minute: not in a short run.
         let never = usize::from(self.options.faults >= LONG);
         let client = self.site.client().await;
@@ -313,7 +325,7 @@ impl Run {
             let name = format!("{} {}", question.verb, question.outcome);
             *asked.entry(name).or_default() += 1;
         }
-        writeln!(text, "  asked {asked:?}").unwrap();
+        writeln!(text, "  asked {asked:?}\n  {} faults", self.faults).unwrap();
         text
     }
 

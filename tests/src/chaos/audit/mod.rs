@@ -1,6 +1,7 @@
 //! What must be so when the faults are over, judged by the contract alone.
 
 mod disks;
+pub mod floors;
 mod promises;
 
 use super::ledger::Line;
