@@ -27,6 +27,8 @@ use virtbus_worker::{Assignment, Done, Look, Perform, Run, Stop};
 pub struct Faults {
     /// The work's own fence is left out: no look at the claim, no lock of the operating system.
     pub no_fence: bool,
+    /// The catalogue isn't told what is about to happen, nor what did.
+    pub no_intent: bool,
 }
 
 /// What all workers have in common.
@@ -163,7 +165,8 @@ impl Work {
         self.long(job, run).await?;
         let lock = self.os_lock(job, &kind)?;
         self.moment(job, 4).await;
-        let intent = match kind.disk() {
+        let told = kind.disk().filter(|_| !self.shop.faults.no_intent);
+        let intent = match told {
             Some(disk) => {
                 let (seen, state) = (seen.as_ref(), kind.intent());
                 Some(self.catalogue.intend(disk, seen, state, &job.id).await?)

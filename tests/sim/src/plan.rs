@@ -3,6 +3,7 @@
 mod asks;
 mod faults;
 mod jobs;
+mod storm;
 
 use crate::{broker::stream::Ms, chance::Chance, net::Weather};
 use serde_json::Value;
@@ -15,6 +16,8 @@ pub struct WorkerPlan {
     pub slots: u32,
     /// Of them, kept for `high`.
     pub reserved_high: u32,
+    /// Jobs of priority `low` that go before more urgent ones.
+    pub low_floor: u32,
 }
 
 /// A job that somebody publishes.
@@ -74,6 +77,8 @@ pub enum Fault {
 pub struct Plan {
     /// What it was made from.
     pub seed: u64,
+    /// Whether many change their minds about one or two jobs.
+    pub is_storm: bool,
     /// Its workers.
     pub workers: Vec<WorkerPlan>,
     /// Whether each has queues of its own.
@@ -105,6 +110,8 @@ enum Mood {
     Calm,
     /// Workers stand still in the middle of long jobs, which are cancelled meanwhile.
     Zombies,
+    /// Many change their minds about one or two jobs.
+    Storm,
     /// Anything happens.
     Mixed,
 }
@@ -114,7 +121,7 @@ const MOODS: [Mood; 8] = [
     Mood::Calm,
     Mood::Zombies,
     Mood::Zombies,
-    Mood::Mixed,
+    Mood::Storm,
     Mood::Mixed,
     Mood::Mixed,
     Mood::Mixed,
@@ -129,18 +136,31 @@ impl Plan {
     pub fn new(seed: u64, begin: Ms) -> Self {
         let mut chance = Chance::new(seed, "plan");
         let mood = *chance.pick(&MOODS);
-        let is_calm = mood == Mood::Calm;
+        let mut storm = Chance::new(seed, "storm");
+        let is_calm = match mood {
+            Mood::Calm => true,
+            Mood::Storm => storm.permille(500),
+            Mood::Zombies | Mood::Mixed => false,
+        };
         let workers: Vec<WorkerPlan> = (0..chance.range(1, 4))
             .map(|_| worker(&mut chance))
             .collect();
         let cores = if chance.permille(300) { 2 } else { 1 };
         let span: Ms = *chance.pick(&[3_000, 8_000, 20_000]);
-        let count = chance.range(2, 14);
+        let count = match mood {
+            Mood::Storm => chance.range(1, 3),
+            Mood::Calm | Mood::Zombies | Mood::Mixed => chance.range(2, 14),
+        };
         let mut jobs: Vec<JobPlan> = (0..count)
             .map(|n| jobs::job(&mut chance, (n, count), (begin, span), mood))
             .collect();
         let after = if mood == Mood::Zombies { 25_000 } else { 5_000 };
-        let mut asks = asks::asks(&mut chance, count, span + after);
+        let mut asks = match mood {
+            Mood::Storm => storm::asks(&mut storm, &jobs, span),
+            Mood::Calm | Mood::Zombies | Mood::Mixed => {
+                asks::asks(&mut chance, count, span + after)
+            }
+        };
         // In a row of its own: what was there before doesn't change by what is added.
         let mut more = Chance::new(seed, "more");
         let (hosts, cap) = (more.permille(250), *more.pick(&[0, 0, 1, 2]));
@@ -159,9 +179,9 @@ impl Plan {
             .map(|_| Ms::try_from(chance.range(0, 1_800)).unwrap_or(0) - 900)
             .collect();
         let faults = match mood {
-            Mood::Calm => Vec::new(),
+            _ if is_calm => Vec::new(),
             Mood::Zombies => faults::freezes(&mut chance, workers.len(), span),
-            Mood::Mixed => faults::faults(&mut chance, processes, span),
+            Mood::Calm | Mood::Storm | Mood::Mixed => faults::faults(&mut chance, processes, span),
         };
         let ends = faults.iter().map(|(at, _, fault)| {
             at + match fault {
@@ -172,6 +192,7 @@ impl Plan {
         let calm_from = ends.max().unwrap_or(0).max(span) + 1_000;
         Self {
             seed,
+            is_storm: mood == Mood::Storm,
             workers,
             hosts,
             cap,
@@ -221,6 +242,7 @@ fn worker(chance: &mut Chance) -> WorkerPlan {
     WorkerPlan {
         slots,
         reserved_high,
+        low_floor: 0,
     }
 }
 

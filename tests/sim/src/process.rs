@@ -185,6 +185,7 @@ fn setup(bus: &Bus, identity: Identity, plan: WorkerPlan, queues: Vec<Queue>) ->
         work: WorkConfig {
             slots: plan.slots,
             reserved_high: plan.reserved_high,
+            low_floor: plan.low_floor,
             long_max: plan.slots,
             // The real machine must not be felt in here.
             pressure: PressureConfig::never(),

@@ -12,7 +12,7 @@ use crate::{
     hosts::{self, Host},
     net::{BEGIN, Net, World},
     perform::{Faults, Shop},
-    plan::{Fault, Plan, SHARED_DISKS},
+    plan::{Fault, Plan, SHARED_DISKS, WorkerPlan},
     process::{Process, Role, limits, queues},
     transport::Connection,
 };
@@ -48,8 +48,22 @@ pub enum Defect {
     WakeUpsDropped,
     /// Effects without a fence.
     NoFence,
+    /// Effects of which the catalogue isn't told.
+    NoIntent,
     /// Whatever was published before, workers take it for what stands for the job now.
     OldMessagesClaimed,
+    /// Workers take jobs of priority `low` first.
+    LowFirst,
+    /// One job more of a tenant is let run than may be.
+    OneTooMany,
+    /// Whoever asks for a lock passes all who wait for it.
+    TicketsIgnored,
+    /// Cancels of jobs that nobody runs are said to be stored, and aren't.
+    CancelsForgotten,
+    /// Changes of priority are said to be stored, and aren't.
+    MovesForgotten,
+    /// The last job of a batch gets lost on its way to core.
+    LastOfBatchLost,
 }
 
 /// What is to happen by itself, in order.
@@ -85,9 +99,15 @@ pub async fn simulate(seed: u64, defect: Option<Defect>) -> History {
 }
 
 impl Simulation {
-    fn new(plan: Plan, defect: Option<Defect>) -> Self {
+    fn new(mut plan: Plan, defect: Option<Defect>) -> Self {
         let disks = Disks::default();
-        let net = Net::new(plan.seed, broker(&plan, &disks));
+        let mut cap = plan.cap;
+        match defect {
+            Some(Defect::LowFirst) => plan.workers.iter_mut().for_each(prefer_low),
+            Some(Defect::OneTooMany) if cap > 0 => cap += 1,
+            Some(_) | None => {}
+        }
+        let net = Net::new(plan.seed, broker(&plan, cap, &disks));
         net.world().defect = defect;
         net.world().weather = plan.weather;
         let shop = Shop {
@@ -95,6 +115,7 @@ impl Simulation {
             disks: disks.clone(),
             faults: Faults {
                 no_fence: defect == Some(Defect::NoFence),
+                no_intent: defect == Some(Defect::NoIntent),
             },
         };
         let workers = plan.workers.iter().enumerate().map(|(own, worker)| {
@@ -102,7 +123,7 @@ impl Simulation {
             let host = plan.hosts.then_some(Host { own, count });
             (format!("w{own}"), Role::Worker(*worker, shop.clone(), host))
         });
-        let cores = (0..plan.cores).map(|n| (format!("c{n}"), Role::Core(plan.cap)));
+        let cores = (0..plan.cores).map(|n| (format!("c{n}"), Role::Core(cap)));
         let roles = workers.chain(cores).zip(&plan.skews);
         let processes =
             roles.map(|((name, role), skew)| Process::new(name, role, *skew, plan.seed));
@@ -223,6 +244,11 @@ impl Simulation {
     }
 }
 
+/// Has all slots that may be anybody's go to `low` first.
+fn prefer_low(worker: &mut WorkerPlan) {
+    worker.low_floor = worker.slots - worker.reserved_high;
+}
+
 /// What is left of jobs, what is seen most easily first.
 fn left<'a>(world: &'a World, disks: &Disks) -> impl Iterator<Item = String> + use<'a> {
     let of = |stream: &str| {
@@ -262,7 +288,7 @@ struct Stated<'a> {
 }
 
 /// The server with what is there before the beginning: pools, limits, disks.
-fn broker(plan: &Plan, disks: &Disks) -> Broker {
+fn broker(plan: &Plan, cap: u32, disks: &Disks) -> Broker {
     let own: Vec<usize> = (0..plan.workers.len()).filter(|_| plan.hosts).collect();
     let all = own.iter().flat_map(|worker| hosts::queues(*worker));
     let all: Vec<Queue> = queues().into_iter().chain(all).collect();
@@ -275,7 +301,7 @@ fn broker(plan: &Plan, disks: &Disks) -> Broker {
     for name in own.into_iter().map(hosts::name) {
         put(format!("pools.{name}"), json!({"pool": name}));
     }
-    put(format!("pools.{LIMITS_KEY}"), json!(limits(plan.cap)));
+    put(format!("pools.{LIMITS_KEY}"), json!(limits(cap)));
     let trashed = plan
         .jobs
         .iter()

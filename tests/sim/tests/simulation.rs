@@ -3,17 +3,21 @@
 //! `VIRTBUS_SEEDS=n` runs so many, `VIRTBUS_SEED=n` one and says what happened in it.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Instant,
 };
-use virtbus_sim::{Broken, Defect, History, Promise, check, net::BEGIN, simulate};
+use virtbus_sim::{Broken, Defect, History, Promise, check, net::BEGIN, plan::Plan, simulate};
 #[cfg(feature = "short-lines")]
 use virtbus_wire::protocol::lock::Lock;
 
 /// How many seeds run when nothing else is said: `./dev test` runs many more, with
 /// everything optimised.
 const SEEDS: u64 = 200;
+
+/// How many seeds are looked through for storms.
+const STORMS: u64 = 400;
 
 fn run(seed: u64, defect: Option<Defect>) -> History {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -116,6 +120,41 @@ fn lines_grow_longer_than_a_lock_s_list() {
     assert!(count > 5, "{count}");
 }
 
+/// Or what is asked in a storm would say nothing.
+#[test]
+fn storms_come_to_every_outcome() {
+    let storms = (0..STORMS).filter(|seed| Plan::new(*seed, BEGIN).is_storm);
+    let mut outcomes = BTreeMap::new();
+    for seed in storms {
+        for answer in run(seed, None).answers {
+            let outcome = answer.answer["outcome"].as_str().unwrap_or("error");
+            let verb = answer.ask.subject.rsplit('.').next();
+            let about = (verb.unwrap_or_default(), outcome.to_owned());
+            *outcomes.entry(about).or_insert(0_u32) += 1;
+        }
+    }
+    let all = [
+        ("cancel", "cancelled"),
+        ("cancel", "cancelling"),
+        ("cancel", "too_late"),
+        ("cancel", "already_started"),
+        ("cancel", "already_finished"),
+        ("priority", "changed"),
+        ("priority", "already_started"),
+        ("priority", "already_finished"),
+        ("retry", "queued"),
+        ("retry", "not_final"),
+    ];
+    println!("{outcomes:?}");
+    for (verb, outcome) in all {
+        let count = outcomes.get(&(verb, outcome.to_owned()));
+        assert!(
+            count.is_some_and(|count| *count > 2),
+            "{verb} {outcome}: {count:?}"
+        );
+    }
+}
+
 #[test]
 fn a_seed_gives_the_same_history_each_time() {
     for seed in 0..100 {
@@ -160,6 +199,46 @@ fn lost_wake_ups_are_found() {
 #[test]
 fn effects_without_a_fence_are_found() {
     is_found(Defect::NoFence, Promise::Effects);
+}
+
+#[test]
+fn answers_to_what_others_overwrite_are_found() {
+    is_found(Defect::JobsWithoutCompare, Promise::Answers);
+}
+
+#[test]
+fn effects_that_nobody_announced_are_found() {
+    is_found(Defect::NoIntent, Promise::Catalogue);
+}
+
+#[test]
+fn low_before_high_is_found() {
+    is_found(Defect::LowFirst, Promise::Order);
+}
+
+#[test]
+fn a_tenant_s_job_too_many_is_found() {
+    is_found(Defect::OneTooMany, Promise::Tenants);
+}
+
+#[test]
+fn whoever_passes_others_in_line_is_found() {
+    is_found(Defect::TicketsIgnored, Promise::Lines);
+}
+
+#[test]
+fn a_cancel_that_was_confirmed_and_forgotten_is_found() {
+    is_found(Defect::CancelsForgotten, Promise::Answers);
+}
+
+#[test]
+fn a_change_that_was_confirmed_and_forgotten_is_found() {
+    is_found(Defect::MovesForgotten, Promise::Answers);
+}
+
+#[test]
+fn a_batch_of_which_a_part_is_accepted_is_found() {
+    is_found(Defect::LastOfBatchLost, Promise::Batches);
 }
 
 #[test]

@@ -136,7 +136,7 @@ impl Broker {
 }
 
 /// A message as the leader gives it.
-fn raw(stored: &Stored) -> String {
+pub(crate) fn raw(stored: &Stored) -> String {
     let mut text = format!(
         r#"{{"message":{{"subject":"{}","seq":{},"time":"{}","data":""#,
         stored.subject,

@@ -7,6 +7,8 @@ mod consumer;
 mod direct;
 pub mod stream;
 
+pub(crate) use api::raw;
+
 use bytes::Bytes;
 use consumer::{Ack, Consumer};
 use serde_json::Value;

@@ -13,10 +13,12 @@
 //! | never more holders than a lock allows, none of them taken off | locks |
 //! | first come, first served | locks |
 //! | high before low, as long as nothing goes wrong | deliveries, records |
-//! | an answer to a control request stays true | answers, records |
+//! | nothing is moved, cancelled or begun anew that nobody asked for | requests, records |
+//! | an answer to a control request is true | answers, records |
 //! | nothing is left | everything |
 
 mod answers;
+mod asked;
 mod batches;
 mod catalogue;
 mod claims;
@@ -80,7 +82,9 @@ pub enum Promise {
     Lines,
     /// High before low.
     Order,
-    /// Answers stay true.
+    /// What only a request may do.
+    Asked,
+    /// Answers are true.
     Answers,
     /// Nothing is left.
     Rest,
@@ -147,6 +151,7 @@ pub fn check(history: &History) -> Vec<Broken> {
         (Promise::Holders, locks::holders(history, &jobs, &locks)),
         (Promise::Lines, locks::lines(history, &jobs, &locks)),
         (Promise::Order, order::check(history, &jobs)),
+        (Promise::Asked, asked::check(history, &jobs)),
         (Promise::Answers, answers::check(history, &jobs)),
         (Promise::Rest, left.into_iter().collect()),
     ];

@@ -26,8 +26,28 @@ pub(super) fn changes(jobs: &Versions) -> Vec<String> {
         for pair in versions.windows(2) {
             wrong.extend(change(job, &pair[0].value, &pair[1]));
         }
+        wrong.extend(in_spite(job, versions));
     }
     wrong
+}
+
+/// One that was cancelled as it ran has only succeeded if a claim before its last had its effect.
+fn in_spite(job: &str, versions: &[Version]) -> Option<String> {
+    let mut committed = None;
+    for pair in versions.windows(2) {
+        let [before, now] = [&pair[0].value, &pair[1].value];
+        if text(before, "phase") == "commit" {
+            committed = committed.max(Some(number(before, "claim")));
+        }
+        let is_so = text(before, "state") == "cancelling" && text(now, "state") == "succeeded";
+        if is_so && committed.is_none_or(|claim| claim >= number(now, "claim")) {
+            return Some(format!(
+                "{job} succeeded though it was cancelled: {}",
+                brief(now)
+            ));
+        }
+    }
+    None
 }
 
 fn begin(job: &str, first: &Value) -> Option<String> {

@@ -33,12 +33,7 @@ pub(super) fn asks(chance: &mut Chance, count: u64, span: Ms) -> Vec<AskPlan> {
                 );
             }
             7 => ask(at, "virtbus.jobs.retry", json!({"id": id})),
-            8 => {
-                let until = at + 1_000 + time(chance, 5_000);
-                let body = json!({"queue": queue, "reason": "to see"});
-                ask(at, "virtbus.queues.pause", body.clone());
-                ask(until, "virtbus.queues.resume", body);
-            }
+            8 => asks.extend(pause_of(chance, &queue, at)),
             _ => ask(
                 at,
                 "virtbus.queues.purge",
@@ -47,6 +42,26 @@ pub(super) fn asks(chance: &mut Chance, count: u64, span: Ms) -> Vec<AskPlan> {
         }
     }
     asks
+}
+
+/// The pause of some queue, and its end.
+pub(super) fn pause(chance: &mut Chance, at: Ms) -> [AskPlan; 2] {
+    let queue = format!("storage.p.{}", priority(chance));
+    pause_of(chance, &queue, at)
+}
+
+fn pause_of(chance: &mut Chance, queue: &str, at: Ms) -> [AskPlan; 2] {
+    let until = at + 1_000 + time(chance, 5_000);
+    let body = json!({"queue": queue, "reason": "to see"});
+    let ask = |at, subject| AskPlan {
+        at,
+        subject,
+        body: body.clone(),
+    };
+    [
+        ask(at, "virtbus.queues.pause"),
+        ask(until, "virtbus.queues.resume"),
+    ]
 }
 
 /// Submissions of several jobs at once.

@@ -34,10 +34,14 @@ pub(super) fn job(
     set("params", params(task, &disk, 1_048_576 + n * 512));
     let ms = match mood {
         Mood::Zombies => *chance.pick(&[3_000, 9_000]),
+        Mood::Storm => *chance.pick(&[0, 40, 400, 1_500]),
         Mood::Calm | Mood::Mixed => *chance.pick(&[0, 0, 40, 400, 3_000, 9_000]),
     };
     let fails = *chance.pick(&[0, 0, 0, 0, 1, 2, 9]);
-    let effect = *chance.pick(&[0, 0, 0, 2_000]);
+    let effect = match mood {
+        Mood::Storm => *chance.pick(&[0, 400, 2_000]),
+        Mood::Zombies | Mood::Calm | Mood::Mixed => *chance.pick(&[0, 0, 0, 2_000]),
+    };
     let labels = [("ms", ms), ("fails", fails), ("effect", effect)];
     let labels = labels.map(|(name, value)| (name.to_owned(), json!(value.to_string())));
     set("labels", Value::Object(Map::from_iter(labels)));
