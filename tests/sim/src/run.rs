@@ -12,7 +12,7 @@ use crate::{
     hosts::{self, Host},
     net::{BEGIN, Net, World},
     perform::{Faults, Shop},
-    plan::{Fault, Plan, SHARED_DISKS, WorkerPlan},
+    plan::{AskPlan, Fault, Plan, SHARED_DISKS, WorkerPlan},
     process::{Process, Role, limits, queues},
     transport::Connection,
 };
@@ -148,12 +148,13 @@ impl Simulation {
     async fn run(&mut self) -> Ms {
         let begin = Instant::now();
         let end = self.plan.calm_from + PATIENCE;
+        let rests_from = rests_from(&self.plan);
         let (mut now, mut quiet) = (0, 0);
         while now < end && quiet < 2 {
             for process in &mut self.processes {
                 process.keep_up(&self.net, BEGIN + now);
             }
-            if now > self.plan.calm_from && self.is_at_rest() {
+            if now > rests_from && self.is_at_rest() {
                 quiet += 1;
             } else {
                 quiet = 0;
@@ -317,6 +318,18 @@ fn broker(plan: &Plan, cap: u32, disks: &Disks) -> Broker {
 
 fn at_time(begin: Instant, at: Ms) -> Instant {
     begin + Duration::from_millis(u64::try_from(at).unwrap_or(0))
+}
+
+/// From when on all may be over. A retry of which its client has long heard nothing may still be
+/// on its way to core, and begins a job anew that was over.
+fn rests_from(plan: &Plan) -> Ms {
+    let is_retry = |ask: &AskPlan| ask.subject == "virtbus.jobs.retry";
+    let late = if plan.asks.iter().any(is_retry) {
+        ALL_IN
+    } else {
+        0
+    };
+    plan.calm_from + late
 }
 
 /// What the plan has happen, the next at the end.
