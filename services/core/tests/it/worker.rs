@@ -3,7 +3,7 @@
 use crate::stack::Stack;
 use serde_json::Map;
 use std::{collections::BTreeMap, time::Duration};
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use virtbus_bus::topology::queues_of_pool;
 use virtbus_daemon::{Identity, Metrics, Readiness};
@@ -30,10 +30,9 @@ impl Perform for Nothing {
             return Err(JobError::new(Code::ToolMissing, "asked to fail").into());
         }
         if let Some(millis) = ping.and_then(|ping| ping.sleep_ms) {
-            tokio::select! {
-                biased;
-                () = run.stop().asked() => return Err(Stop::Stopped),
-                () = sleep(Duration::from_millis(millis.get())) => {}
+            let work = Duration::from_millis(millis.get());
+            if timeout(work, run.stop().asked()).await.is_ok() {
+                return Err(Stop::Stopped);
             }
         }
         run.commit().await?;

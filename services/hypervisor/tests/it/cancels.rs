@@ -6,7 +6,8 @@ use crate::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use std::{fs, path::Path, thread, time::Duration};
+use std::{fs, path::Path};
+use tokio::runtime::Handle;
 use virtbus_bus::Bucket;
 use virtbus_hypervisor::{Moment, Step};
 use virtbus_testbed::until;
@@ -15,8 +16,6 @@ use virtbus_wire::StateName;
 const QUEUE: &str = "hypervisor.hv-test.default";
 /// What a service writes that stands still at its moment.
 const HELD: &str = "held";
-/// How often it looks whether it may go on.
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// The word to a service that it's to stand still at this moment.
 pub(crate) fn held(task: &str, moment: Moment) -> String {
@@ -27,9 +26,11 @@ pub(crate) fn held(task: &str, moment: Moment) -> String {
 pub(crate) fn hold(fate: &Path) {
     tokio::task::block_in_place(|| {
         fs::write(fate, HELD).unwrap();
-        while fate.exists() {
-            thread::sleep(PAUSE);
-        }
+        let goes_on = async || match fate.exists() {
+            true => Err("told to stand still"),
+            false => Ok(()),
+        };
+        Handle::current().block_on(until("the word to go on", goes_on));
     });
 }
 
