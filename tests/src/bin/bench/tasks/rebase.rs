@@ -43,7 +43,7 @@ impl Bench<'_> {
         self.job("convert", params).await?;
         for backing in ["full", "twin"] {
             let name = format!("{backing}.qcow2");
-            fs::hard_link(self.file(backing), self.hand.join(name))?;
+            fs::copy(self.file(backing), self.hand.join(name))?;
         }
         let (top, copy) = (self.hand.join("top.qcow2"), self.hand.join("copy.qcow2"));
         let disk = self.overlay().await?;
