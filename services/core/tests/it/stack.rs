@@ -1,12 +1,13 @@
 //! A nats-server with our streams, and cores beside it, for one test.
 
-use async_nats::{Client, HeaderMap, Message};
+use async_nats::{Client, HeaderMap, Message, Request};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,6 +19,9 @@ use virtbus_bus::{
 use virtbus_testbed::Server;
 pub(crate) use virtbus_testbed::until;
 use virtbus_wire::{JobId, Record, StateName};
+
+/// How long an answer is waited for: a busy machine takes longer than a client's own limit.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process that ends with the test, and whose log is shown if the test fails.
 pub(crate) struct Process {
@@ -175,7 +179,9 @@ impl Stack {
     }
 
     pub(crate) async fn raw(&self, subject: &str, body: Vec<u8>) -> Result<Message, String> {
-        let answer = self.client().request(subject.to_owned(), body.into()).await;
+        let request = Request::new().payload(body.into()).timeout(Some(PATIENCE));
+        let answer = self.client().send_request(subject.to_owned(), request);
+        let answer = answer.await;
         answer.map_err(|error| error.to_string())
     }
 
