@@ -11,6 +11,7 @@ use crate::{
     foreign,
     libvirt::{Hint, Hinted},
     register::returned,
+    users::domains_on,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use virtbus_bus::{BusError, Row};
 use virtbus_wire::{
     DiskId, DomainId, JobError, MediaId,
-    catalog::{DomainRecord, InUseBy, UseMode},
+    catalog::{DomainRecord, UseMode},
     task::hypervisor::DomainState,
 };
 
@@ -280,30 +281,22 @@ async fn everything(domains: Domains) -> Result<Found, JobError> {
             known.entry(domain).or_default();
         }
     }
-    let holders = |users: Vec<InUseBy>| {
-        users.into_iter().filter_map(|user| match user {
-            InUseBy::Domain {
-                domain, hypervisor, ..
-            } if hypervisor == *here => Some(domain),
-            InUseBy::Domain { .. } | InUseBy::Job { .. } => None,
-        })
-    };
     for (key, entry) in domains.catalog.disks.all().await.map_err(bus)? {
         let Ok(disk) = key.parse::<DiskId>() else {
             continue;
         };
-        for domain in holders(entry.value.in_use_by) {
+        for domain in domains_on(here, &entry.value.in_use_by) {
             let hold = Hold::Disk(disk.clone(), UseMode::Shared);
-            known.entry(domain).or_default().push(hold);
+            known.entry(domain.clone()).or_default().push(hold);
         }
     }
     for (key, entry) in domains.catalog.media.all().await.map_err(bus)? {
         let Ok(media) = key.parse::<MediaId>() else {
             continue;
         };
-        for domain in holders(entry.value.in_use_by) {
+        for domain in domains_on(here, &entry.value.in_use_by) {
             let hold = Hold::Media(media.clone());
-            known.entry(domain).or_default().push(hold);
+            known.entry(domain.clone()).or_default().push(hold);
         }
     }
     Ok(Found::Known(known))

@@ -2,7 +2,7 @@
 
 use crate::catalog::Holder;
 use virtbus_wire::{
-    JobError, Timestamp,
+    DomainId, JobError, Label, Timestamp,
     catalog::{InUseBy, UseMode},
 };
 
@@ -65,6 +65,19 @@ pub(crate) fn freed(users: &[InUseBy], holder: &Holder) -> Option<Vec<InUseBy>> 
     let others = users.iter().filter(|user| !is_of(user, holder));
     let others: Vec<InUseBy> = others.cloned().collect();
     (others.len() < users.len()).then_some(others)
+}
+
+/// The domains among the users that are on this host.
+pub(crate) fn domains_on<'a>(
+    host: &'a Label,
+    users: &'a [InUseBy],
+) -> impl Iterator<Item = &'a DomainId> {
+    users.iter().filter_map(move |user| match user {
+        InUseBy::Domain {
+            domain, hypervisor, ..
+        } if hypervisor == host => Some(domain),
+        InUseBy::Domain { .. } | InUseBy::Job { .. } => None,
+    })
 }
 
 fn is_of(user: &InUseBy, holder: &Holder) -> bool {

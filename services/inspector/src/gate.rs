@@ -4,12 +4,14 @@
 //! this is asked each time, of each file of a chain: before a tool runs, and before a domain starts.
 //! The one module here that reads files: the caller opens them, by whatever rules its pools have.
 
-use crate::{Below, Expected as Wanted, Fault, Format, Inspector, Refusal, Report, agrees};
+use crate::{
+    Below, Expected as Wanted, Fault, Format, Inspector, Refusal, Report, agrees, policy::holds,
+};
 use rustix::{
     fs::fstat,
     io::{Errno, pread},
 };
-use std::{fmt, os::fd::OwnedFd};
+use std::{fmt, ops::RangeInclusive, os::fd::OwnedFd};
 use virtbus_wire::{
     Code, JobError,
     catalog::{DiskRecord, DiskState},
@@ -85,15 +87,11 @@ impl Known {
     /// # Errors
     /// `image.format_mismatch`, `image.unsafe_feature`.
     pub fn admit(&self, report: &Report) -> Result<(), JobError> {
-        let (size, snapshots) = (report.virtual_size, report.snapshots());
-        let refusal = if self.virtual_size.is_some_and(|known| known != size) {
-            Refusal::VirtualSize(size)
-        } else if self.snapshots.is_some_and(|known| known != snapshots) {
-            Refusal::Snapshots(snapshots)
-        } else {
-            return Ok(());
-        };
-        Err(refuse(refusal.code(), refusal))
+        holds(report, self.virtual_size, &self.snapshots()).map_err(disagrees)
+    }
+
+    fn snapshots(&self) -> RangeInclusive<u32> {
+        self.snapshots.map_or(0..=u32::MAX, |known| known..=known)
     }
 }
 
@@ -179,10 +177,8 @@ pub fn check(
     let report = found.map_err(|fault| refuse(fault.code(), fault))?;
     let wanted = Wanted::of_catalogue(expected.format.into(), known.virtual_size);
     let mut wanted = wanted.on(below(expected.backing.as_ref()));
-    if let Some(snapshots) = known.snapshots {
-        wanted.snapshots = snapshots..=snapshots;
-    }
-    agrees(&report, &wanted).map_err(|refusal| refuse(refusal.code(), refusal))
+    wanted.snapshots = known.snapshots();
+    agrees(&report, &wanted).map_err(disagrees)
 }
 
 /// Lets a file from outside through that should be of this format and at most this large, in
@@ -197,10 +193,8 @@ pub fn check_foreign(
 ) -> Result<Report, JobError> {
     let report = found.map_err(|fault| refuse(fault.code(), fault))?;
     let wanted = Wanted::from_outside(format.into(), size_max).on(Below::Anything);
-    match agrees(&report, &wanted) {
-        Ok(()) => Ok(report),
-        Err(refusal) => Err(refuse(refusal.code(), refusal)),
-    }
+    agrees(&report, &wanted).map_err(disagrees)?;
+    Ok(report)
 }
 
 fn below(backing: Option<&(String, ImageFormat)>) -> Below {
@@ -208,6 +202,10 @@ fn below(backing: Option<&(String, ImageFormat)>) -> Below {
         name: name.clone(),
         format: (*format).into(),
     })
+}
+
+fn disagrees(refusal: Refusal) -> JobError {
+    refuse(refusal.code(), refusal)
 }
 
 fn refuse(code: Code, why: impl fmt::Display) -> JobError {

@@ -142,17 +142,31 @@ pub fn agrees(report: &Report, expected: &Expected) -> Result<(), Refusal> {
     if size > expected.size_max {
         return Err(Refusal::TooLarge(size));
     }
-    if expected.virtual_size.is_some_and(|wanted| wanted != size) {
-        return Err(Refusal::VirtualSize(size));
-    }
-    if !expected.snapshots.contains(&report.snapshots()) {
-        return Err(Refusal::Snapshots(report.snapshots()));
-    }
+    holds(report, expected.virtual_size, &expected.snapshots)?;
     let is_dirty = matches!(&report.detail, Detail::Qcow2(qcow2) if Qcow2::is_dirty(qcow2));
     match expected.origin {
         Origin::Outside if is_dirty => Err(Refusal::Dirty),
         Origin::Outside | Origin::Catalogue => Ok(()),
     }
+}
+
+/// Lets a file through if it has this virtual size, in bytes, and as many internal snapshots.
+///
+/// # Errors
+/// The first of the two that it doesn't have.
+pub(crate) fn holds(
+    report: &Report,
+    virtual_size: Option<u64>,
+    snapshots: &RangeInclusive<u32>,
+) -> Result<(), Refusal> {
+    let size = report.virtual_size;
+    if virtual_size.is_some_and(|wanted| wanted != size) {
+        return Err(Refusal::VirtualSize(size));
+    }
+    if !snapshots.contains(&report.snapshots()) {
+        return Err(Refusal::Snapshots(report.snapshots()));
+    }
+    Ok(())
 }
 
 fn is_on(report: &Report, below: &Below) -> bool {

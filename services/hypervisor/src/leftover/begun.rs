@@ -1,11 +1,11 @@
 //! What the catalogue says that jobs have begun, and what is to be done with it.
 
-use crate::{catalog::Hold, domains::Domains};
+use crate::{catalog::Hold, domains::Domains, users::domains_on};
 use std::{collections::BTreeMap, time::Duration};
 use virtbus_bus::{Bucket, BusError, Entry, Row};
 use virtbus_wire::{
     Class, DiskId, DomainId, JobId, JobState, Label, MediaId, Object, Record, Timestamp,
-    catalog::{DiskRecord, DiskState, DomainRecord, InUseBy, UseMode},
+    catalog::{DiskRecord, DiskState, DomainRecord, UseMode},
     protocol::{
         leftover::{Intent, Verdict, decide},
         reconcile::AGE_MIN,
@@ -91,15 +91,6 @@ impl Known {
         for row in rows(&catalog.domains, &mut self.domains).await? {
             self.domain(&row, pool);
         }
-        let users_of = |users: &[InUseBy]| -> Vec<DomainId> {
-            let ours = users.iter().filter_map(|user| match user {
-                InUseBy::Domain {
-                    domain, hypervisor, ..
-                } if hypervisor == here => Some(domain.clone()),
-                InUseBy::Domain { .. } | InUseBy::Job { .. } => None,
-            });
-            ours.collect()
-        };
         for row in rows(&catalog.disks, &mut self.disks).await? {
             let Ok(id) = row.key.parse::<DiskId>() else {
                 continue;
@@ -107,12 +98,13 @@ impl Known {
             self.disk(&id, &row, pool);
             if let Ok(Some(entry)) = &row.entry {
                 let hold = Hold::Disk(id, UseMode::Shared);
-                self.hold(users_of(&entry.value.in_use_by), &hold);
+                self.hold(domains_on(here, &entry.value.in_use_by), &hold);
             }
         }
         for row in rows(&catalog.media, &mut self.media).await? {
             if let (Ok(id), Ok(Some(entry))) = (row.key.parse::<MediaId>(), &row.entry) {
-                self.hold(users_of(&entry.value.in_use_by), &Hold::Media(id));
+                let hold = Hold::Media(id);
+                self.hold(domains_on(here, &entry.value.in_use_by), &hold);
             }
         }
         Ok(())
@@ -147,9 +139,12 @@ impl Known {
         }
     }
 
-    fn hold(&mut self, domains: Vec<DomainId>, hold: &Hold) {
+    fn hold<'a>(&mut self, domains: impl Iterator<Item = &'a DomainId>, hold: &Hold) {
         for domain in domains {
-            self.held.entry(domain).or_default().push(hold.clone());
+            self.held
+                .entry(domain.clone())
+                .or_default()
+                .push(hold.clone());
         }
     }
 }
