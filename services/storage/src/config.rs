@@ -145,7 +145,7 @@ pub struct PoolConfig {
     /// Room that jobs leave free.
     #[serde(default = "free_min")]
     pub free_min: Size,
-    /// How copies go through the host's cache.
+    /// How copies go through the host's cache, as far as the file system lets them.
     #[serde(default)]
     pub cache: Cache,
     /// The most that one copy of a long task moves in a second; none = as fast as it goes.
@@ -153,15 +153,41 @@ pub struct PoolConfig {
     pub bandwidth: Option<Size>,
 }
 
-/// How copies go through the host's cache.
+/// How copies go through the host's page cache. A file system without `O_DIRECT` has `writeback`,
+/// whatever is set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cache {
-    /// Through the page cache: as fast as `cp`.
+    /// What is read goes through it, what is written around it (`O_DIRECT`): what is warm is read
+    /// fast, and what is written fills neither the memory nor the file system's journal, where
+    /// short jobs would wait behind it.
     #[default]
+    Writearound,
+    /// Both through it: a copy much smaller than the memory may end sooner, a larger one is slowed
+    /// down by the kernel, and all others that write with it.
     Writeback,
-    /// Around it (`O_DIRECT`): slower from a warm source, but leaves the cache to the guests.
+    /// Both around it: leaves the cache to the guests, also where what is read is warm.
     None,
+}
+
+impl Cache {
+    /// What of this can be had on a file system that has `O_DIRECT`, or hasn't.
+    #[must_use]
+    pub fn had_with(self, direct: Direct) -> Self {
+        match (self, direct) {
+            (_, Direct::Has) => self,
+            (Self::Writearound | Self::Writeback | Self::None, Direct::Lacks) => Self::Writeback,
+        }
+    }
+}
+
+/// Whether a file system lets files be written around the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direct {
+    /// It has `O_DIRECT`.
+    Has,
+    /// It hasn't: some that lie in memory, in user space or on a network.
+    Lacks,
 }
 
 /// 256 MiB.
@@ -306,6 +332,29 @@ mod tests {
                 "work"
             ]
         );
+    }
+
+    #[test]
+    fn a_file_system_without_o_direct_has_the_cache_alone() {
+        use Cache::{None, Writearound, Writeback};
+        for (wanted, direct, had) in [
+            (Writearound, Direct::Has, Writearound),
+            (Writearound, Direct::Lacks, Writeback),
+            (Writeback, Direct::Has, Writeback),
+            (Writeback, Direct::Lacks, Writeback),
+            (None, Direct::Has, None),
+            (None, Direct::Lacks, Writeback),
+        ] {
+            assert_eq!(wanted.had_with(direct), had, "{wanted:?}, {direct:?}");
+        }
+        assert_eq!(PoolConfig::at("/srv/p").cache, Writearound);
+        for (name, cache) in [
+            ("writearound", Writearound),
+            ("writeback", Writeback),
+            ("none", None),
+        ] {
+            assert_eq!(serde_json::to_value(cache).unwrap(), name);
+        }
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! A pool is opened anew for each step of a job, as its file system may go and come back. Its mark
 //! (`.virtbus-pool`, holding the pool's name) tells an absent file from a pool that isn't mounted.
 
+mod around;
 mod copy;
+mod direct;
 pub mod error;
 mod idle;
 pub mod name;
@@ -32,7 +34,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 use virtbus_wire::Label;
@@ -53,6 +55,8 @@ pub struct Pool {
     pub(crate) looks: Arc<SharedLook>,
     /// Bytes that were free at the last look; [`NEVER_SEEN`] before.
     free: Arc<AtomicU64>,
+    /// Whether it was said that its file system lacks what `cache` asks for.
+    is_told: Arc<AtomicBool>,
 }
 
 /// In place of a number of bytes that nobody knows.
@@ -69,6 +73,7 @@ impl Pool {
             config,
             looks,
             free,
+            is_told: Arc::default(),
         }
     }
 
@@ -79,15 +84,27 @@ impl Pool {
         (free != NEVER_SEEN).then_some(free)
     }
 
-    /// Looks whether the pool can be reached, and how many bytes are free in it.
+    /// Looks whether the pool can be reached, and how many bytes are free in it. Says once in the
+    /// log if its file system can't copy as configured.
     ///
     /// # Errors
     /// As [`Pool::reach`].
     pub fn look(&self) -> Result<(), PoolError> {
-        let free = self.reach().and_then(|root| root.free_bytes());
+        let free = self.reach().and_then(|root| {
+            self.tell_cache(&root);
+            root.free_bytes()
+        });
         let known = free.as_ref().copied().unwrap_or(NEVER_SEEN);
         self.free.store(known, Ordering::Relaxed);
         free.map(|_| ())
+    }
+
+    fn tell_cache(&self, root: &Root) {
+        let lacks = root.cache().is_ok_and(|had| had != self.config.cache);
+        if lacks && !self.is_told.swap(true, Ordering::Relaxed) {
+            let text = "copies go through the cache: the file system has no O_DIRECT";
+            tracing::warn!(pool = %self.name, "{text}");
+        }
     }
 
     /// The pool's archive, if it has one: a folder like the pool's own.
@@ -136,8 +153,7 @@ impl Pool {
             source,
         };
         let dir = open_folder(&self.config.root).map_err(away)?;
-        let most = self.config.bandwidth.map(|most| most.bytes());
-        let root = Root::new(dir, self.config.root.clone(), most);
+        let root = Root::new(dir, &self.config);
         let mark = root.mark(MARK, MARK_BYTES_MAX).map_err(away)?;
         if mark.trim() == self.name.as_str() {
             Ok(root)

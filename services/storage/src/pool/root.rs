@@ -4,6 +4,7 @@ use super::{
     error::PoolError,
     name::{Folder, Name},
 };
+use crate::config::{Cache, PoolConfig};
 use camino::Utf8PathBuf;
 use rustix::{
     fs::{
@@ -30,6 +31,8 @@ pub struct Root {
     path: Utf8PathBuf,
     /// Bytes that a copy may pass in a second.
     pub(super) bandwidth: Option<u64>,
+    /// How copies go through the host's cache, where the file system lets them.
+    pub(super) cache: Cache,
 }
 
 /// What is known of a file without reading it.
@@ -46,11 +49,12 @@ pub struct Facts {
 }
 
 impl Root {
-    pub(super) fn new(dir: OwnedFd, path: Utf8PathBuf, bandwidth: Option<u64>) -> Self {
+    pub(super) fn new(dir: OwnedFd, config: &PoolConfig) -> Self {
         Self {
             dir: Arc::new(dir),
-            path,
-            bandwidth,
+            path: config.root.clone(),
+            bandwidth: config.bandwidth.map(|most| most.bytes()),
+            cache: config.cache,
         }
     }
 

@@ -82,15 +82,20 @@ pub fn snapshot(tool: &Utf8Path, snapshot: &Snapshot) -> CommandLine {
 pub fn commit(tool: &Utf8Path, commit: &Commit) -> CommandLine {
     let image = commit.image.first();
     let mut line = act(tool, commit.bytes_max, COPY)
-        .args(["commit", "-p", "-f", image.format().as_str()])
+        .args(["commit", "-p"])
         .args((!commit.empties).then_some("-d"));
-    if commit.cache == Cache::None {
-        line = line.args(["-t", "none"]);
-    }
     if let Some(most) = commit.bandwidth {
         line = line.args(["-r".to_owned(), most.bytes().to_string()]);
     }
-    line.args(["--", image.path().as_str()])
+    let plain = || ["-f", image.format().as_str(), "--", image.path().as_str()];
+    match commit.cache {
+        // The tool's own switch is for both files; the overlay is only read.
+        Cache::Writearound => line
+            .args(["--image-opts", "--"])
+            .arg(image_options(image) + ",backing.cache.direct=on"),
+        Cache::Writeback => line.args(plain()),
+        Cache::None => line.args(["-t", "none"]).args(plain()),
+    }
 }
 
 /// `rebase`, by comparing what the old and the new backing hold.
@@ -100,9 +105,12 @@ pub fn rebase(tool: &Utf8Path, rebase: &Rebase) -> CommandLine {
     let name = backing.path().file_name().unwrap_or_default();
     let mut line =
         act(tool, rebase.bytes_max, COPY).args(["rebase", "-p", "-f", image.format().as_str()]);
-    if rebase.cache == Cache::None {
-        line = line.args(["-t", "none", "-T", "none"]);
-    }
+    line = match rebase.cache {
+        // The old backing is read around it too: the switch is for all that is there before.
+        Cache::Writearound => line.args(["-t", "none"]),
+        Cache::Writeback => line,
+        Cache::None => line.args(["-t", "none", "-T", "none"]),
+    };
     line.args(["-F", backing.format().as_str(), "-b", name])
         .args(["--", image.path().as_str()])
 }
@@ -173,16 +181,25 @@ mod tests {
         let end = "-- /p,q/disks/d1.qcow2";
         assert_eq!(text(&line), format!("qemu-img commit -p -f qcow2 {end}"));
         let line = commit(TOOL.into(), &of(false));
-        assert_eq!(text(&line), format!("qemu-img commit -p -f qcow2 -d {end}"));
-        let polite = Commit {
-            cache: Cache::None,
+        assert_eq!(text(&line), format!("qemu-img commit -p -d -f qcow2 {end}"));
+        let polite = |cache| Commit {
+            cache,
             bandwidth: Some("50MiB".parse().unwrap()),
             ..of(true)
         };
-        let flags = "-t none -r 52428800";
+        let line = commit(TOOL.into(), &polite(Cache::None));
+        let flags = "-r 52428800 -t none";
         assert_eq!(
-            text(&commit(TOOL.into(), &polite)),
-            format!("qemu-img commit -p -f qcow2 {flags} {end}")
+            text(&line),
+            format!("qemu-img commit -p {flags} -f qcow2 {end}")
+        );
+        let line = commit(TOOL.into(), &polite(Cache::Writearound));
+        let image = "driver=qcow2,file.driver=file,file.filename=/p,,q/disks/d1.qcow2";
+        assert_eq!(
+            text(&line),
+            format!(
+                "qemu-img commit -p -r 52428800 --image-opts -- {image},backing.cache.direct=on"
+            )
         );
     }
 
@@ -199,6 +216,10 @@ mod tests {
         assert_eq!(
             line(Cache::Writeback),
             format!("qemu-img rebase -p -f qcow2 {end}")
+        );
+        assert_eq!(
+            line(Cache::Writearound),
+            format!("qemu-img rebase -p -f qcow2 -t none {end}")
         );
         assert_eq!(
             line(Cache::None),

@@ -3,23 +3,15 @@
 //! Formats are always given, files by absolute path or behind `--`, sizes as decimal integers of
 //! our own; nothing that a message holds gets into an option but through an enum.
 
-use crate::{
-    config::Cache,
-    gate::{Passed, PassedChain},
-};
+use crate::gate::{Passed, PassedChain};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::time::Duration;
-use virtbus_wire::{
-    Size,
-    task::{
-        image::{Compat, Compress, ImageFormat, Qcow2Options, Subformat},
-        storage::Preallocation,
-    },
+use virtbus_wire::task::{
+    image::{Compat, ImageFormat, Qcow2Options},
+    storage::Preallocation,
 };
 use virtbus_worker::process::{CommandLine, Limits};
 
-/// Coroutines of a copy: with `-W` what makes compression 10 times faster.
-const COPY_COROUTINES: &str = "16";
 /// Open files of one tool: an image, its chain, libraries.
 const OPEN_FILES: u64 = 256;
 /// How long a question about an image's header may take.
@@ -85,27 +77,6 @@ pub struct NewImage {
     pub qcow2: Qcow2Options,
 }
 
-/// A copy of an image in another format.
-#[derive(Debug)]
-pub struct Copy {
-    /// What is read, with all below it.
-    pub source: PassedChain,
-    /// What is made.
-    pub target: Image,
-    /// How clusters are compressed.
-    pub compress: Compress,
-    /// The kind of vmdk.
-    pub subformat: Option<Subformat>,
-    /// Options, if it's a qcow2.
-    pub qcow2: Qcow2Options,
-    /// How it goes through the host's cache.
-    pub cache: Cache,
-    /// The most that is written in a second; none = as fast as it goes.
-    pub bandwidth: Option<Size>,
-    /// The most the file may become, in bytes.
-    pub bytes_max: u64,
-}
-
 /// `info`: what an image's header says. Takes no lock: a running domain may have it.
 #[must_use]
 pub fn info(tool: &Utf8Path, image: &Passed) -> CommandLine {
@@ -165,31 +136,6 @@ pub fn create(tool: &Utf8Path, new: &NewImage) -> CommandLine {
         .arg(new.size.to_string())
 }
 
-/// `convert`.
-#[must_use]
-pub fn convert(tool: &Utf8Path, copy: &Copy) -> CommandLine {
-    let target = copy.target.format;
-    // The one format whose readers expect clusters in order.
-    let is_stream = stream_optimized(copy);
-    let mut line = act(tool, copy.bytes_max, COPY).args(["convert", "-p"]);
-    if copy.compress != Compress::None {
-        line = line.arg("-c");
-    }
-    if !is_stream {
-        line = line.args(["-m", COPY_COROUTINES, "-W"]);
-    }
-    if copy.cache == Cache::None {
-        line = line.args(["-t", "none", "-T", "none"]);
-    }
-    if let Some(most) = copy.bandwidth {
-        line = line.args(["-r".to_owned(), most.bytes().to_string()]);
-    }
-    let source = copy.source.first();
-    line.args(["-f", source.format().as_str(), "-O", target.as_str()])
-        .args(option_list(&copy_options(copy)))
-        .args(["--", source.path().as_str(), copy.target.path.as_str()])
-}
-
 /// The most a file that holds this many bytes may become, its tables included.
 #[must_use]
 pub fn bytes_max(size: u64) -> u64 {
@@ -197,36 +143,7 @@ pub fn bytes_max(size: u64) -> u64 {
         .saturating_add(FILE_SLACK_BYTES)
 }
 
-fn copy_options(copy: &Copy) -> Vec<String> {
-    match copy.target.format {
-        ImageFormat::Qcow2 => {
-            let mut options = qcow2_options(&copy.qcow2);
-            if copy.compress == Compress::Zstd {
-                options.push("compression_type=zstd".to_owned());
-            }
-            options
-        }
-        ImageFormat::Vmdk if stream_optimized(copy) => {
-            vec!["subformat=streamOptimized".to_owned()]
-        }
-        ImageFormat::Vmdk => vec!["subformat=monolithicSparse".to_owned()],
-        // Otherwise the size is rounded up to what a disk geometry of 1990 can say.
-        ImageFormat::Vpc => vec!["force_size=on".to_owned()],
-        ImageFormat::Raw | ImageFormat::Vdi | ImageFormat::Vhdx => Vec::new(),
-    }
-}
-
-/// A vmdk that's compressed is of this kind, unless the job asks for another.
-fn stream_optimized(copy: &Copy) -> bool {
-    copy.target.format == ImageFormat::Vmdk
-        && match copy.subformat {
-            Some(Subformat::StreamOptimized) => true,
-            Some(Subformat::MonolithicSparse) => false,
-            None => copy.compress != Compress::None,
-        }
-}
-
-fn qcow2_options(options: &Qcow2Options) -> Vec<String> {
+pub(super) fn qcow2_options(options: &Qcow2Options) -> Vec<String> {
     let switch = |on: bool| if on { "on" } else { "off" };
     let compat = options.compat.map(|compat| match compat {
         Compat::V2 => "compat=0.10".to_owned(),
@@ -247,7 +164,7 @@ fn qcow2_options(options: &Qcow2Options) -> Vec<String> {
         .collect()
 }
 
-fn option_list(options: &[String]) -> Vec<String> {
+pub(super) fn option_list(options: &[String]) -> Vec<String> {
     match options {
         [] => Vec::new(),
         _ => vec!["-o".to_owned(), options.join(",")],
@@ -287,19 +204,6 @@ mod tests {
 
     fn text(line: &CommandLine) -> String {
         line.to_string().replace("/usr/bin/", "")
-    }
-
-    fn copy(format: ImageFormat, compress: Compress) -> Copy {
-        Copy {
-            source: PassedChain::unseen("/p/disks/d1.qcow2", ImageFormat::Qcow2),
-            target: image("/p/disks/.j.1.d2.part", format),
-            compress,
-            subformat: None,
-            qcow2: Qcow2Options::default(),
-            cache: Cache::Writeback,
-            bandwidth: None,
-            bytes_max: 1 << 20,
-        }
     }
 
     #[test]
@@ -355,36 +259,5 @@ mod tests {
             text(&create(TOOL.into(), &new)),
             "qemu-img create -q -f raw -o preallocation=falloc -- /p/x 512"
         );
-    }
-
-    #[test]
-    fn copies_have_the_best_flags_of_their_target() {
-        let line = |copy| text(&convert(TOOL.into(), &copy));
-        let ends = |target: &str| format!(" -- /p/disks/d1.qcow2 /p/disks/{target}");
-        let end = ends(".j.1.d2.part");
-        assert_eq!(
-            line(copy(ImageFormat::Qcow2, Compress::Zstd)),
-            format!(
-                "qemu-img convert -p -c -m 16 -W -f qcow2 -O qcow2 -o compression_type=zstd{end}"
-            )
-        );
-        let direct = Copy {
-            cache: Cache::None,
-            ..copy(ImageFormat::Raw, Compress::None)
-        };
-        assert_eq!(
-            line(direct),
-            format!("qemu-img convert -p -m 16 -W -t none -T none -f qcow2 -O raw{end}")
-        );
-        let slow = Copy {
-            bandwidth: Some("50MiB".parse().unwrap()),
-            ..copy(ImageFormat::Raw, Compress::None)
-        };
-        assert!(line(slow).contains(" -W -r 52428800 -f "));
-        assert_eq!(
-            line(copy(ImageFormat::Vmdk, Compress::Zlib)),
-            format!("qemu-img convert -p -c -f qcow2 -O vmdk -o subformat=streamOptimized{end}")
-        );
-        assert!(line(copy(ImageFormat::Vpc, Compress::None)).contains("-o force_size=on"));
     }
 }

@@ -6,13 +6,15 @@
 mod answer;
 pub mod chain;
 pub mod command;
+mod convert;
 pub mod error;
 mod relink;
 mod resize;
 
 pub use answer::{Health, Info, Kept, Measure};
 pub use chain::{Act, Commit, Rebase, Snapshot};
-pub use command::{Beneath, Copy, Image, NewImage};
+pub use command::{Beneath, Image, NewImage};
+pub use convert::Copy;
 pub use error::ToolError;
 pub use relink::Relink;
 pub use resize::Resize;
@@ -256,7 +258,7 @@ impl QemuImg {
         let reach = Reach::nothing()
             .chain(copy.source.first().path())
             .write(&copy.target.path);
-        let line = command::convert(&self.program, &copy);
+        let line = convert::convert(&self.program, &copy);
         let line = self.rules.long(line, &reach);
         follow(line, Vec::new(), stop, progress).await
     }

@@ -130,6 +130,7 @@ impl Commit<'_> {
         if let Some(below) = chain.get_mut(1) {
             *below = base.was.clone();
         }
+        let cache = self.at.cache(&base.root).await?;
         let into = self.at.pass_disk(&base.root, &base.was, chain.get(2));
         let into = into.await?;
         let image = self.at.pass(&top.root, &chain).await?;
@@ -139,7 +140,7 @@ impl Commit<'_> {
             image,
             into,
             empties: !self.params.delete,
-            cache: self.at.pool.config.cache,
+            cache,
             bandwidth: self.at.pool.config.bandwidth,
             bytes_max: bytes_max(below.length.max(above.length).saturating_add(size)),
         };

@@ -5,6 +5,7 @@ use crate::{
     blocking,
     care::Still,
     catalog::{self, Held, Purpose},
+    config::Cache,
     disks::{Disk, Kept},
     fence::Fence,
     gate::{Expected, Known},
@@ -89,6 +90,12 @@ impl<'a> Context<'a> {
         let pool = pool.clone();
         let root: Result<Root, PoolError> = blocking::look(move || pool.reach()).await;
         Ok(root?)
+    }
+
+    /// How a tool's copies in a pool go through the host's cache.
+    pub(crate) async fn cache(&self, root: &Root) -> Result<Cache, Stop> {
+        let root = root.clone();
+        Ok(blocking::look(move || root.cache()).await?)
     }
 
     /// The pool's record, if it takes jobs: `more` says that the job adds a disk.

@@ -5,7 +5,7 @@ use crate::{
     catalog::NewDisk,
     disks::Disk,
     draft::Draft,
-    gate::{Expected, Known, Measured, PassedChain},
+    gate::{Expected, Known, Measured},
     pool::{Name, PoolError, Root},
     qemu_img::{Copy, Image, command::bytes_max},
     task::{Checked, Context, Pace, Steps, context, done, stage::Stage},
@@ -44,20 +44,23 @@ pub(crate) struct Plan {
 
 impl Convert<'_> {
     /// The command, as data.
-    fn copy(&self, plan: &Plan, source: PassedChain, part: &Name, file_bytes_max: u64) -> Copy {
-        Copy {
+    async fn copy(&self, plan: &Plan, part: &Name, file_bytes_max: u64) -> Result<Copy, Stop> {
+        let root = &plan.root;
+        let cache = self.at.cache(root).await?;
+        let source = self.at.pass(root, &plan.chain).await?;
+        Ok(Copy {
             source,
             target: Image {
-                path: plan.root.path(part),
+                path: root.path(part),
                 format: self.params.format,
             },
             compress: self.params.compress,
             subformat: self.params.subformat,
             qcow2: plan.qcow2.clone(),
-            cache: self.at.pool.config.cache,
+            cache,
             bandwidth: self.at.pool.config.bandwidth,
             bytes_max: file_bytes_max,
-        }
+        })
     }
 
     /// A copy of the whole file by reference; none where it isn't to stay as it is, or the file
@@ -86,8 +89,7 @@ impl Convert<'_> {
             .draft(root, &self.params.to, measure.required)
             .await?;
         let largest = bytes_max(measure.fully_allocated);
-        let source = self.at.pass(root, &plan.chain).await?;
-        let copy = self.copy(plan, source, draft.part(), largest);
+        let copy = self.copy(plan, draft.part(), largest).await?;
         let rise = |percent| stage.tell(pace, percent);
         let copied = tool.convert(copy, pace.stop, rise).await;
         copied.map_err(context::tool)?;

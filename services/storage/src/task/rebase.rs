@@ -82,6 +82,7 @@ impl Rebase<'_> {
         let measure = measured.map_err(context::tool)?;
         let draft = self.at.draft(&plan.root, &disk.id, measure.required);
         let draft = draft.await?;
+        let cache = self.at.cache(&plan.root).await?;
         let copy = Copy {
             source: self.at.pass(&plan.root, &plan.chain).await?,
             target: Image {
@@ -91,7 +92,7 @@ impl Rebase<'_> {
             compress: Compress::None,
             subformat: None,
             qcow2: info.qcow2_options(),
-            cache: self.at.pool.config.cache,
+            cache,
             bandwidth: self.at.pool.config.bandwidth,
             bytes_max: bytes_max(measure.fully_allocated),
         };
@@ -110,12 +111,13 @@ impl Rebase<'_> {
         let copy = Stage::first("copy", facts.allocated, all);
         let growth = self.growth(plan).await?.min(info.virtual_size);
         let draft = self.at.copied(root, disk, growth, copy, pace).await?;
+        let cache = self.at.cache(root).await?;
         // The tool opens the copy, so it's the copy that has to be what the catalogue says.
         let (copied, below) = (context::expected(disk, plan.chain.get(1)), &plan.chain[1..]);
         let command = Command {
             image: self.at.pass_on(root, draft.part(), copied, below).await?,
             backing: self.at.pass(root, &plan.onto).await?,
-            cache: self.at.pool.config.cache,
+            cache,
             bytes_max: bytes_max(facts.length.saturating_add(info.virtual_size)),
         };
         let stage = copy.then("rebase", info.virtual_size);

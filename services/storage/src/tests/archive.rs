@@ -1,6 +1,9 @@
-use super::site::{Site, Told, code, failed, program};
+use super::{
+    attacks::backing,
+    site::{Site, Told, code, failed, program},
+};
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, path::Path};
 use virtbus_wire::{Code, catalog::DiskState};
 use virtbus_worker::process;
 
@@ -176,27 +179,19 @@ async fn an_archive_that_attacks_gives_nothing_back() {
     let label = |disk: &str, format: &str, length: u64, allocated: u64| json!({ "disk": disk, "format": format, "length": length, "allocated": allocated });
     // What begins to be unpacked, and what is refused by its label.
     let mut hostile = Vec::new();
-    for (code, args) in [
-        (
-            Code::ImageBackingFile,
-            &[
-                "rebase",
-                "-u",
-                "-f",
-                "qcow2",
-                "-F",
-                "raw",
-                "-b",
-                "/etc/passwd",
-            ][..],
-        ),
-        (Code::ImageFormatMismatch, &["resize", "-q", "-f", "qcow2"]),
-        (Code::ImageUnsafeFeature, &["snapshot", "-c", "x"]),
-    ] {
-        let path = disk.to_str().unwrap();
-        let size = (code == Code::ImageFormatMismatch).then_some("9M");
-        let args: Vec<&str> = { args.iter().copied() }.chain([path]).chain(size).collect();
-        program("qemu-img", &args);
+    type Spoil = fn(&Path);
+    let spoils: [(Code, Spoil); 3] = [
+        (Code::ImageBackingFile, |disk| backing(disk, "/etc/passwd")),
+        (Code::ImageFormatMismatch, |disk| {
+            let path = disk.to_str().unwrap();
+            program("qemu-img", &["resize", "-q", "-f", "qcow2", path, "9M"]);
+        }),
+        (Code::ImageUnsafeFeature, |disk| {
+            program("qemu-img", &["snapshot", "-c", "x", disk.to_str().unwrap()]);
+        }),
+    ];
+    for (code, spoil) in spoils {
+        spoil(&disk);
         let bytes = fs::read(&disk).unwrap();
         let length = bytes.len() as u64;
         let whole = packed(&label("d1", "qcow2", length, length), &bytes);

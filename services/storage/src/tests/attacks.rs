@@ -16,7 +16,8 @@ use virtbus_wire::Code;
 /// What must not be found in the pool.
 const SECRET: &[u8] = b"the host's own secret ";
 
-fn backing(disk: &Path, name: &str) {
+/// Has a qcow2 say that it's on top of this raw file.
+pub(super) fn backing(disk: &Path, name: &str) {
     let args = ["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", name];
     program("qemu-img", &[&args[..], &[disk.to_str().unwrap()]].concat());
 }

@@ -254,7 +254,7 @@ async fn dies(case: Case, world: &World<'_>, at: At, (result, after): (&Value, &
         world.site.is_killed(world.envelope(case), at).await,
         "{when}"
     );
-    let done = world.site.run(&world.claim(case, 2)).await;
+    let done = world.site.run_after(&world.claim(case, 2)).await;
     assert_eq!(told(case, done, &when), *result, "{when}");
     assert_eq!(world.sight().await, *after, "{when}");
 }

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Mutex,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     runtime::Handle,
@@ -23,8 +23,8 @@ use tokio::{
     task::block_in_place,
 };
 use virtbus_bus::{Bus, ConnectConfig, Jobs};
-use virtbus_wire::JobError;
-use virtbus_worker::{Assignment, Perform, Stop, process};
+use virtbus_wire::{Code, JobError};
+use virtbus_worker::{Assignment, Done, Perform, Stop, process};
 
 /// What the process is told by its environment.
 const FATE: &str = "VIRTBUS_TEST_FATE";
@@ -32,6 +32,8 @@ const FATE: &str = "VIRTBUS_TEST_FATE";
 const WORKER: &str = "tests::killed::a_worker_that_is_to_be_killed";
 /// What the kernel says of a process that was killed.
 const SIGKILL: i32 = 9;
+/// How long the tool of a killed worker may take to be gone.
+const LETS_GO: Duration = Duration::from_secs(60);
 /// Where a process says, below its folder, what its claim failed with.
 const FAILED: &str = "failed.json";
 
@@ -98,6 +100,19 @@ impl Site {
         let mut worker = self.worker(envelope, What::Killed(at)).await;
         let ended = tokio::task::spawn_blocking(move || worker.wait());
         was_killed(ended.await.unwrap().unwrap())
+    }
+
+    /// Runs the next claim of a job whose worker was killed. That comes a lease later, when the dead
+    /// one's tool has let go of the disk: here it's claimed anew until it has.
+    pub(super) async fn run_after(&self, claim: &Assignment) -> Result<Done, Stop> {
+        let began = Instant::now();
+        loop {
+            match self.run(claim).await {
+                Err(Stop::Failed(error))
+                    if error.code == Code::DiskBusy && began.elapsed() < LETS_GO => {}
+                ended => return ended,
+            }
+        }
     }
 
     /// Runs the first claim of a job in a process that can't write files longer than this, in

@@ -116,19 +116,7 @@ async fn a_header_that_the_catalogue_does_not_know_reaches_no_tool() {
     let site = Site::start().await;
     site.filled_disk("d1").await;
     let path = site.path("disks/d1.qcow2");
-    let path = path.to_str().unwrap();
-    let args = [
-        "rebase",
-        "-u",
-        "-f",
-        "qcow2",
-        "-F",
-        "raw",
-        "-b",
-        "/etc/passwd",
-        path,
-    ];
-    super::site::program("qemu-img", &args);
+    super::attacks::backing(&path, "/etc/passwd");
     let refused = site
         .refused("j1", "resize", json!({ "disk": "d1", "size": "9MiB" }))
         .await;
