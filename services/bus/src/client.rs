@@ -72,7 +72,7 @@ pub struct Health {
     pub connections: u64,
     /// What the server last refused: a missing permission shows as a time-out elsewhere.
     pub refused: Option<String>,
-    /// Subscriptions that lost messages since they were read too slowly.
+    /// Messages that were dropped since their subscription was read too slowly.
     pub slow_consumers: u64,
 }
 
@@ -278,11 +278,13 @@ fn note(report: &watch::Sender<Health>, event: &Event) {
             report.send_modify(|health| health.connected = false);
         }
         Event::SlowConsumer(subscription) => {
-            tracing::warn!(
-                subscription,
-                "messages were dropped: a subscription is read too slowly"
-            );
             report.send_modify(|health| health.slow_consumers += 1);
+            let dropped = report.borrow().slow_consumers;
+            // Thousands may be, one after the other.
+            if dropped.is_power_of_two() {
+                let text = "messages were dropped: a subscription is read too slowly";
+                tracing::warn!(subscription, dropped, "{text}");
+            }
         }
         Event::ServerError(error) => {
             tracing::error!(%error, "the messaging server refused something");

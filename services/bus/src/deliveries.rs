@@ -4,11 +4,11 @@ use crate::{
     client::{Bus, Health},
     delivery::Delivery,
     error::BusError,
-    pulls::{Appetite, Pulls, Step},
+    pulls::{Appetite, Pull, Pulls, Step},
     transport::{Subscription, status},
 };
 use async_nats::jetstream::consumer::pull::BatchConfig;
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -29,6 +29,8 @@ pub struct Deliveries {
     inbox: String,
     answers: Subscription,
     pulls: Pulls,
+    /// What came without being wanted, and isn't handed back yet.
+    unwanted: VecDeque<Delivery>,
     health: watch::Receiver<Health>,
     /// Which connection the pulls were sent on.
     connections: u64,
@@ -90,6 +92,7 @@ impl Deliveries {
             inbox,
             answers,
             pulls,
+            unwanted: VecDeque::new(),
             health: bus.health(),
             connections: bus.health().borrow().connections,
         })
@@ -101,20 +104,21 @@ impl Deliveries {
     }
 
     /// The next message that is wanted. What comes without being wanted is handed back. May be
-    /// dropped and called again at any time: no message is lost by that.
+    /// dropped and called again at any time, also while it waits for a connection that takes
+    /// nothing just now: what wasn't said then is said the next time.
     ///
     /// # Errors
     /// When the connection is closed for good.
     pub async fn next(&mut self, appetite: Appetite) -> Result<Delivery, BusError> {
         loop {
+            while let Some(delivery) = self.unwanted.front() {
+                delivery.hand_back(None).await;
+                self.unwanted.pop_front();
+            }
             match self.pulls.step(appetite, Instant::now()) {
-                Step::Pull {
-                    queue,
-                    number,
-                    batch,
-                    expires,
-                } => {
-                    self.request(queue, number, batch, expires).await?;
+                Step::Pull(pull) => {
+                    self.request(pull).await?;
+                    self.pulls.sent(pull, Instant::now());
                 }
                 Step::Wait(until) => {
                     if let Some(delivery) = self.wait(appetite, until).await? {
@@ -129,6 +133,9 @@ impl Deliveries {
     pub async fn close(mut self) {
         // What the server sends from now on is delivered again after `ack_wait`.
         self.answers.unsubscribe().await;
+        for delivery in self.unwanted {
+            delivery.hand_back(None).await;
+        }
         while let Some(answer) = self.answers.next().await {
             if answer.status.is_none()
                 && let Some(delivery) = Delivery::read(&self.bus, answer)
@@ -138,20 +145,17 @@ impl Deliveries {
         }
     }
 
-    async fn request(
-        &mut self,
-        queue: usize,
-        number: u64,
-        batch: u32,
-        expires: Option<Duration>,
-    ) -> Result<(), BusError> {
-        let queue = &self.queues[queue];
+    async fn request(&self, pull: Pull) -> Result<(), BusError> {
+        let Pull {
+            number, expires, ..
+        } = pull;
+        let queue = &self.queues[pull.queue];
         let subject = format!(
             "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
             queue.stream(),
             queue.consumer()
         );
-        let batch = batch as usize;
+        let batch = pull.batch as usize;
         let config = BatchConfig {
             batch,
             expires,
@@ -170,12 +174,13 @@ impl Deliveries {
         appetite: Appetite,
         until: Instant,
     ) -> Result<Option<Delivery>, BusError> {
-        // All three may be dropped half-way: none of them takes anything before it is ready.
+        // All three may be dropped half-way: none of them takes anything before it is ready, and
+        // what is taken is dealt with at once.
         tokio::select! {
             biased;
             answer = self.answers.next() => {
                 let closed = || BusError::unreachable("a pull", "the connection was closed");
-                self.answered(appetite, answer.ok_or_else(closed)?).await
+                Ok(self.answered(appetite, answer.ok_or_else(closed)?))
             }
             changed = self.health.changed() => {
                 let now = self.health.borrow_and_update().clone();
@@ -189,35 +194,29 @@ impl Deliveries {
         }
     }
 
-    async fn answered(
-        &mut self,
-        appetite: Appetite,
-        answer: async_nats::Message,
-    ) -> Result<Option<Delivery>, BusError> {
+    fn answered(&mut self, appetite: Appetite, answer: async_nats::Message) -> Option<Delivery> {
         if let Some(status) = status(&answer) {
             self.told(&answer, status);
-            return Ok(None);
+            return None;
         }
         let subject = answer.subject.clone();
         let Some(delivery) = Delivery::read(&self.bus, answer) else {
             tracing::warn!(%subject, "a message that is no delivery");
-            return Ok(None);
+            return None;
         };
-        let source = self
-            .queues
-            .iter()
-            .position(|queue| *queue == delivery.queue);
-        let Some(source) = source else {
-            delivery.hand_back(None).await;
-            return Ok(None);
+        let mut queues = self.queues.iter();
+        let Some(source) = queues.position(|queue| *queue == delivery.queue) else {
+            self.unwanted.push_back(delivery);
+            return None;
         };
         let is_its_turn = self.pulls.is_turn_of(source, appetite, Instant::now());
         self.pulls.delivered(source);
-        if appetite.of(delivery.queue.priority()) == 0 || !is_its_turn {
-            delivery.hand_back(None).await;
-            return Ok(None);
+        let is_wanted = appetite.of(delivery.queue.priority()) > 0 || appetite.ahead > 0;
+        if is_wanted && is_its_turn {
+            return Some(delivery);
         }
-        Ok(Some(delivery))
+        self.unwanted.push_back(delivery);
+        None
     }
 
     fn told(&mut self, answer: &async_nats::Message, status: u16) {

@@ -1,5 +1,6 @@
 //! Lines for locks that are longer than a lock's record names. Whoever comes to the end of one has
-//! to wait in any case, so a worker may take such jobs beyond its slots and send them there.
+//! to wait in any case, so a worker may take such jobs beyond its slots and send them there; and
+//! it may read on past as many of them as there are, to those that needn't wait.
 
 use crate::{bucket::Bucket, error::BusError, locks::LockSet};
 use std::{
@@ -15,6 +16,9 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// How long nobody looks whether it still is: no line drains so fast.
 const JUST_MET: Duration = Duration::from_millis(20);
+
+/// How many messages are read ahead at once, at most.
+const WINDOW_MAX: u32 = 512;
 
 /// The locks with long lines, as far as this process met them just now.
 #[derive(Debug, Clone)]
@@ -34,12 +38,25 @@ impl LongLines {
     /// Whether there is one.
     #[must_use]
     pub fn any(&self) -> bool {
-        self.met.any()
+        self.met.lock().any()
     }
 
     /// Forgets all, until one is met again: what comes isn't for them.
     pub fn forget(&self) {
-        self.met.lock().clear();
+        *self.met.lock() = Seen::default();
+    }
+
+    /// How many messages may be read ahead at once: the more, the more of those before were for
+    /// one of them.
+    #[must_use]
+    pub fn window(&self) -> u32 {
+        self.met.lock().window
+    }
+
+    /// Whether one of these locks has one. It needn't be what a job that names them waits for: that
+    /// is looked at when it's to be put in line. If so, more may be read ahead.
+    pub fn has_one<'a>(&self, locks: impl IntoIterator<Item = &'a str>) -> bool {
+        self.met.lock().has_one(locks)
     }
 
     /// Whether a job that needs these locks goes to the end of one. `ticket` is its place if it has
@@ -54,7 +71,7 @@ impl LongLines {
         ticket: Option<u64>,
     ) -> Result<bool, BusError> {
         for name in set.keys() {
-            let Some(age) = self.met.age(name) else {
+            let Some(age) = self.met.lock().age(name) else {
                 continue;
             };
             if ticket.is_none() && age < JUST_MET {
@@ -70,29 +87,47 @@ impl LongLines {
     }
 
     pub(crate) fn met(&self, name: &str) {
-        self.met.lock().insert(name.to_owned(), Instant::now());
+        let now = Instant::now();
+        self.met.lock().at.insert(name.to_owned(), now);
     }
 }
 
-/// When each was met.
 #[derive(Debug, Clone, Default)]
-struct Met(Arc<Mutex<HashMap<String, Instant>>>);
+struct Met(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// When each was met.
+    at: HashMap<String, Instant>,
+    window: u32,
+}
 
 impl Met {
-    fn any(&self) -> bool {
-        let mut met = self.lock();
-        met.retain(|_, at| at.elapsed() < FRESH);
-        !met.is_empty()
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn any(&mut self) -> bool {
+        self.at.retain(|_, at| at.elapsed() < FRESH);
+        if self.at.is_empty() {
+            self.window = 0;
+        }
+        !self.at.is_empty()
+    }
+
+    fn has_one<'a>(&mut self, locks: impl IntoIterator<Item = &'a str>) -> bool {
+        let found = locks.into_iter().any(|name| self.age(name).is_some());
+        if found {
+            self.window = (self.window + 1).min(WINDOW_MAX);
+        }
+        found
     }
 
     fn age(&self, name: &str) -> Option<Duration> {
-        let met = self.lock();
-        let age = met.get(name)?.elapsed();
+        let age = self.at.get(name)?.elapsed();
         Some(age).filter(|age| *age < FRESH)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,12 +137,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_line_is_a_long_one_for_a_while_after_it_was_met() {
-        let met = Met::default();
-        assert!(!met.any());
-        met.lock().insert("disk.d1".to_owned(), Instant::now());
-        assert!(met.any() && met.age("disk.d2").is_none());
-        assert_eq!(met.age("disk.d1"), Some(Duration::ZERO));
+        let mut seen = Seen::default();
+        assert!(!seen.any());
+        seen.at.insert("disk.d1".to_owned(), Instant::now());
+        assert!(seen.any() && seen.age("disk.d2").is_none());
+        assert_eq!(seen.age("disk.d1"), Some(Duration::ZERO));
         tokio::time::advance(FRESH).await;
-        assert!(met.age("disk.d1").is_none() && !met.any());
+        assert!(seen.age("disk.d1").is_none() && !seen.any());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_more_are_for_a_line_the_more_are_read_ahead() {
+        let mut seen = Seen::default();
+        assert!(!seen.has_one(["disk.d1"]));
+        assert_eq!(seen.window, 0);
+        seen.at.insert("disk.d1".to_owned(), Instant::now());
+        for window in 1..=WINDOW_MAX {
+            assert!(!seen.has_one(["disk.d2"]) && seen.has_one(["disk.d2", "disk.d1"]));
+            assert_eq!(seen.window, window);
+        }
+        assert!(seen.has_one(["disk.d1"]));
+        assert_eq!(seen.window, WINDOW_MAX);
+        tokio::time::advance(FRESH).await;
+        assert!(!seen.has_one(["disk.d1"]) && !seen.any());
+        assert_eq!(seen.window, 0);
     }
 }

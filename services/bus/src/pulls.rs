@@ -22,7 +22,7 @@ const SWEEP_PATIENCE: Duration = Duration::from_secs(2);
 const FORGOTTEN: Duration = Duration::from_secs(30);
 /// How long a queue is left alone after the server refused a request.
 const REFUSED: Duration = Duration::from_secs(1);
-/// The most messages asked for at once.
+/// The most messages asked for at once, beside those that are read ahead.
 const BATCH_MAX: u32 = 16;
 
 /// How many jobs of each priority may be taken now.
@@ -36,21 +36,11 @@ pub struct Appetite {
     pub low: u32,
     /// Whether `low` goes first this time, since it has less than its floor.
     pub low_first: bool,
+    /// How many more may be read ahead, of any priority of which something may be taken.
+    pub ahead: u32,
 }
 
 impl Appetite {
-    /// So many more of each priority of which something may be taken.
-    #[must_use]
-    pub fn and(self, more: u32) -> Self {
-        let and = |count: u32| if count > 0 { count + more } else { 0 };
-        Self {
-            high: and(self.high),
-            default: and(self.default),
-            low: and(self.low),
-            ..self
-        }
-    }
-
     /// How many jobs of this priority may be taken.
     #[must_use]
     pub fn of(self, priority: Priority) -> u32 {
@@ -60,24 +50,36 @@ impl Appetite {
             Priority::Low => self.low,
         }
     }
+
+    /// How many messages to ask a queue of this priority for.
+    fn batch(self, priority: Priority) -> u32 {
+        match self.of(priority) {
+            0 => 0,
+            count => count.min(BATCH_MAX).saturating_add(self.ahead),
+        }
+    }
 }
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Send a request for the queue of this index.
-    Pull {
-        /// The queue.
-        queue: usize,
-        /// The request's number, which its answers name.
-        number: u64,
-        /// How many messages to ask for.
-        batch: u32,
-        /// How long the server keeps it; none = it answers at once.
-        expires: Option<Duration>,
-    },
+    /// Send this request.
+    Pull(Pull),
     /// Wait for an answer, at most until then.
     Wait(Instant),
+}
+
+/// A request to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pull {
+    /// The index of the queue it's for.
+    pub(crate) queue: usize,
+    /// Its number, which its answers name.
+    pub(crate) number: u64,
+    /// How many messages it asks for.
+    pub(crate) batch: u32,
+    /// How long the server keeps it; none = it answers at once.
+    pub(crate) expires: Option<Duration>,
 }
 
 /// One request that the server may still have.
@@ -138,10 +140,11 @@ impl Pulls {
         self.restart();
     }
 
+    /// What to do next. A request is said again until it was [`Pulls::sent`].
     pub(crate) fn step(&mut self, appetite: Appetite, now: Instant) -> Step {
         self.forget_lost(now);
         for queue in self.order(appetite) {
-            let wanted = appetite.of(self.sources[queue].priority).min(BATCH_MAX);
+            let wanted = appetite.batch(self.sources[queue].priority);
             let source = &self.sources[queue];
             let waits = source.not_before.is_some_and(|until| until > now);
             match source.request {
@@ -152,8 +155,8 @@ impl Pulls {
                 }
                 // It's armed.
                 Some(_) => {}
-                None if source.swept => return self.send(queue, 1, Some(ARMED), now),
-                None => return self.send(queue, wanted, None, now),
+                None if source.swept => return Step::Pull(self.pull(queue, 1, Some(ARMED))),
+                None => return Step::Pull(self.pull(queue, wanted, None)),
             }
         }
         Step::Wait(self.next_deadline(now))
@@ -218,24 +221,26 @@ impl Pulls {
         })
     }
 
-    fn send(&mut self, queue: usize, batch: u32, expires: Option<Duration>, now: Instant) -> Step {
-        let number = self.next_number;
-        self.next_number += 1;
-        let is_sweep = expires.is_none();
-        let source = &mut self.sources[queue];
-        source.request = Some(Request {
-            number,
-            sent: now,
-            left: batch,
-            is_sweep,
-        });
-        source.not_before = None;
-        Step::Pull {
+    fn pull(&self, queue: usize, batch: u32, expires: Option<Duration>) -> Pull {
+        Pull {
             queue,
-            number,
+            number: self.next_number,
             batch,
             expires,
         }
+    }
+
+    /// This request is on its way.
+    pub(crate) fn sent(&mut self, pull: Pull, now: Instant) {
+        self.next_number = pull.number + 1;
+        let source = &mut self.sources[pull.queue];
+        source.request = Some(Request {
+            number: pull.number,
+            sent: now,
+            left: pull.batch,
+            is_sweep: pull.expires.is_none(),
+        });
+        source.not_before = None;
     }
 
     fn forget_lost(&mut self, now: Instant) {

@@ -47,6 +47,7 @@ impl Aside {
             default: curbed(ends[1], appetite.default),
             low: curbed(ends[2], appetite.low),
             low_first: appetite.low_first && ends[2].is_none(),
+            ..appetite
         };
         (appetite, ends.into_iter().flatten().min())
     }
@@ -61,6 +62,7 @@ mod tests {
         default: 3,
         low: 2,
         low_first: true,
+        ahead: 0,
     };
 
     #[test]

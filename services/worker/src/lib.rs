@@ -4,6 +4,7 @@
 //! A service brings a [`Perform`]: what its tasks lock, do, clean up and put back. It never sees
 //! a message, a record's revision or an acknowledgement.
 
+mod ahead;
 mod answer;
 mod aside;
 mod attempt;
@@ -12,6 +13,7 @@ mod claim;
 mod config;
 mod drain;
 mod held;
+mod intake;
 mod keeper;
 mod metrics;
 pub mod perform;

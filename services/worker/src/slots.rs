@@ -152,6 +152,7 @@ impl Slots {
             default: open,
             low: open,
             low_first: open > 0 && busy.low < self.config.low_floor,
+            ahead: 0,
         }
     }
 

@@ -65,7 +65,9 @@ impl<P: Perform> Attempt<P> {
     }
 
     async fn keep_message(&self, delivery: &Delivery) {
-        let mut ticks = tokio::time::interval(self.worker.ack_wait() / 3);
+        // A claim begins in the first third of the time, and has just written the record.
+        let pace = self.worker.ack_wait() / 3;
+        let mut ticks = tokio::time::interval_at(Instant::now() + pace, pace);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;

@@ -7,6 +7,7 @@
 
 mod cluster;
 mod configs;
+mod deliveries;
 mod permissions;
 mod person;
 mod promises;

@@ -5,6 +5,7 @@ mod cancels;
 mod claims;
 mod drains;
 mod leases;
+mod lines;
 mod order;
 mod probe;
 mod site;

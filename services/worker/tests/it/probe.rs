@@ -9,7 +9,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{
     Class, Code, JobError,
@@ -79,6 +79,29 @@ pub(crate) struct Probe {
     crowd: watch::Sender<usize>,
     /// The most that ever did.
     pub(crate) crowd_max: Arc<AtomicUsize>,
+    /// How many more of a throng may ask for their locks.
+    pub(crate) throng: Gate,
+}
+
+/// Lets through as many as it was told to.
+#[derive(Debug, Clone)]
+pub(crate) struct Gate(Arc<Semaphore>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+}
+
+impl Gate {
+    pub(crate) fn open_for(&self, count: usize) {
+        self.0.add_permits(count);
+    }
+
+    async fn pass(&self) {
+        // Nobody closes it.
+        drop(self.0.acquire().await.map(SemaphorePermit::forget));
+    }
 }
 
 impl Probe {
@@ -179,6 +202,9 @@ impl Perform for Probe {
     async fn locks(&self, job: &Assignment) -> Result<LockSet, JobError> {
         if job.record.labels.contains_key("crowd") {
             self.meet().await;
+        }
+        if job.record.labels.contains_key("throng") {
+            self.throng.pass().await;
         }
         Ok(LockSet::new())
     }

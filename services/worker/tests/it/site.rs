@@ -3,7 +3,10 @@
 use crate::probe::Probe;
 use async_nats::{
     HeaderMap,
-    jetstream::{Context, consumer::PullConsumer},
+    jetstream::{
+        Context,
+        consumer::{self, PullConsumer},
+    },
 };
 use camino::Utf8PathBuf;
 use serde_json::{Value, json};
@@ -195,13 +198,23 @@ impl Site {
     }
 
     /// How often the server gave out messages of `storage.p.low`.
-    pub(crate) async fn deliveries(&self) -> u64 {
+    pub(crate) async fn deliveries(&self) -> usize {
+        let count = self.consumer().await.delivered.consumer_sequence;
+        usize::try_from(count).unwrap()
+    }
+
+    /// How many messages of `storage.p.low` workers have.
+    pub(crate) async fn with_workers(&self) -> usize {
+        self.consumer().await.num_ack_pending
+    }
+
+    async fn consumer(&self) -> consumer::Info {
         let consumer: PullConsumer = self
             .jetstream
             .get_consumer_from_stream("storage_p_low", "STORAGE")
             .await
             .unwrap();
-        consumer.cached_info().delivered.consumer_sequence
+        consumer.cached_info().clone()
     }
 
     /// One more connection.
@@ -217,7 +230,7 @@ impl Site {
     }
 
     /// Makes messages of `storage.p.low` come again sooner.
-    pub(crate) async fn shorten_ack_wait(&self, to: Duration) {
+    pub(crate) async fn set_ack_wait(&self, to: Duration) {
         let client = self.jetstream.client();
         let ask = async |subject: String, body: String| -> Value {
             let answer = client.request(subject, body.into()).await.unwrap();

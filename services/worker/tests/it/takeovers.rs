@@ -31,7 +31,7 @@ fn claim() -> Event {
 }
 
 /// Makes a job of this id whose record is what `events` make of a queued one, with its message.
-async fn left_behind(site: &Site, id: &str, events: Vec<Event>) -> Record {
+pub(crate) async fn left_behind(site: &Site, id: &str, events: Vec<Event>) -> Record {
     left(site, id, &format!(",{LOCK}"), events).await
 }
 
@@ -301,7 +301,7 @@ async fn a_claim_given_up_in_doubt_is_a_dead_owners_for_everybody() {
 #[tokio::test]
 async fn a_job_that_kills_each_of_its_workers_ends_and_is_kept_as_a_dead_letter() {
     let (site, probe) = (Site::start().await, Probe::default());
-    site.shorten_ack_wait(Duration::from_secs(2)).await;
+    site.set_ack_wait(Duration::from_secs(2)).await;
     let job = r#"{"id":"poison","task":"ping","params":{"sleep_ms":60000}}"#;
     site.publish("storage.p.low", job).await;
     for attempt in 1..=3 {

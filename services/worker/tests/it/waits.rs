@@ -1,10 +1,9 @@
 //! Jobs that wait for locks, for time and for one another.
 
 use crate::{
-    probe::{CROWD, Probe},
+    probe::Probe,
     site::{Site, one_slot},
 };
-use std::sync::atomic::Ordering;
 use virtbus_bus::{Bucket, limits::tenant_lock, locks};
 use virtbus_wire::{
     Class, JobState, StateName,
@@ -244,46 +243,6 @@ async fn a_waiting_job_holds_no_slot() {
         .await;
     assert_eq!(site.ended("free").await.state.name(), StateName::Succeeded);
     worker.task.abort();
-}
-
-#[tokio::test]
-async fn jobs_at_the_end_of_a_long_line_need_no_slot_and_those_between_them_do() {
-    let (site, probe) = (Site::start().await, Probe::default());
-    let (job, claim) = ("other".parse().unwrap(), 1);
-    let since = None;
-    let line = Lock {
-        exclusive: Some(Holder { job, claim, since }),
-        // All who ask are behind some whom the record doesn't name.
-        beyond: Some(1),
-        ..Lock::default()
-    };
-    let locks: Bucket<Lock> = Bucket::new(&site.bus().await, locks::BUCKET);
-    locks.put("x.a", &line).await.unwrap();
-    for n in 0..100 {
-        let next = format!(r#"{{"id":"next-{n}","task":"ping","labels":{{"crowd":""}},{LOCK}}}"#);
-        site.publish("storage.p.low", &next).await;
-        if n % 10 == 5 {
-            let free = format!(r#"{{"id":"free-{n}","task":"ping"}}"#);
-            site.publish("storage.p.low", &free).await;
-        }
-    }
-    let work = WorkConfig {
-        slots: 2,
-        ..one_slot()
-    };
-    let worker = site.worker("st-1", &probe, work).await;
-    site.emptied().await;
-    for n in 0..100 {
-        let parked = site.wait(&format!("next-{n}"), &[StateName::Waiting]).await;
-        assert_eq!((parked.value.claim, parked.value.attempt), (1, 0), "{n}");
-        if n % 10 == 5 {
-            let ended = site.ended(&format!("free-{n}")).await;
-            assert_eq!((ended.state.name(), ended.claim), (StateName::Succeeded, 1));
-        }
-    }
-    let at_once = probe.crowd_max.load(Ordering::Relaxed);
-    assert!(at_once >= CROWD, "{at_once} at once");
-    worker.end().await;
 }
 
 #[tokio::test]
