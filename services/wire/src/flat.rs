@@ -43,6 +43,9 @@ pub(crate) struct Flat {
     claim: u64,
     attempt: u32,
     tries_left: u32,
+    /// Claims lost in a row, each before its work began; left out when there are none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    lost: u32,
     seq: Option<u64>,
     ticket: Option<u64>,
     rounds: u32,
@@ -61,6 +64,11 @@ pub(crate) struct Flat {
     started_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     timeline: Vec<Moment>,
+}
+
+/// For counts that are left out when they are zero.
+pub(crate) fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// `{"on", "since", "detail"}`
@@ -136,6 +144,7 @@ impl From<Record> for Flat {
             claim: record.claim,
             attempt: record.attempt,
             tries_left: record.tries_left,
+            lost: record.lost,
             seq: record.seq,
             ticket: record.ticket,
             rounds: record.rounds,
@@ -225,6 +234,7 @@ impl TryFrom<Flat> for Record {
             claim: flat.claim,
             attempt: flat.attempt,
             tries_left: flat.tries_left,
+            lost: flat.lost,
             seq: flat.seq,
             ticket: flat.ticket,
             rounds: flat.rounds,

@@ -63,6 +63,8 @@ pub struct Record {
     pub attempt: u32,
     /// Starts that are left.
     pub tries_left: u32,
+    /// Claims lost in a row, each before its work began.
+    pub lost: u32,
     /// Stream sequence of the message it was claimed with.
     pub seq: Option<u64>,
     /// Place in waiting lists of locks.
@@ -174,6 +176,7 @@ impl Record {
             claim: 0,
             attempt: 0,
             tries_left,
+            lost: 0,
             seq: None,
             ticket: None,
             rounds: 0,

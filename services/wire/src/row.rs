@@ -2,6 +2,7 @@
 
 use crate::envelope::{Dependency, IfInUse, PublisherLocks, Retry};
 use crate::error::Code;
+use crate::flat::is_none;
 use crate::id::{BootId, JobId, Tenant, User, WorkerId};
 use crate::queue::{Priority, Queue};
 use crate::record::{Address, Record, Trace};
@@ -72,6 +73,9 @@ pub struct Row {
     pub attempt: u32,
     /// Starts that are left.
     pub tries_left: u32,
+    /// Claims lost in a row, each before its work began; left out when there are none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub lost: u32,
     /// The revision of the record in bucket `jobs`: of two rows the larger one holds.
     pub seq: u64,
     /// Place in waiting lists of locks.
@@ -190,6 +194,7 @@ impl Row {
             claim: record.claim,
             attempt: record.attempt,
             tries_left: record.tries_left,
+            lost: record.lost,
             seq,
             ticket: record.ticket,
             rounds: record.rounds,

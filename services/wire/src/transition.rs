@@ -58,6 +58,9 @@ impl Record {
             }
         };
         let begin = begin && self.claim == 0 && !cancelling;
+        // Who claims anew what it gave up is alive: that claim wasn't lost.
+        let lost = |hold: &Hold| hold.phase < Phase::Work && hold.owner != owner;
+        self.lost += u32::from(self.state.hold().is_some_and(lost));
         self.claim += 1;
         self.seq = Some(seq);
         self.rounds = 0;
@@ -91,6 +94,9 @@ impl Record {
             return false;
         }
         hold.phase = phase;
+        if phase >= Phase::Work {
+            self.lost = 0;
+        }
         if phase == Phase::Work {
             self.attempt += 1;
             self.tries_left -= 1;
@@ -149,6 +155,7 @@ impl Record {
             WaitReason::Transfer { .. } => None,
         };
         self.state = JobState::Waiting(Waiting { on, since: now });
+        self.lost = 0;
         self.remember(Moment {
             code,
             ..Moment::new(StateName::Waiting, now)
@@ -170,6 +177,7 @@ impl Record {
 
     fn set_queued(&mut self, now: Timestamp) {
         self.state = JobState::Queued;
+        self.lost = 0;
         self.queued_at = Some(now);
         self.remember(Moment::new(StateName::Queued, now));
     }

@@ -22,7 +22,7 @@ use virtbus_wire::{
 };
 
 /// How long a message that is ahead of its record is handed back for.
-const AHEAD: Duration = Duration::from_secs(1);
+pub(crate) const AHEAD: Duration = Duration::from_secs(1);
 /// How old a message may be for its job to have most likely no record yet: core waits as long
 /// before it makes one.
 const FRESH: Duration = Duration::from_millis(250);
@@ -242,10 +242,10 @@ impl<P: Perform> Worker<P> {
                 Next::Change(event) => event,
                 Next::HandBack(delay) => return Ok(Some(Settled::HandBack(delay))),
             }
-        } else if self.has_slot(delivery, room) {
-            self.claim_event(delivery, &entry.value).await?
+        } else if let Some(delay) = self.put_off(delivery, &entry, room) {
+            return Ok(Some(Settled::HandBack(delay)));
         } else {
-            return Ok(Some(Settled::HandBack(AHEAD)));
+            self.claim_event(delivery, &entry.value).await?
         };
         let is_claim = matches!(event, Event::Claim { .. } | Event::ClaimHere { .. });
         let running = self.claims.begin(&entry.value.id, entry.value.claim + 1);
@@ -312,7 +312,7 @@ impl<P: Perform> Worker<P> {
     }
 
     /// Whether the job may run. One that came without a slot has one from now on, if there is one.
-    fn has_slot(&self, delivery: &Delivery, room: &mut Room) -> bool {
+    pub(crate) fn has_slot(&self, delivery: &Delivery, room: &mut Room) -> bool {
         if matches!(room, Room::Line(_))
             && let Some(slot) = self.slots.take(self.kind(delivery))
         {

@@ -17,6 +17,7 @@ mod intake;
 mod keeper;
 mod metrics;
 pub mod perform;
+mod poison;
 mod prepare;
 mod pressure;
 pub mod process;

@@ -27,7 +27,10 @@ use virtbus_bus::{
 use virtbus_daemon::Fatal;
 use virtbus_wire::{
     Envelope, Event, JobError, JobId, Record, WorkerId,
-    protocol::lock::{Holder, Mode},
+    protocol::{
+        lock::{Holder, Mode},
+        poison::is_poison,
+    },
     state::Owner,
     task::Task,
 };
@@ -42,7 +45,7 @@ const CLAIMS_MAX: u32 = 100;
 const OPEN_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a message has come to.
-enum Handled {
+pub(crate) enum Handled {
     /// It's over.
     Over,
     /// Another should have it, or we later.
@@ -157,6 +160,9 @@ impl<P: Perform> Worker<P> {
         let name = entry.value.task.clone();
         tracing::info!(job = %id, task = name, queue = %delivery.queue, claim = number, "claimed");
         self.counts.claimed(&entry.value);
+        if is_poison(&entry.value) {
+            return self.end_poison(delivery, &entry).await;
+        }
         let class = self.perform.class();
         let task = match Task::restore(class, &entry.value.task, &entry.value.params) {
             Ok(task) => task,
@@ -221,7 +227,8 @@ impl<P: Perform> Worker<P> {
 
     /// Releases what the claim of a job that is over may still hold.
     pub(crate) async fn release_remains(&self, record: &Record) {
-        if record.claim == 0 {
+        // The last claim of one that was poison took none.
+        if record.claim == 0 || is_poison(record) {
             return;
         }
         let mut names: LockSet = LockSet::new();

@@ -9,13 +9,14 @@ use crate::{
     hosts::Host,
     kind::{Kind, kind},
     net::Net,
+    transport::Connection,
 };
 use serde_json::{Map, json};
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 use tokio::time::sleep;
 use virtbus_bus::{Bus, Entry, locks::LockSet};
 use virtbus_wire::{
-    Class, Code, JobError, Record,
+    Class, Code, JobError, JobState, Record,
     catalog::{DiskRecord, DiskState},
     protocol::lock::Mode,
     state::Progress,
@@ -48,7 +49,19 @@ pub struct Work {
     shop: Shop,
     catalogue: Catalogue,
     host: Option<Host>,
+    life: Arc<Connection>,
 }
+
+/// Where a job may kill its worker before its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deadly {
+    Locks = 1,
+    Clean = 2,
+    Recover = 3,
+}
+
+/// A job whose work has begun kills no later claims: it could never end.
+const DEADLY_MAX: u64 = 7;
 
 /// How a job is to behave, as its publisher wrote it into its labels.
 pub(crate) fn label(job: &Record, name: &str) -> u64 {
@@ -67,11 +80,12 @@ fn is_own(record: &DiskRecord, job: &Assignment) -> bool {
 impl Work {
     /// The tasks of one process.
     #[must_use]
-    pub fn new(shop: Shop, bus: &Bus, host: Option<Host>) -> Self {
+    pub fn new(shop: Shop, bus: &Bus, host: Option<Host>, life: Arc<Connection>) -> Self {
         Self {
             shop,
             catalogue: Catalogue::new(bus),
             host,
+            life,
         }
     }
 
@@ -84,6 +98,22 @@ impl Work {
         let fate = mix(hash(job.claim ^ step << 8, job.id.as_str().as_bytes()));
         let wait = Duration::from_millis(fate % 3);
         sleep(wait).await;
+    }
+
+    /// Kills the process if that's what the job does here, to so many claims.
+    async fn survive(&self, job: &Assignment, here: Deadly) {
+        let record = &job.record;
+        let most = match record.attempt {
+            0 => u64::MAX,
+            _ => DEADLY_MAX,
+        };
+        // Before a claim nobody would count it.
+        let is_claimed = !matches!(record.state, JobState::Queued | JobState::Waiting(_));
+        let is_here = label(record, "deadly") == here as u64 && is_claimed;
+        if is_here && job.claim <= label(record, "kills").min(most) {
+            self.life.gate().kill();
+            pending().await
+        }
     }
 
     /// The operating system's lock, if the task needs one. Where an earlier claim of the same job
@@ -263,6 +293,7 @@ impl Perform for Work {
 
     async fn locks(&self, job: &Assignment) -> Result<LockSet, JobError> {
         self.moment(job, 1).await;
+        self.survive(job, Deadly::Locks).await;
         let kind = kind(job);
         let lock = kind.disk().map(|disk| format!("disk.{disk}"));
         Ok(lock
@@ -273,12 +304,14 @@ impl Perform for Work {
 
     async fn clean(&self, job: &Assignment) -> Result<(), JobError> {
         self.moment(job, 2).await;
+        self.survive(job, Deadly::Clean).await;
         self.shop.disks.sweep(job.id.as_str(), job.claim);
         Ok(())
     }
 
     async fn recover(&self, job: &Assignment) -> Result<Option<Done>, Stop> {
         self.moment(job, 3).await;
+        self.survive(job, Deadly::Recover).await;
         let kind = kind(job);
         let Some(disk) = kind.disk() else {
             return Ok(None);

@@ -97,6 +97,8 @@ pub struct Plan {
     pub jobs: Vec<JobPlan>,
     /// What is asked.
     pub asks: Vec<AskPlan>,
+    /// Whether one of the jobs kills workers before its work.
+    pub is_poisoned: bool,
     /// What goes wrong: when, in which process (workers first), what.
     pub faults: Vec<(Ms, usize, Fault)>,
     /// When everything is well again.
@@ -173,6 +175,11 @@ impl Plan {
                 jobs::join(&mut crowd, &mut job.body);
             }
         }
+        let mut poison = Chance::new(seed, "poison");
+        let is_poisoned = !is_calm && poison.permille(150);
+        if is_poisoned {
+            jobs::poison(&mut poison, &mut jobs);
+        }
         asks.extend(asks::submissions(&mut more, span));
         let processes = workers.len() + cores;
         let skews = (0..processes)
@@ -206,6 +213,7 @@ impl Plan {
             },
             jobs,
             asks,
+            is_poisoned,
             faults,
             calm_from,
         }
@@ -214,7 +222,7 @@ impl Plan {
     /// Whether nothing goes wrong.
     #[must_use]
     pub fn is_calm(&self) -> bool {
-        self.faults.is_empty() && self.weather.is_fair()
+        self.faults.is_empty() && self.weather.is_fair() && !self.is_poisoned
     }
 }
 

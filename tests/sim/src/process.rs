@@ -100,7 +100,7 @@ impl Process {
         let has_ended = self
             .running
             .as_ref()
-            .is_some_and(|run| run.main.is_finished());
+            .is_some_and(|run| run.main.is_finished() || run.connection.gate().is_dead());
         if has_ended {
             self.end(net, false);
             self.down_until = self.down_until.max(now + 1_000);
@@ -161,7 +161,7 @@ impl Process {
                     boot,
                     host_name: self.name.clone(),
                 };
-                let work = Work::new(shop.clone(), &bus, host.clone());
+                let work = Work::new(shop.clone(), &bus, host.clone(), connection.clone());
                 let own = host.iter().flat_map(|host| hosts::queues(host.own));
                 let queues = queues().into_iter().chain(own).collect();
                 let setup = setup(&bus, identity, *plan, queues);
@@ -208,7 +208,7 @@ async fn run_worker(setup: Setup, work: Work, stop: CancellationToken) {
     );
     tokio::select! {
         biased;
-        // However it ends, it's started again.
+        // However it ends, also by what kills it, it's started again.
         served = serve(setup, work, stop) => drop(served),
         () = cared => {}
     }

@@ -29,6 +29,8 @@ use virtbus_wire::{Queue, Timestamp, catalog::LIMITS_KEY};
 
 /// How long everything may take to come to rest once nothing goes wrong any more.
 const PATIENCE: Ms = 420_000;
+/// How much longer it takes where a job kills workers.
+const POISON: Ms = 600_000;
 /// When, once nothing goes wrong any more, nothing that was sent before can still be on its way.
 const ALL_IN: Ms = 30_000;
 /// How often processes and rest are looked at.
@@ -147,7 +149,8 @@ impl Simulation {
 
     async fn run(&mut self) -> Ms {
         let begin = Instant::now();
-        let end = self.plan.calm_from + PATIENCE;
+        let poison = if self.plan.is_poisoned { POISON } else { 0 };
+        let end = self.plan.calm_from + PATIENCE + poison;
         let rests_from = rests_from(&self.plan);
         let (mut now, mut quiet) = (0, 0);
         while now < end && quiet < 2 {

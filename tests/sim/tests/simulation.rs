@@ -16,6 +16,9 @@ use virtbus_wire::protocol::lock::Lock;
 /// everything optimised.
 const SEEDS: u64 = 200;
 
+/// How many seeds are looked through for jobs that kill their workers.
+const POISONED: u64 = 200;
+
 /// How many seeds are looked through for storms.
 const STORMS: u64 = 400;
 
@@ -118,6 +121,27 @@ fn lines_grow_longer_than_a_lock_s_list() {
     });
     let count = long.count();
     assert!(count > 5, "{count}");
+}
+
+/// Or nothing would be known of them.
+#[test]
+fn jobs_that_kill_their_workers_before_their_work_come_to_either_end() {
+    let poisoned = (0..POISONED).filter(|seed| Plan::new(*seed, BEGIN).is_poisoned);
+    let mut ends = BTreeMap::new();
+    for seed in poisoned {
+        let history = run(seed, None);
+        let mut stored = history.seen.stored.iter();
+        let is_end =
+            |text: &str| text.contains("\"attempt\":0") && text.contains("\"worker.lost\"");
+        let is_given_up = stored.any(|(_, subject, _, payload)| {
+            subject.starts_with("$KV.jobs.") && is_end(&String::from_utf8_lossy(payload))
+        });
+        *ends.entry(is_given_up).or_insert(0_u32) += 1;
+    }
+    assert!(
+        ends.len() == 2 && ends.values().all(|count| *count > 2),
+        "{ends:?}"
+    );
 }
 
 /// Or what is asked in a storm would say nothing.

@@ -36,6 +36,7 @@ fn fields(record: &Record) -> Vec<(&'static str, Cell)> {
         .hold()
         .map(|hold| hold.owner.worker.to_string());
     let maybe = |text: Option<String>| text.unwrap_or_default();
+    let lost = (record.lost > 0).then(|| format!("{} claims, before its work", record.lost));
     let mut fields: Vec<(&'static str, Cell)> = vec![
         ("job", record.id.as_str().into()),
         ("task", record.task.as_str().into()),
@@ -60,6 +61,7 @@ fn fields(record: &Record) -> Vec<(&'static str, Cell)> {
             "attempt",
             format!("{} ({} left)", record.attempt, record.tries_left).into(),
         ),
+        ("lost", maybe(lost).into()),
         (
             "submitted",
             Cell::new(record.submitted_at.to_string(), Tone::Faint),

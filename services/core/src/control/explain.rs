@@ -148,12 +148,16 @@ fn reason(on: &WaitReason) -> Why {
 }
 
 fn held(job: &Record, hold: &Hold) -> Map<String, Value> {
-    object(json!({
+    let mut detail = object(json!({
         "worker": hold.owner.worker,
         "phase": hold.phase,
         "attempt": job.attempt,
         "since": job.timeline.last().map(|moment| moment.at),
-    }))
+    }));
+    if job.lost > 0 {
+        detail.insert("lost".to_owned(), job.lost.into());
+    }
+    detail
 }
 
 fn over(ended: &Ended, error: Option<Value>) -> Map<String, Value> {

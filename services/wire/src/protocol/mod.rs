@@ -10,4 +10,5 @@ pub mod gate;
 pub mod leftover;
 pub mod lock;
 pub mod outcome;
+pub mod poison;
 pub mod reconcile;

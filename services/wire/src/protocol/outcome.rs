@@ -2,6 +2,7 @@
 
 use crate::{
     error::{Code, JobError},
+    protocol::poison::is_poison,
     record::Record,
     state::{Event, Phase, WaitReason},
     time::Timestamp,
@@ -74,9 +75,14 @@ pub fn after_shutdown(now: Timestamp) -> Event {
     }
 }
 
-/// The end of a job whose last attempt's worker died.
+/// The end of a job whose last attempt's worker died, or of whose workers each died before its work.
 #[must_use]
 pub fn worker_lost(record: &Record) -> JobError {
+    if is_poison(record) {
+        let lost = record.lost;
+        let message = format!("{lost} workers in a row were lost before its work began");
+        return JobError::new(Code::WorkerLost, message).with("claims", lost);
+    }
     JobError::new(Code::WorkerLost, "the worker of the last attempt died")
         .with("attempts", record.attempt)
 }

@@ -7,6 +7,7 @@ mod jobs;
 mod locks;
 mod mending;
 mod orders;
+mod poison;
 mod schemas;
 mod states;
 mod tasks;

@@ -12,19 +12,19 @@ use virtbus_wire::{
 /// fence on, `x` cancelling; the final ones `S` succeeded, `F` failed, `X` cancelled.
 ///
 /// In each field the state after the event, then what changes of the generation (`g`), the claims
-/// (`c`), the attempts (`a`), the tries that are left (`t`) and the rounds (`n`); `@` is another
-/// queue, `-` not allowed.
+/// (`c`), the attempts (`a`), the tries that are left (`t`), the rounds (`n`) and the claims lost
+/// in a row before their work (`l`); `@` is another queue, `-` not allowed.
 const TABLE: &str = "
                  | q       | w     | r       | R       | C       | x       | S       | F       | X
-claim            | r c+1   | -     | r c+1   | r c+1   | r c+1   | x c+1   | -       | -       | -
-claim here       | r c+1 @ | -     | r c+1 @ | r c+1 @ | r c+1 @ | x c+1 @ | -       | -       | -
+claim            | r c+1   | -     | r c+1 l+1 | r c+1   | r c+1   | x c+1   | -       | -       | -
+claim here       | r c+1 @ | -     | r c+1 l+1 @ | r c+1 @ | r c+1 @ | x c+1 @ | -       | -       | -
 enter clean      | -       | -     | -       | -       | -       | -       | -       | -       | -
 enter locks      | -       | -     | r       | -       | -       | -       | -       | -       | -
-enter work       | -       | -     | R a+1 t-1 | -     | -       | -       | -       | -       | -
-enter commit     | -       | -     | C       | C       | -       | -       | -       | -       | -
+enter work       | -       | -     | R a+1 t-1 l-1 | -     | -       | -       | -       | -       | -
+enter commit     | -       | -     | C l-1   | C       | -       | -       | -       | -       | -
 progress         | -       | -     | r       | R       | C       | -       | -       | -       | -
-park             | -       | -     | w t-1   | w       | w       | -       | -       | -       | -
-park, given back | -       | -     | w       | w t+1   | w t+1   | -       | -       | -       | -
+park             | -       | -     | w t-1 l-1 | w       | w       | -       | -       | -       | -
+park, given back | -       | -     | w l-1   | w t+1   | w t+1   | -       | -       | -       | -
 wait             | w       | w     | -       | -       | -       | -       | -       | -       | -
 publish          | q g+1   | q g+1 | r g+1   | R g+1   | C g+1   | x g+1   | -       | -       | -
 publish, a round | q g+1 n+1 | q g+1 | r g+1 | R g+1   | C g+1   | x g+1   | -       | -       | -
@@ -37,7 +37,7 @@ fail             | F       | F     | F       | F       | F       | F       | -  
 give up          | -       | -     | -       | -       | -       | X       | -       | -       | -
 drop             | X       | X     | -       | -       | -       | -       | -       | -       | -
 settle           | S       | S     | S       | S       | S       | -       | -       | -       | -
-rehome           | q g+1 @ | q g+1 @ | q g+1 @ | q g+1 @ | q g+1 @ | -   | -       | -       | -
+rehome           | q g+1 @ | q g+1 @ | q g+1 l-1 @ | q g+1 @ | q g+1 @ | -   | -       | -       | -
 retry            | -       | -     | -       | -       | -       | -       | q g+1 t+2 | q g+1 t+2 | q g+1 t+2
 ";
 
@@ -64,7 +64,8 @@ fn park(refund: bool) -> Event {
 fn jobs() -> Vec<Record> {
     let waiting = after(&queued(), [claim(1, true), park(false)]);
     let again = after(&waiting, [Event::Publish { round: false }]);
-    let claimed = after(&again, [claim(2, false)]);
+    // The worker before was lost before its work.
+    let claimed = after(&again, [claim(4, false), claim(2, false)]);
     let working = after(&claimed, [Event::Enter(Phase::Work)]);
     let committing = after(&working, [Event::Enter(Phase::Commit)]);
     let cancelling = after(&working, [cancel()]);
@@ -169,6 +170,7 @@ fn outcome(job: &Record, event: Event) -> String {
         ("a", job.attempt.into(), next.attempt.into()),
         ("t", job.tries_left.into(), next.tries_left.into()),
         ("n", job.rounds.into(), next.rounds.into()),
+        ("l", job.lost.into(), next.lost.into()),
     ] {
         let change = now.cast_signed() - before.cast_signed();
         if change != 0 {

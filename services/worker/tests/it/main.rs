@@ -7,6 +7,7 @@ mod drains;
 mod leases;
 mod lines;
 mod order;
+mod poison;
 mod probe;
 mod site;
 mod takeovers;

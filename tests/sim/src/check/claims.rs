@@ -1,4 +1,4 @@
-//! Which message a job is claimed with.
+//! Which message a job is claimed with, and what claims that were lost come to.
 
 use super::{History, Version, Versions, number, text};
 use serde_json::Value;
@@ -15,6 +15,7 @@ pub(super) fn check(history: &History, jobs: &Versions) -> Vec<String> {
             }
             before = &version.value;
         }
+        wrong.extend(given_up(job, versions));
     }
     wrong
 }
@@ -40,4 +41,36 @@ fn claim(history: &History, job: &str, before: &Value, claim: &Version) -> Optio
         let revision = claim.revision;
         format!("{job} revision {revision}: of generation {generation} on {queue}, claimed with {message:?}")
     })
+}
+
+/// So many workers in a row must have been lost for a job to end before its work ever began.
+const LOST_MIN: u32 = 5;
+
+/// A job is only given up as one that costs its workers if its tries are spent, or its work never
+/// began and each of so many workers in a row was lost before it would have.
+fn given_up(job: &str, versions: &[Version]) -> Option<String> {
+    let mut lost = 0;
+    for pair in versions.windows(2) {
+        let [before, now] = [&pair[0].value, &pair[1].value];
+        let is_taken_over = number(now, "claim") > number(before, "claim");
+        let is_another = before["boot"] != now["boot"];
+        match (text(before, "phase"), text(now, "phase")) {
+            ("clean" | "locks", "clean" | "locks") if is_taken_over => {
+                lost += u32::from(is_another)
+            }
+            ("clean" | "locks", "clean" | "locks") => {}
+            ("clean" | "locks", "") if now["error"]["code"] == "worker.lost" => {
+                let is_spent = number(now, "tries_left") == 0;
+                let never_began = number(now, "attempt") == 0 && lost >= LOST_MIN;
+                if !is_spent && !never_began {
+                    let revision = pair[1].revision;
+                    return Some(format!(
+                        "{job} revision {revision}: given up after {lost} claims"
+                    ));
+                }
+            }
+            _ => lost = 0,
+        }
+    }
+    None
 }

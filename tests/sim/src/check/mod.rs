@@ -5,6 +5,7 @@
 //! | every acknowledged publication ends in one final record | records |
 //! | records change only as the protocol says | records |
 //! | a job is claimed with the message that stands for it, from its own queue, and no older one | records, publications |
+//! | a job is given up for lost workers only if its tries are spent, or five were lost in a row before it began | records |
 //! | one effect of what succeeded, none of what didn't | the pool |
 //! | an effect happens under the job's locks | the pool, locks |
 //! | the catalogue says so before an effect, and what came of it after | the pool, the catalogue |

@@ -1,7 +1,7 @@
 //! What is published.
 
 use super::{JobPlan, Mood, SHARED_DISKS, priority, time};
-use crate::{broker::stream::Ms, chance::Chance, hosts::Looks, kind::params};
+use crate::{broker::stream::Ms, chance::Chance, hosts::Looks, kind::params, perform::Deadly};
 use serde_json::{Map, Value, json};
 use virtbus_wire::Timestamp;
 
@@ -96,6 +96,18 @@ pub(super) fn settle(chance: &mut Chance, body: &mut Value, cap: u32, hosts: boo
         let looks = *chance.pick(&Looks::ALL) as u64;
         body["labels"]["look"] = json!(looks.to_string());
     }
+}
+
+/// One of the jobs kills each worker that looks at it, or the first two.
+pub(super) fn poison(chance: &mut Chance, jobs: &mut [JobPlan]) {
+    let count = jobs.len() as u64;
+    let which = usize::try_from(chance.range(0, count)).unwrap_or(0);
+    let here = [Deadly::Locks, Deadly::Locks, Deadly::Clean, Deadly::Recover];
+    let here = *chance.pick(&here) as u64;
+    let kills = *chance.pick(&[2, 99, 99]);
+    let labels = &mut jobs[which].body["labels"];
+    labels["deadly"] = json!(here.to_string());
+    labels["kills"] = json!(kills.to_string());
 }
 
 /// Most jobs want the same lock: more than its record names wait for it.

@@ -133,6 +133,10 @@ fn a_job_that_somebody_has_or_had_says_who_and_how_it_ended() {
     let told = explained(&job(running, now), served(None, 1), now);
     assert_eq!((told.why, told.eta_s), (Why::Running, Some(35)));
     assert_eq!(told.detail["worker"], "st-1");
+    assert!(!told.detail.contains_key("lost"));
+    let mut lost = job(vec![claim()], now);
+    lost.lost = 3;
+    assert_eq!(explained(&lost, served(None, 1), now).detail["lost"], 3);
     let cancelling = vec![claim(), Event::Cancel(cancel)];
     let told = explained(&job(cancelling, now), served(None, 1), now);
     assert_eq!(told.why, Why::Cancelling);
