@@ -175,13 +175,19 @@ impl<P: Perform> Attempt<P> {
             }
         }
         for tries in 0..UNDO_MAX {
-            match self.worker.perform.abandon(&self.job).await {
-                Ok(()) => return ending,
-                Err(error) => {
-                    tracing::warn!(job = %self.job.id, %error, tries, "not yet put back");
-                    sleep(UNDO_AGAIN).await;
+            // Without an answer nobody knows whose work would be undone.
+            let error = match self.keeper.refresh().await {
+                Err(KeepError::Lost) => return Ending::Lost,
+                Err(KeepError::Bus(error)) => error.to_string(),
+                Ok(()) | Err(KeepError::Illegal) => {
+                    match self.worker.perform.abandon(&self.job).await {
+                        Ok(()) => return ending,
+                        Err(error) => error.to_string(),
+                    }
                 }
-            }
+            };
+            tracing::warn!(job = %self.job.id, error, tries, "not yet put back");
+            sleep(UNDO_AGAIN).await;
         }
         // No final state may be written before all is as it was.
         tracing::error!(job = %self.job.id, "what was begun could not be put back");
