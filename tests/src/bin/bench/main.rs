@@ -23,10 +23,11 @@ mod throughput;
 mod tools;
 
 use error::{Failure, failure};
+use futures_util::FutureExt as _;
 use report::Report;
 use scale::Size;
 use site::Site;
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The longest a part may take: a hang ends as a failure.
@@ -105,9 +106,12 @@ impl Part {
             }
         };
         let limit = self.limit();
+        // A wait that's over in vain panics; what was started here is stopped all the same.
+        let measured = AssertUnwindSafe(measured).catch_unwind();
         tokio::time::timeout(limit, measured)
             .await
             .map_err(|_| failure(format!("not done after {limit:?}")))?
+            .map_err(|_| failure("a wait was in vain"))?
     }
 }
 

@@ -5,13 +5,17 @@ use crate::{error::Failure, report::Table, stats::Samples, tools::Line};
 use std::slice;
 
 /// The flags, and who uses them.
-const FLAGS: [(&str, &str); 4] = [
+const FLAGS: [(&str, &str); 5] = [
     ("", "as the tool comes"),
     ("-m 16 -W", "a pool with `cache = \"writeback\"`"),
+    (
+        "-m 16 -W -t none",
+        "a pool as it comes, `cache = \"writearound\"`: O_DIRECT for what is written",
+    ),
     ("-T none -t none", ""),
     (
         "-m 16 -W -T none -t none",
-        "a pool with `cache = \"none\"`: O_DIRECT",
+        "a pool with `cache = \"none\"`: O_DIRECT for both",
     ),
 ];
 
