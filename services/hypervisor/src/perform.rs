@@ -9,7 +9,7 @@ use crate::{
 use tokio::sync::OwnedRwLockReadGuard;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{Class, Code, DomainId, JobError, Object, Record, Task, protocol::lock::Mode};
-use virtbus_worker::{Assignment, Done, Look, Perform, Run, Stop, pong};
+use virtbus_worker::{Assignment, Confirm, Done, Look, Perform, Run, Stop, pong};
 
 /// The domain that a task is about.
 pub(crate) fn domain_of(task: &Task) -> Option<DomainId> {
@@ -78,7 +78,7 @@ impl Perform for Domains {
             steps => drive(&steps, run, (job.task.name(), &self.watch)).await)
     }
 
-    async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
+    async fn abandon(&self, job: &Assignment, _: &dyn Confirm) -> Result<(), JobError> {
         let _at_work = at_work(self, job).await;
         let known = match known(self, job) {
             // What isn't known was never begun.

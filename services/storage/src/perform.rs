@@ -3,12 +3,12 @@
 use crate::{
     pool::Pool,
     store::Store,
-    task::{AnySteps, Known, Pace, known},
+    task::{AnySteps, Known, Pace, known, known_as},
 };
 use std::future::pending;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{Class, Code, JobError, state::Progress};
-use virtbus_worker::{Assignment, Done, Free, Perform, Run, Stop, process};
+use virtbus_worker::{Assignment, Confirm, Done, Free, Perform, Run, Stop, process};
 
 impl Perform for Store {
     fn class(&self) -> Class {
@@ -54,8 +54,8 @@ impl Perform for Store {
         }
     }
 
-    async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
-        match known(self, job) {
+    async fn abandon(&self, job: &Assignment, own: &dyn Confirm) -> Result<(), JobError> {
+        match known_as(self, job, Some(own)) {
             // What isn't known was never begun.
             Err(error) if error.code == Code::JobUnknownTask => Ok(()),
             Err(error) => Err(error),

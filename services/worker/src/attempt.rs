@@ -180,7 +180,8 @@ impl<P: Perform> Attempt<P> {
                 Err(KeepError::Lost) => return Ending::Lost,
                 Err(KeepError::Bus(error)) => error.to_string(),
                 Ok(()) | Err(KeepError::Illegal) => {
-                    match self.worker.perform.abandon(&self.job).await {
+                    let own = self.keeper.as_ref();
+                    match self.worker.perform.abandon(&self.job, own).await {
                         Ok(()) => return ending,
                         Err(error) => error.to_string(),
                     }

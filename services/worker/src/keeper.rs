@@ -1,7 +1,7 @@
 //! The record of a job that this process has: every change of it while the job runs.
 
 use crate::{
-    perform::Stop,
+    perform::{Confirm, Confirmed, Stop},
     stop::{StopSignal, Why},
 };
 use tokio::sync::{Mutex, watch};
@@ -162,5 +162,18 @@ impl Keeper {
             self.stop.stop(Why::Cancel, force);
         }
         Ok(())
+    }
+}
+
+impl Confirm for Keeper {
+    fn confirm(&self) -> Confirmed<'_> {
+        Box::pin(async {
+            self.refresh().await.map_err(|error| match error {
+                KeepError::Lost => Stop::Lost,
+                KeepError::Illegal | KeepError::Bus(_) => {
+                    Stop::Failed(JobError::internal(error.to_string()))
+                }
+            })
+        })
     }
 }

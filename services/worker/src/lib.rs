@@ -30,7 +30,7 @@ mod worker;
 
 pub use answer::{done, pong};
 pub use config::WorkConfig;
-pub use perform::{Assignment, Done, Free, Look, Perform, Run, Stop};
+pub use perform::{Assignment, Confirm, Confirmed, Done, Free, Look, Perform, Run, Stop};
 pub use pressure::PressureConfig;
 pub use serve::{Setup, expect_queues, serve};
 pub use slots::SlotsConfig;

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -79,11 +80,29 @@ pub trait Perform: Send + Sync + 'static {
     /// Puts back what was begun, such as a disk's former state, since there will be no effect. A
     /// claim that wasn't granted its locks calls it without them, before the job is parked. It
     /// fails as long as an earlier claim may still have its effect: a final state waits for it.
-    fn abandon(&self, job: &Assignment) -> impl Future<Output = Result<(), JobError>> + Send {
-        let _ = job;
+    /// What was begun may be a later claim's by now, if this worker was frozen: `own` is asked
+    /// after it was read, and before it's changed by CAS.
+    fn abandon(
+        &self,
+        job: &Assignment,
+        own: &dyn Confirm,
+    ) -> impl Future<Output = Result<(), JobError>> + Send {
+        let _ = (job, own);
         async { Ok(()) }
     }
 }
+
+/// Asks the server whether what a job began is still to be put back by who asks.
+pub trait Confirm: Send + Sync {
+    /// Nobody else does anything with the job, or did so before this was asked.
+    ///
+    /// # Errors
+    /// [`Stop::Lost`] when somebody may; when there's no answer.
+    fn confirm(&self) -> Confirmed<'_>;
+}
+
+/// What [`Confirm::confirm`] comes to.
+pub type Confirmed<'a> = Pin<Box<dyn Future<Output = Result<(), Stop>> + Send + 'a>>;
 
 /// What a worker finds out about a job before it claims it.
 #[derive(Debug, Clone, PartialEq)]

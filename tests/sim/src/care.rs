@@ -11,7 +11,7 @@ use virtbus_wire::{
     protocol::leftover::{Intent, Verdict, decide},
     state::Owner,
 };
-use virtbus_worker::{Assignment, Perform as _};
+use virtbus_worker::{Assignment, Confirm, Confirmed, Perform as _, Stop};
 
 /// How often it's looked.
 const LOOK: Duration = Duration::from_secs(10);
@@ -31,6 +31,11 @@ async fn put_back(jobs: &Jobs, work: &Work, owner: &Owner, job: &JobId, intent: 
     let Ok(Some(entry)) = jobs.get_latest(job).await else {
         return;
     };
+    let still = Still {
+        jobs,
+        job,
+        revision: entry.revision,
+    };
     let record = entry.value;
     let task = Task::restore(Class::Storage, &record.task, &record.params);
     let verdict = decide(intent, Some(&record), Class::Storage);
@@ -45,7 +50,25 @@ async fn put_back(jobs: &Jobs, work: &Work, owner: &Owner, job: &JobId, intent: 
         record,
     };
     // What can't be done now is done by the next look.
-    drop(work.abandon(&assignment).await);
+    drop(work.abandon(&assignment, &still).await);
+}
+
+/// The record of a job that is over, as it was seen: somebody may retry it.
+struct Still<'a> {
+    jobs: &'a Jobs,
+    job: &'a JobId,
+    revision: u64,
+}
+
+impl Confirm for Still<'_> {
+    fn confirm(&self) -> Confirmed<'_> {
+        Box::pin(async {
+            match self.jobs.get_latest(self.job).await {
+                Ok(Some(entry)) if entry.revision == self.revision => Ok(()),
+                Ok(_) | Err(_) => Err(Stop::Lost),
+            }
+        })
+    }
 }
 
 /// What is being changed, as far as the catalogue says, and by which job.

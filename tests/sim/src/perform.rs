@@ -21,7 +21,7 @@ use virtbus_wire::{
     protocol::lock::Mode,
     state::Progress,
 };
-use virtbus_worker::{Assignment, Done, Look, Perform, Run, Stop};
+use virtbus_worker::{Assignment, Confirm, Done, Look, Perform, Run, Stop};
 
 /// The worst that a task may do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -339,7 +339,7 @@ impl Perform for Work {
         acted
     }
 
-    async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
+    async fn abandon(&self, job: &Assignment, own: &dyn Confirm) -> Result<(), JobError> {
         self.moment(job, 7).await;
         self.shop.disks.sweep(job.id.as_str(), job.claim + 1);
         let kind = kind(job);
@@ -351,6 +351,8 @@ impl Perform for Work {
         let (Some(disk), Some((intent, _lock))) = (kind.disk(), begun) else {
             return Ok(());
         };
+        let confirmed = own.confirm().await;
+        confirmed.map_err(|stop| JobError::internal(format!("{stop:?}")))?;
         let is_there = match kind {
             Kind::Remove(_) if self.is_done(job, &kind) => Outcome::Deleted,
             Kind::Make(_) | Kind::Change(..) | Kind::Remove(_) | Kind::Nothing => {

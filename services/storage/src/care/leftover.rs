@@ -11,11 +11,11 @@ use super::CareError;
 use crate::{
     blocking,
     catalog::Held,
-    disks::{CatalogError, Shelf},
+    disks::{CatalogError, Disks, Media, Shelf},
     fence::Quiet,
     pool::{Name, PoolError, Root},
     store::Store,
-    task::{Known, context::file_of, known_while},
+    task::{Known, context::file_of, known_as},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
@@ -29,7 +29,7 @@ use virtbus_wire::{
     state::Owner,
     task::Target,
 };
-use virtbus_worker::{Assignment, Stop};
+use virtbus_worker::{Assignment, Confirm, Confirmed, Stop};
 
 /// Between two looks. The first comes that long after the start: by then the process has its lease.
 const LOOK: Duration = Duration::from_secs(10);
@@ -53,6 +53,8 @@ pub(crate) struct Begun {
 /// the disk or medium.
 #[derive(Debug)]
 pub(crate) struct Still {
+    disks: Disks,
+    media: Media,
     jobs: Jobs,
     job: JobId,
     job_revision: Option<u64>,
@@ -65,16 +67,28 @@ impl Still {
     ///
     /// # Errors
     /// When the server doesn't answer.
-    pub(crate) async fn holds(&self, store: &Store) -> Result<bool, CatalogError> {
+    pub(crate) async fn holds(&self) -> Result<bool, CatalogError> {
         let job = self.jobs.get_latest(&self.job).await?;
         if job.map(|entry| entry.revision) != self.job_revision {
             return Ok(false);
         }
         let revision = match &self.of {
-            Target::Disk(id) => store.disks.get(id).await?.map(|disk| disk.revision),
-            Target::Media(id) => store.media.get(id).await?.map(|medium| medium.revision),
+            Target::Disk(id) => self.disks.get(id).await?.map(|disk| disk.revision),
+            Target::Media(id) => self.media.get(id).await?.map(|medium| medium.revision),
         };
         Ok(revision == Some(self.revision))
+    }
+}
+
+/// The job may have been retried meanwhile, and the record changed.
+impl Confirm for Still {
+    fn confirm(&self) -> Confirmed<'_> {
+        Box::pin(async {
+            match self.holds().await? {
+                true => Ok(()),
+                false => Err(Stop::Lost),
+            }
+        })
     }
 }
 
@@ -228,6 +242,8 @@ impl Store {
             Verdict::PutBack => Some(Leftover {
                 begun: begun.clone(),
                 still: Still {
+                    disks: self.disks.clone(),
+                    media: self.media.clone(),
                     jobs: jobs.clone(),
                     job: begun.job.clone(),
                     job_revision: entry.as_ref().map(|entry| entry.revision),
@@ -273,13 +289,13 @@ impl Store {
         // The job isn't known any more, or its task sees to what it began as a whole, and this
         // came alone.
         if !self.is_made(&root, &begun).await?
-            && still.holds(self).await?
+            && still.holds().await?
             && let Some((record, task)) = by_state(&begun, claim)
         {
             self.abandon_while(assign(record, task, &owner), &still)
                 .await?;
         }
-        if !still.holds(self).await? {
+        if !still.holds().await? {
             tracing::info!(of = %begun.of, job = %begun.job,
                 "what a job that is over had begun was put back");
         }
@@ -308,7 +324,7 @@ impl Store {
 
     /// Gives a job up, as long as it's so. False if its task isn't known here.
     async fn abandon_while(&self, job: Assignment, still: &Still) -> Result<bool, CareError> {
-        let Ok(Known::Steps(steps)) = known_while(self, &job, Some(still)) else {
+        let Ok(Known::Steps(steps)) = known_as(self, &job, Some(still)) else {
             return Ok(false);
         };
         match steps.abandon().await {

@@ -14,7 +14,6 @@ mod reconcile;
 
 pub use compare::{Finding, Kind};
 pub use leftover::Leftovers;
-pub(crate) use leftover::Still;
 pub use reconcile::Report;
 
 use crate::{

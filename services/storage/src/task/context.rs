@@ -3,7 +3,6 @@
 pub(crate) use super::ends::{out_of_order, tool};
 use crate::{
     blocking,
-    care::Still,
     catalog::{self, Held, Purpose},
     config::Cache,
     disks::{Disk, Kept},
@@ -22,7 +21,7 @@ use virtbus_wire::{
         image::{ImageFormat, Qcow2Options},
     },
 };
-use virtbus_worker::perform::{Assignment, Stop};
+use virtbus_worker::perform::{Assignment, Confirm, Stop};
 
 /// The largest disk where a pool's record sets no limit: 64 TiB, which all formats can hold.
 pub(crate) const DISK_BYTES_MAX: u64 = 64 << 40;
@@ -33,8 +32,8 @@ pub(crate) struct Context<'a> {
     pub(crate) store: &'a Store,
     pub(crate) job: &'a Assignment,
     pub(crate) pool: &'a Pool,
-    /// What must still be so once a lock is held, where no claim stands behind it.
-    pub(crate) still: Option<&'a Still>,
+    /// Whom to ask before what was begun is put back.
+    pub(crate) own: Option<&'a dyn Confirm>,
 }
 
 impl<'a> Context<'a> {
@@ -46,7 +45,7 @@ impl<'a> Context<'a> {
     pub(crate) fn new(
         store: &'a Store,
         job: &'a Assignment,
-        still: Option<&'a Still>,
+        own: Option<&'a dyn Confirm>,
     ) -> Result<Self, JobError> {
         let refuse = |text: &str| Err(JobError::new(Code::PoolUnsupported, text));
         let target = match &job.task {
@@ -76,7 +75,7 @@ impl<'a> Context<'a> {
             store,
             job,
             pool,
-            still,
+            own,
         })
     }
 
@@ -215,12 +214,11 @@ impl<'a> Context<'a> {
         Ok(fence)
     }
 
-    /// That what is put back without a claim is still what was looked at: the job, which somebody
-    /// may have retried meanwhile, and the record.
+    /// That what is put back is nobody else's by now. The work itself has its fence instead.
     pub(crate) async fn confirm(&self) -> Result<(), Stop> {
-        match self.still {
-            Some(still) if !still.holds(self.store).await? => Err(Stop::Lost),
-            Some(_) | None => Ok(()),
+        match self.own {
+            Some(own) => own.confirm().await,
+            None => Ok(()),
         }
     }
 

@@ -39,7 +39,7 @@ mod unarchive_disk;
 
 pub(crate) use context::Context;
 
-use crate::{care::Still, qemu_img::Act, store::Store};
+use crate::{qemu_img::Act, store::Store};
 use adopt_disk::AdoptDisk;
 use adopt_media::AdoptMedia;
 use archive_disk::ArchiveDisk;
@@ -67,7 +67,7 @@ use virtbus_wire::{
     task::{StorageTask, Task, storage::NewSnapshot},
 };
 use virtbus_worker::{
-    perform::{Assignment, Done, Stop},
+    perform::{Assignment, Confirm, Done, Stop},
     process,
 };
 
@@ -270,17 +270,17 @@ impl<'a> Known<'a> {
 /// # Errors
 /// `job.unknown_task`, `pool.not_found`, `pool.unsupported`.
 pub(crate) fn known<'a>(store: &'a Store, job: &'a Assignment) -> Result<Known<'a>, JobError> {
-    known_while(store, job, None)
+    known_as(store, job, None)
 }
 
-/// The same for a job that is over: it may only go on while that's so.
+/// The same, to be put back while whoever is asked says so.
 ///
 /// # Errors
 /// As [`known`].
-pub(crate) fn known_while<'a>(
+pub(crate) fn known_as<'a>(
     store: &'a Store,
     job: &'a Assignment,
-    still: Option<&'a Still>,
+    own: Option<&'a dyn Confirm>,
 ) -> Result<Known<'a>, JobError> {
     use NewSnapshot as New;
     use StorageTask as Is;
@@ -290,7 +290,7 @@ pub(crate) fn known_while<'a>(
         name,
         act,
     };
-    let at = || Context::new(store, job, still);
+    let at = || Context::new(store, job, own);
     let Task::Storage(task) = &job.task else {
         return Err(unknown(job));
     };

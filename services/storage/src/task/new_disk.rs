@@ -201,9 +201,10 @@ impl Context<'_> {
             return Ok(());
         }
         let (root, file) = (self.root().await?, context::file_of(&intent));
-        if self.facts_of(&root, &file).await?.is_some() {
-            // Looked at after the file: one that a later claim placed came after its record.
-            self.confirm().await?;
+        let is_there = self.facts_of(&root, &file).await?.is_some();
+        // Asked after both were looked at: what a later claim wrote and placed came after it.
+        self.confirm().await?;
+        if is_there {
             let aside = Name::trash(id, &self.job.id, self.job.claim);
             let moved: Result<(), PoolError> =
                 blocking::act(move || root.rename_new(&file, &aside)).await;

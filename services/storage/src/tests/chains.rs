@@ -175,9 +175,7 @@ async fn a_half_written_disk_still_belongs_to_the_one_above_when_another_commit_
     let (job, disks) = (site.claimed(commit.clone(), 1), &site.store.disks);
     let below = site.disk("d1").await.unwrap();
     disks.take(&below, &job.id).await.unwrap();
-    virtbus_worker::Perform::abandon(&site.store, &job)
-        .await
-        .unwrap();
+    super::claims::abandon(&site.store, &job).await.unwrap();
     assert_eq!(site.record("d1").await.state, DiskState::Broken);
     site.done("j3", "commit", json!({ "disk": "d2" })).await;
     assert_eq!(site.state("d1").await, Some(DiskState::Ready));

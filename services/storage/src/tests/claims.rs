@@ -20,8 +20,22 @@ use std::{
     },
     task::Poll,
 };
-use virtbus_wire::state::Progress;
-use virtbus_worker::{Assignment, Done, Perform, Stop, StopSignal, process};
+use virtbus_wire::{JobError, state::Progress};
+use virtbus_worker::{Assignment, Confirm, Confirmed, Done, Perform, Stop, StopSignal, process};
+
+/// What a claim is told that asks whether its job is still its own.
+pub(super) struct Own(pub(super) bool);
+
+impl Confirm for Own {
+    fn confirm(&self) -> Confirmed<'_> {
+        Box::pin(async { if self.0 { Ok(()) } else { Err(Stop::Lost) } })
+    }
+}
+
+/// Puts back what a claim began that is still its own.
+pub(super) async fn abandon(store: &Store, job: &Assignment) -> Result<(), JobError> {
+    store.abandon(job, &Own(true)).await
+}
 
 impl Site {
     /// What the loop does with a claim, but for the locks between jobs.
@@ -53,7 +67,7 @@ impl Site {
         }
         let done = self.drive(job, stop, progress, reached).await;
         if done.is_err() {
-            self.store.abandon(job).await?;
+            abandon(&self.store, job).await?;
         }
         done
     }
@@ -76,7 +90,7 @@ impl Site {
         if found.is_none() {
             // As often as it takes, and once more.
             for _ in 0..2 {
-                self.store.abandon(job).await?;
+                abandon(&self.store, job).await?;
             }
         }
         Ok(found)

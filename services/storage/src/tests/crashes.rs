@@ -1,6 +1,9 @@
 //! What a worker leaves that dies, or can't write down what it did. (Cuts at every step: `cuts.rs`.)
 
-use super::site::Site;
+use super::{
+    claims::{Own, abandon},
+    site::Site,
+};
 use crate::task::Step;
 use serde_json::{Value, json};
 use virtbus_wire::catalog::DiskState;
@@ -32,7 +35,7 @@ async fn an_effect_that_could_not_be_written_down_is_taken_back_or_told() {
         let job = site.claimed(envelope(task, &params), 1);
         site.die(&job, Step::Effect).await;
         for _ in 0..2 {
-            site.store.abandon(&job).await.unwrap();
+            abandon(&site.store, &job).await.unwrap();
         }
         assert_eq!(site.state("new").await, None, "{task}");
         let record = site.record("d1").await;
@@ -54,6 +57,21 @@ async fn an_effect_that_could_not_be_written_down_is_taken_back_or_told() {
 }
 
 #[tokio::test]
+async fn what_a_later_claim_began_is_not_put_back_by_an_earlier_one() {
+    for (task, params) in jobs() {
+        let site = Site::start().await;
+        site.filled_disk("d1").await;
+        let claim = |number| site.claimed(envelope(task, &params), number);
+        site.die(&claim(2), Step::Intend).await;
+        let began = (site.disk("d1").await, site.disk("new").await);
+        let woken = site.store.abandon(&claim(1), &Own(false)).await;
+        woken.unwrap_err();
+        let now = (site.disk("d1").await, site.disk("new").await);
+        assert_eq!(now, began, "{task}");
+    }
+}
+
+#[tokio::test]
 async fn a_disk_that_was_being_overwritten_is_broken() {
     let site = Site::start().await;
     site.filled_disk("d1").await;
@@ -62,7 +80,7 @@ async fn a_disk_that_was_being_overwritten_is_broken() {
     site.die(&job, Step::Intend).await;
     std::fs::create_dir_all(site.path("trash")).unwrap();
     std::fs::rename(site.path("disks/d1.qcow2"), site.path("trash/disk.d1.j.1")).unwrap();
-    site.store.abandon(&job).await.unwrap();
+    abandon(&site.store, &job).await.unwrap();
     assert_eq!(site.state("d1").await, Some(DiskState::Broken));
     assert_eq!(site.files("disks"), ["d1.qcow2"]);
     // Its tables may be whole; that says nothing of its bytes.
@@ -159,7 +177,7 @@ async fn a_frozen_claim_that_wakes_up_has_no_effect() {
     done.unwrap();
     assert!(woken.is_err());
     let before = site.disk("new").await;
-    site.store.abandon(&first).await.unwrap();
+    abandon(&site.store, &first).await.unwrap();
     assert_eq!(site.disk("new").await, before);
     assert_eq!(site.state("new").await, Some(DiskState::Ready));
     assert_eq!(site.files("disks"), ["new.qcow2"]);

@@ -1,7 +1,7 @@
 //! The lock on a disk's file, held by others.
 
 use super::{
-    claims::drive,
+    claims::{abandon, drive},
     site::{Site, code, ran},
 };
 use crate::{
@@ -146,7 +146,7 @@ async fn an_earlier_claim_of_the_job_that_keeps_the_lock_is_waited_for() {
         other => panic!("{other:?}"),
     };
     busy(site.store.recover(&claim(2)).await.err());
-    let error = site.store.abandon(&claim(2)).await.unwrap_err();
+    let error = abandon(&site.store, &claim(2)).await.unwrap_err();
     assert_eq!(error.code, Code::DiskBusy);
     // Where it comes by its lock only after it was looked for, it's in the way of the work.
     site.change("d1", |disk| disk.state = DiskState::Ready)

@@ -2,7 +2,7 @@
 //! SIGSTOP. Whatever a dead process leaves is left, down to its tools.
 
 use super::{
-    claims::drive,
+    claims::{abandon, drive},
     site::{STEPS, Site, assignment, failed, owner, settings},
 };
 use crate::{store::Store, task::Step};
@@ -24,7 +24,7 @@ use tokio::{
 };
 use virtbus_bus::{Bus, ConnectConfig, Jobs};
 use virtbus_wire::{Code, JobError};
-use virtbus_worker::{Assignment, Done, Perform, Stop, process};
+use virtbus_worker::{Assignment, Done, Stop, process};
 
 /// What the process is told by its environment.
 const FATE: &str = "VIRTBUS_TEST_FATE";
@@ -206,7 +206,7 @@ async fn a_worker_that_is_to_be_killed() {
             };
             setrlimit(Resource::Fsize, limit).unwrap();
             let error = failed(runs(&store, &job, &|_| {}, &|| Ok(())).await);
-            store.abandon(&job).await.unwrap();
+            abandon(&store, &job).await.unwrap();
             let said = serde_json::to_string(&error).unwrap();
             fs::write(fate.dir.join(FAILED), said).unwrap();
         }

@@ -148,9 +148,7 @@ async fn a_tree_of_which_half_has_its_names_is_still_whole() {
             virtbus_worker::Perform::clean(&site.store, &next)
                 .await
                 .unwrap();
-            virtbus_worker::Perform::abandon(&site.store, &next)
-                .await
-                .unwrap();
+            super::claims::abandon(&site.store, &next).await.unwrap();
             assert_eq!(elsewhere(&site), Vec::<String>::new());
             assert_eq!(site.files("disks").len(), 3);
             assert_eq!(site.state("d1").await, Some(DiskState::Ready));

@@ -16,7 +16,7 @@ use virtbus_wire::{
     state::{Progress, WaitReason},
     task::{HypervisorTask, StorageTask, Task},
 };
-use virtbus_worker::{Assignment, Done, Perform, Run, Stop};
+use virtbus_worker::{Assignment, Confirm, Done, Perform, Run, Stop};
 
 /// How often the tool of the other tasks says how far it is.
 const TELLS_EVERY: Duration = Duration::from_millis(100);
@@ -269,7 +269,7 @@ impl Perform for Probe {
         Ok(Map::new())
     }
 
-    async fn abandon(&self, job: &Assignment) -> Result<(), JobError> {
+    async fn abandon(&self, job: &Assignment, _: &dyn Confirm) -> Result<(), JobError> {
         self.notes.add(job, "abandon");
         self.reach_the_pool(job, "abandon")
     }
