@@ -8,7 +8,7 @@ use crate::{
 use std::future::pending;
 use virtbus_bus::locks::LockSet;
 use virtbus_wire::{Class, Code, JobError, state::Progress};
-use virtbus_worker::{Assignment, Confirm, Done, Free, Perform, Run, Stop, process};
+use virtbus_worker::{Assignment, Confirm, Done, Free, Perform, Run, Stop};
 
 impl Perform for Store {
     fn class(&self) -> Class {
@@ -69,7 +69,7 @@ impl Perform for Store {
 async fn drive(steps: &dyn AnySteps, is_first: bool, run: &Run) -> Result<Done, Stop> {
     let progress = |progress: Progress| run.progress(progress);
     let keep = |held: Box<dyn Send>| run.keep(held);
-    let lost = process::Stop::new();
+    let lost = run.stop().tools().apart();
     let pace = Pace {
         is_first,
         stop: run.stop().tools(),

@@ -63,7 +63,11 @@ impl<P: Perform> Attempt<P> {
     /// A claim that was just made.
     pub(crate) fn new(worker: &Arc<Worker<P>>, entry: Entry<Record>, task: Task) -> Self {
         let record = entry.value.clone();
-        let (stop, revision) = (StopSignal::new(), entry.revision);
+        let stop = match task.is_long() && worker.work.make_way {
+            true => StopSignal::making_way(&worker.way),
+            false => StopSignal::new(),
+        };
+        let revision = entry.revision;
         let hold = record.state.hold();
         let owner = hold.map_or_else(|| worker.owner(), |hold| hold.owner.clone());
         let progress = watch::Sender::new(None);

@@ -20,6 +20,9 @@ pub struct WorkConfig {
     pub long_max: u32,
     /// Jobs of priority `low` that run even while there are more urgent ones; 0 = strict.
     pub low_floor: u32,
+    /// Whether the tools and copies of long jobs stand still while short jobs of priority `high` run:
+    /// for at most half of the time, and 5 s at a stretch.
+    pub make_way: bool,
     /// Seconds that running jobs get to finish when the worker is stopped.
     pub drain_s: u64,
     /// Seconds without progress, or output of a tool, after which a quick job is stopped and tried
@@ -44,6 +47,7 @@ impl Default for WorkConfig {
             reserved_high,
             long_max,
             low_floor,
+            make_way: true,
             drain_s: 20,
             stall_s: 600,
             stall_long_s: 3600,

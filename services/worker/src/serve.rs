@@ -7,6 +7,7 @@ use crate::{
     metrics::Counts,
     perform::{Free, Perform},
     pressure,
+    process::Way,
     slots::Slots,
     worker::{Claims, ServeError, Worker, millis},
 };
@@ -111,6 +112,7 @@ pub async fn serve<P: Perform>(
         id: setup.identity.worker.clone(),
         perform,
         slots,
+        way: Way::new(),
         work: setup.work.clone(),
         standing: stands.clone(),
         claims,

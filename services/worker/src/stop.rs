@@ -35,6 +35,15 @@ impl StopSignal {
         }
     }
 
+    /// The same, for work that stands still while others go first.
+    #[must_use]
+    pub fn making_way(way: &process::Way) -> Self {
+        Self {
+            why: watch::Sender::new(None),
+            tools: process::Stop::making_way(way),
+        }
+    }
+
     /// Tells the work to end. Its tools get a grace, or are killed at once.
     pub fn stop(&self, why: Why, at_once: bool) {
         self.why.send_if_modified(|before| {

@@ -6,6 +6,7 @@ use crate::{
     config::WorkConfig,
     metrics::Counts,
     perform::{Assignment, Perform},
+    process::Way,
     slots::{Kind, Slots},
 };
 use std::{
@@ -66,6 +67,8 @@ pub(crate) struct Worker<P> {
     pub(crate) id: WorkerId,
     pub(crate) perform: P,
     pub(crate) slots: Slots,
+    /// Who goes first among the jobs that run.
+    pub(crate) way: Way,
     pub(crate) work: WorkConfig,
     pub(crate) counts: Counts,
     pub(crate) standing: watch::Receiver<Standing>,
@@ -168,6 +171,11 @@ impl<P: Perform> Worker<P> {
             Ok(task) => task,
             Err(error) => return self.fail_undecodable(&entry, error).await,
         };
+        let kind = Kind {
+            priority: delivery.queue.priority(),
+            is_long: task.is_long(),
+        };
+        let _first = kind.may_use_reserved().then(|| self.way.first());
         let attempt = Arc::new(Attempt::new(self, entry, task));
         let (ending, held) = attempt.supervise(delivery).await;
         if matches!(ending, Ending::Open) {

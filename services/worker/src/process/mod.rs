@@ -27,6 +27,9 @@
 //! - **The guard leads**, so the group and its number outlive the tool: what the tool leaves
 //!   behind can be killed without ever hitting a stranger.
 //!
+//! - **The way** is made by the tool alone, which is stopped and goes on ([`Way`]): a guard that is
+//!   stopped would kill nobody.
+//!
 //! What this can't hold, but where the host leaves us groups of the kernel ([`Groups`]): a process
 //! that leaves its group (`setsid`). A worker that is frozen
 //! keeps its tool; that is what handing down a lock is for ([`RunOptions::inherit`]).
@@ -42,6 +45,7 @@ mod room;
 mod run;
 mod spawn;
 mod stop;
+mod way;
 
 pub use cage::{Cage, Calls, Hold, Offer, offer};
 pub use cgroup::Groups;
@@ -52,3 +56,4 @@ pub use progress::{Monotonic, percent};
 pub use run::{Ended, Exit, GRACE, RunOptions, Stdout, run};
 pub use spawn::{NoStarts, no_starts};
 pub use stop::Stop;
+pub use way::{Turn, Urgent, Way};

@@ -22,6 +22,7 @@ use super::{
     room::Room,
     spawn::{self, Exited, Group, Spawned},
     stop::Stop,
+    way::Turn,
 };
 
 /// The usual time between TERM and KILL.
@@ -213,6 +214,7 @@ struct Run<'a> {
     sink: Sink<'a>,
     stderr: Excerpt,
     stop: Stop,
+    turn: Turn,
     grace: Duration,
     phase: Phase,
 }
@@ -232,6 +234,7 @@ impl<'a> Run<'a> {
             err: Some(ChildStderr::from_std(stderr)?),
             sink,
             stderr: Excerpt::default(),
+            turn: stop.turn(),
             stop,
             grace,
             phase: Phase::Working,
@@ -266,6 +269,11 @@ impl<'a> Run<'a> {
                 ended = self.exited.wait() => return ended.map(|()| true),
                 () = self.stop.killed(), if !killed => Some(Event::Kill),
                 () = self.stop.asked(), if working => Some(Event::Stop),
+                // One that's to end goes on to its end.
+                () = self.turn.changed(), if working => {
+                    self.make_way();
+                    None
+                }
                 () = sleep_until(self.phase.until(deadline)) => match self.phase {
                     Phase::Working => Some(Event::Deadline),
                     Phase::Asked { .. } => Some(Event::GraceOver),
@@ -284,6 +292,14 @@ impl<'a> Run<'a> {
             if let Some(event) = event {
                 self.step(event);
             }
+        }
+    }
+
+    fn make_way(&mut self) {
+        if self.turn.stands() {
+            self.group.stand();
+        } else {
+            self.group.go_on();
         }
     }
 

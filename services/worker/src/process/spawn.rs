@@ -17,7 +17,7 @@ use std::{
 use rustix::{
     io::{Errno, FdFlags, fcntl_setfd},
     process::{
-        Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open,
+        Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open,
         test_kill_process_group, waitpgid,
     },
 };
@@ -256,6 +256,23 @@ impl Group {
     pub(super) fn ask(&self) {
         self.signal(Signal::TERM);
         self.signal(Signal::CONT);
+    }
+
+    /// Stops the tool where it is; the guard and what the tool started go on.
+    pub(super) fn stand(&self) {
+        self.signal_tool(Signal::STOP);
+    }
+
+    /// Lets a stopped tool go on.
+    pub(super) fn go_on(&self) {
+        self.signal_tool(Signal::CONT);
+    }
+
+    fn signal_tool(&self, signal: Signal) {
+        // Not reaped yet, so the number is still its own.
+        if let Some(Ok(tool)) = self.tool.as_ref().map(number) {
+            kill_process(tool, signal).ok();
+        }
     }
 
     /// Kills every process of the group.

@@ -1,5 +1,7 @@
-//! How a running tool is told to end: politely, or at once; and its signs of life.
+//! How a running tool is told to end: politely, or at once; whom it makes way for; and its signs
+//! of life.
 
+use super::way::{Turn, Way};
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -12,6 +14,7 @@ pub struct Stop {
     gentle: CancellationToken,
     now: CancellationToken,
     signs: Arc<AtomicU64>,
+    way: Option<Way>,
 }
 
 impl Stop {
@@ -20,12 +23,29 @@ impl Stop {
         Self::default()
     }
 
+    /// The same, for tools that stand still while others go first.
+    pub fn making_way(way: &Way) -> Self {
+        Self {
+            way: Some(way.clone()),
+            ..Self::default()
+        }
+    }
+
+    /// A stop that nobody has asked for yet, for tools that make way for the same ones.
+    pub fn apart(&self) -> Self {
+        Self {
+            way: self.way.clone(),
+            ..Self::default()
+        }
+    }
+
     /// A stop that follows this one, and can be asked for by itself.
     pub fn child(&self) -> Self {
         Self {
             gentle: self.gentle.child_token(),
             now: self.now.child_token(),
             signs: Arc::clone(&self.signs),
+            way: self.way.clone(),
         }
     }
 
@@ -54,6 +74,12 @@ impl Stop {
     /// True once either level was asked for.
     pub fn is_asked(&self) -> bool {
         self.gentle.is_cancelled() || self.now.is_cancelled()
+    }
+
+    /// Whether what follows this stop is to stand still, beginning with one that goes. For long
+    /// work without a tool.
+    pub fn turn(&self) -> Turn {
+        Turn::new(self.way.as_ref())
     }
 
     /// Ends when either level is asked for.

@@ -141,3 +141,45 @@ async fn long_jobs_without_a_slot_are_put_aside_a_few_at_a_time_whatever_their_p
     }
     worker.task.abort();
 }
+
+#[tokio::test]
+async fn a_long_job_stands_still_only_while_a_short_one_on_high_runs() {
+    let (site, probe) = (Site::start().await, Probe::default());
+    let long = |id: &str| {
+        format!(
+            r#"{{"id":"{id}","task":"convert","params":{{"disk":"d","to":"{id}","format":"raw"}}}}"#
+        )
+    };
+    let steps = |id: &str| {
+        let mut steps = probe.notes.steps_of(id);
+        steps.retain(|step| ["stands", "goes"].contains(step));
+        steps
+    };
+    site.publish("storage.p.low", &long("low")).await;
+    let worker = site.worker("st-1", &probe, WorkConfig::default()).await;
+    site.wait("low", &[StateName::Running]).await;
+    site.publish("storage.p.high", &long("high")).await;
+    site.wait("high", &[StateName::Running]).await;
+    let other = r#"{"id":"other","task":"ping","params":{"sleep_ms":50}}"#;
+    site.publish("storage.p.default", other).await;
+    site.ended("other").await;
+    let both_have = async |count: usize| {
+        until("both stand, or go on", async || {
+            let seen = ["low", "high"].map(steps);
+            let all = seen.iter().all(|steps| steps.len() == count);
+            all.then_some(()).ok_or(seen)
+        })
+        .await;
+    };
+    for round in 1..=2 {
+        let first = format!("first-{round}");
+        probe.hold(&first);
+        let job = format!(r#"{{"id":"{first}","task":"ping"}}"#);
+        site.publish("storage.p.high", &job).await;
+        both_have(2 * round - 1).await;
+        probe.let_go(&first);
+        both_have(2 * round).await;
+    }
+    assert_eq!(steps("low"), ["stands", "goes", "stands", "goes"]);
+    worker.task.abort();
+}

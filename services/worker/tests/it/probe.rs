@@ -160,6 +160,18 @@ impl Probe {
         self.crowd.send_modify(|count| *count -= 1);
     }
 
+    /// Notes when the tool would stand still, and when it would go on.
+    async fn note_turns(&self, job: &Assignment, run: &Run) {
+        let (mut turn, mut stood) = (run.stop().tools().turn(), false);
+        loop {
+            turn.changed().await;
+            if turn.stands() != stood {
+                stood = !stood;
+                self.notes.add(job, if stood { "stands" } else { "goes" });
+            }
+        }
+    }
+
     fn look_for_earlier(&self, job: &Assignment, step: &'static str) -> Result<(), Stop> {
         let at = (job.id.to_string(), step);
         if !self.frozen.lock().unwrap().contains(&at) {
@@ -234,7 +246,10 @@ impl Perform for Probe {
                 run.progress(percent(f64::from(told)));
                 tokio::time::sleep(TELLS_EVERY).await;
             }
-            run.stop().asked().await;
+            tokio::select! {
+                () = run.stop().asked() => {}
+                () = self.note_turns(job, run) => {}
+            }
             self.notes.add(job, "stopped");
             return Err(Stop::Stopped);
         };

@@ -14,12 +14,14 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use virtbus_worker::process::{Ended, Limits, RunOptions, Stdout, run};
+use virtbus_worker::process::{Ended, Limits, RunOptions, Stdout, Stop, Way, run};
 
-use crate::{PATIENCE, marked, pids, runs, sh, until, wide};
+use crate::{PATIENCE, marked, pids, runs, sh, until, way::doing, wide};
 
 const SCRIPT: &str = "VIRTBUS_TEST_SCRIPT";
 const LOCK: &str = "VIRTBUS_TEST_LOCK";
+/// That the tool stands still once it printed something.
+const STANDS: &str = "VIRTBUS_TEST_STANDS";
 const BUSY: &str = "VIRTBUS_TEST_BUSY";
 const MARK: &str = "tool printed ";
 
@@ -69,8 +71,13 @@ async fn a_worker_of_its_own() {
         file.lock().unwrap();
         file.into()
     });
-    let mut tell = |record: &str| println!("\n{MARK}{record}");
+    let (way, mut first) = (Way::new(), None);
+    let mut tell = |record: &str| {
+        println!("\n{MARK}{record}");
+        first = env::var(STANDS).is_ok().then(|| way.first());
+    };
     let options = RunOptions {
+        stop: Stop::making_way(&way),
         stdout: Stdout::Records(&mut tell),
         inherit: inherit.into_iter().collect(),
         ..RunOptions::default()
@@ -80,11 +87,15 @@ async fn a_worker_of_its_own() {
 
 /// Starts such a worker and waits until its tool printed `n` process numbers.
 fn worker(script: &str, lock: Option<&Path>, n: usize) -> (Child, Vec<u32>) {
+    worker_with(script, lock.map(|path| (LOCK, path)), n)
+}
+
+fn worker_with(script: &str, with: Option<(&str, &Path)>, n: usize) -> (Child, Vec<u32>) {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "death::a_worker_of_its_own", "--nocapture"]);
     command
         .env(SCRIPT, script)
-        .envs(lock.map(|path| (LOCK, path)))
+        .envs(with)
         .stdout(Stdio::piped());
     let mut worker = command.spawn().unwrap();
     let output = BufReader::new(worker.stdout.take().unwrap());
@@ -114,6 +125,16 @@ async fn a_killed_worker_leaves_no_tool_and_no_child_of_a_tool() {
         !pids.iter().any(|pid| runs(*pid))
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_leaves_no_tool_that_stands_still() {
+    let with = Some((STANDS, Path::new("")));
+    let (mut worker, pids) = worker_with("echo $$; while :; do :; done", with, 1);
+    until("it stands", || doing(pids[0]) == Some('T')).await;
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    until("it is gone", || !runs(pids[0])).await;
 }
 
 #[tokio::test]

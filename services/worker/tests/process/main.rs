@@ -8,6 +8,7 @@ mod death;
 mod ends;
 mod files;
 mod stopping;
+mod way;
 
 use std::{
     fs,
