@@ -4,6 +4,7 @@
 //! `zstd -d` gives them back too.
 
 use super::{
+    around::{Buffer, Writer},
     copy::{Tell, next_data},
     error::PoolError,
     name::Name,
@@ -13,7 +14,7 @@ use super::{
 };
 use rustix::{
     fs::{Advice, fadvise, fsync, ftruncate},
-    io::{Errno, pread, pwrite},
+    io::{Errno, pread},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -143,13 +144,14 @@ impl Root {
         let target = to.0.open_or_make(to.1)?;
         let failed = |errno| refused("unpack", name, errno);
         ftruncate(&target, 0).map_err(failed)?;
+        let mut writer = Writer::new(&target, to.0.cache).map_err(failed)?;
         let (mut written, mut sealing) = (0, Sealing::default());
         let mut tell = paced(slower(self.bandwidth, to.0.bandwidth), tell);
         let found = unpack_with(packed, &mut |chunk, at, found| {
             if found != label {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            written += write_blocks(&target, chunk, at, &mut sealing)?;
+            written += write_blocks(&mut writer, chunk, at, &mut sealing)?;
             if written > label.allocated.saturating_add(SLACK_BYTES) {
                 return Err(io::ErrorKind::InvalidData.into());
             }
@@ -230,7 +232,8 @@ fn unpack_with(packed: OwnedFd, take: Take<'_>) -> io::Result<Label> {
     let mut file = File::from(packed);
     let label = read_label(&mut file)?;
     let mut unpacked = zstd::Decoder::with_buffer(BufReader::with_capacity(CHUNK_BYTES, file))?;
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut buffer = Buffer::new(CHUNK_BYTES);
+    let chunk = buffer.bytes();
     let mut at = 0;
     loop {
         let mut n = 0;
@@ -272,19 +275,23 @@ pub(super) fn is_at(file: &OwnedFd, chunk: &mut [u8], at: u64) -> Result<bool, E
 
 /// Writes all blocks that hold something; their bytes.
 fn write_blocks(
-    target: &OwnedFd,
+    target: &mut Writer<'_>,
     chunk: &[u8],
     at: u64,
     sealing: &mut Sealing,
 ) -> Result<u64, Errno> {
     let mut written = 0;
-    for (block, at) in blocks(chunk, at) {
-        sealing.add(block, at);
-        let mut done = 0;
-        while done < block.len() {
-            done += pwrite(target, &block[done..], at + done as u64)?;
+    let blocks: Vec<(&[u8], u64)> = blocks(chunk, at).collect();
+    let follows = |one: &(&[u8], u64), next: &(&[u8], u64)| one.1 + BLOCK_BYTES as u64 == next.1;
+    // One write for all that follow each other.
+    for run in blocks.chunk_by(follows) {
+        for (block, at) in run {
+            sealing.add(block, *at);
         }
-        written += block.len() as u64;
+        let bytes: usize = run.iter().map(|(block, _)| block.len()).sum();
+        let from = usize::try_from(run[0].1 - at).unwrap_or(chunk.len());
+        target.write(&chunk[from..from + bytes], run[0].1)?;
+        written += bytes as u64;
     }
     Ok(written)
 }

@@ -18,6 +18,8 @@ use std::{
     os::fd::OwnedFd,
 };
 
+static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+
 /// What a file holds, as a number: where it ends, and each block that isn't zeros with its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seal(u64);
@@ -42,7 +44,8 @@ impl Sealing {
 pub(super) fn blocks(chunk: &[u8], at: u64) -> impl Iterator<Item = (&[u8], u64)> {
     let blocks = chunk.chunks(BLOCK_BYTES).enumerate();
     let placed = blocks.map(move |(number, block)| (block, at + (number * BLOCK_BYTES) as u64));
-    placed.filter(|(block, _)| block.iter().any(|byte| *byte != 0))
+    // As one comparison of memory: byte by byte it takes as long as unpacking.
+    placed.filter(|(block, _)| *block != &ZEROS[..block.len()])
 }
 
 impl Root {
