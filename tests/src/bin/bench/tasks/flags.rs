@@ -5,11 +5,12 @@ use crate::{error::Failure, report::Table, stats::Samples, tools::Line};
 use std::slice;
 
 /// The flags, and who uses them.
-const FLAGS: [(&str, &str); 5] = [
+const FLAGS: [(&str, &str); 6] = [
     ("", "as the tool comes"),
-    ("-m 16 -W", "a pool with `cache = \"writeback\"`"),
+    ("-m 2 -W", "a pool with `cache = \"writeback\"`"),
+    ("-m 16 -W -t none", ""),
     (
-        "-m 16 -W -t none",
+        "-m 2 -W -t none",
         "a pool as it comes, `cache = \"writearound\"`: O_DIRECT for what is written",
     ),
     ("-T none -t none", ""),

@@ -56,11 +56,13 @@ pub(crate) async fn run(site: &mut Site, size: Size) -> Result<Report, Failure> 
         .await?;
     bench.fill("full", 0).await?;
     let rows = [
-        bench.convert("convert", "", "", json!({})).await?,
+        bench
+            .convert("convert", "-m 2 -W -t none", "", json!({}))
+            .await?,
         bench
             .convert(
                 "convert, compressed",
-                "-c -o compression_type=zstd",
+                "-m 16 -W -c -o compression_type=zstd",
                 "-c",
                 json!({ "compress": "zstd" }),
             )
@@ -191,7 +193,7 @@ impl Bench<'_> {
         let mut row = Row::new(name);
         let (source, made) = (self.file("full"), self.hand.join("made.qcow2"));
         let line = |flags: &str| Line::new(&format!("qemu-img convert {flags}"), &[&source, &made]);
-        let best = line(&format!("-m 16 -W {best} -f qcow2 -O qcow2"));
+        let best = line(&format!("{best} -f qcow2 -O qcow2"));
         let plain = line(&format!("{plain} -O qcow2"));
         // From here on what they read is in memory.
         self.by_hand(slice::from_ref(&best), &made).await?;

@@ -14,7 +14,7 @@ impl Bench<'_> {
             let words = format!("qemu-img convert {flags} -f qcow2 -O qcow2");
             [Line::new(&words, &[&file, &flat])]
         };
-        let (best, plain) = (line("-m 16 -W"), line(""));
+        let (best, plain) = (line("-m 2 -W -t none"), line(""));
         // From here on what they read is in memory.
         self.by_hand(&best, &flat).await?;
         for repeat in 0..self.scale.repeats {
