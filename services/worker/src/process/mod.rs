@@ -43,6 +43,7 @@ mod phase;
 mod progress;
 mod room;
 mod run;
+mod sink;
 mod spawn;
 mod stop;
 mod way;

@@ -17,9 +17,10 @@ use tokio::{
 use super::{
     command::CommandLine,
     error::RunError,
-    output::{Excerpt, Records},
+    output::Excerpt,
     phase::{Event, KILL_WAIT, Phase, Send, Why, later},
     room::Room,
+    sink::Sink,
     spawn::{self, Exited, Group, Spawned},
     stop::Stop,
     way::Turn,
@@ -148,12 +149,7 @@ pub async fn run(command: &CommandLine, options: RunOptions<'_>) -> Result<Exit,
         source,
     };
     stop.sign();
-    let sink = Sink {
-        stdout,
-        held: Vec::new(),
-        records: Records::default(),
-    };
-    let mut run = Run::new(spawned, sink, stop, grace).map_err(follow)?;
+    let mut run = Run::new(spawned, Sink::new(stdout), stop, grace).map_err(follow)?;
     let deadline = later(began, command.limits.wall);
     let status = run.until_ended(deadline).await.map_err(follow)?;
     let group = run.group.number();
@@ -183,7 +179,7 @@ pub async fn run(command: &CommandLine, options: RunOptions<'_>) -> Result<Exit,
         None => Ok(Exit {
             ended: ended(status),
             took: began.elapsed(),
-            stdout: run.sink.held,
+            stdout: run.sink.held(),
             stderr: run.stderr,
         }),
     }
@@ -368,44 +364,4 @@ async fn is_gone(group: &mut Group) -> bool {
         pause = (pause * 2).min(LOOK_PAUSE.1);
     }
     false
-}
-
-/// Where standard output goes.
-struct Sink<'a> {
-    stdout: Stdout<'a>,
-    held: Vec<u8>,
-    records: Records,
-}
-
-impl Sink<'_> {
-    fn push(&mut self, bytes: &[u8]) -> Option<Event> {
-        match &mut self.stdout {
-            Stdout::Discard => None,
-            Stdout::Capture { bytes_max } if self.held.len() + bytes.len() > *bytes_max => {
-                Some(Event::TooMuchOutput)
-            }
-            Stdout::Capture { .. } => {
-                self.held.extend_from_slice(bytes);
-                None
-            }
-            Stdout::Records(hand_out) => {
-                self.records.push(bytes, hand_out);
-                None
-            }
-        }
-    }
-
-    fn finish(&mut self) {
-        match &mut self.stdout {
-            Stdout::Discard | Stdout::Capture { .. } => {}
-            Stdout::Records(hand_out) => self.records.finish(hand_out),
-        }
-    }
-
-    fn bytes_max(&self) -> usize {
-        match self.stdout {
-            Stdout::Capture { bytes_max } => bytes_max,
-            Stdout::Discard | Stdout::Records(_) => 0,
-        }
-    }
 }
