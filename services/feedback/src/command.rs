@@ -66,7 +66,7 @@ fn on_behalf_of(mut submission: Submission, claims: &Claims) -> Submission {
 async fn is_seen(app: &App, sight: &Sight, id: &JobId) -> Result<bool, JobError> {
     let stopping = |_| JobError::new(Code::WorkerShutdown, "the service is stopping");
     if let Some(entry) = app.view.find(id.clone()).await.map_err(stopping)? {
-        return Ok(sight.sees_row(&entry.row));
+        return Ok(sight.sees_job(&entry.job));
     }
     // Ended long ago: not in the view, but perhaps in the bucket.
     let body = body(&OfJob { id: id.clone() })?;

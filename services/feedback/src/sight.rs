@@ -3,7 +3,7 @@
 use virtbus_wire::{
     Tenant, User,
     auth::{Claims, Scope},
-    row::Row,
+    row::Outline,
 };
 
 /// Whose jobs somebody sees, by the scopes of a token.
@@ -45,8 +45,8 @@ impl Sight {
     }
 
     /// Whether this job is seen.
-    pub(crate) fn sees_row(&self, row: &Row) -> bool {
-        self.sees(row.user.as_ref(), row.tenant.as_ref())
+    pub(crate) fn sees_job(&self, job: &Outline) -> bool {
+        self.sees(job.user.as_ref(), job.tenant.as_ref())
     }
 }
 

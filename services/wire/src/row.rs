@@ -119,6 +119,48 @@ pub struct Row {
     pub finished_at: Option<Timestamp>,
 }
 
+/// What of a row says who may see it, and for which filters it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// The job's id.
+    pub id: JobId,
+    /// What to do.
+    pub task: String,
+    /// The queue it belongs to now.
+    pub queue: Address,
+    /// What it works on, such as `disk.d7`.
+    pub objects: Vec<String>,
+    /// The state.
+    pub state: StateName,
+    /// On whose behalf.
+    pub user: Option<User>,
+    /// The user's tenant.
+    pub tenant: Option<Tenant>,
+    /// The publisher's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Starts of the work itself.
+    pub attempt: u32,
+    /// The revision of the record.
+    pub seq: u64,
+}
+
+impl From<Row> for Outline {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            task: row.task,
+            queue: row.queue,
+            objects: row.objects,
+            state: row.state,
+            user: row.user,
+            tenant: row.tenant,
+            labels: row.labels,
+            attempt: row.attempt,
+            seq: row.seq,
+        }
+    }
+}
+
 /// Why a job is parked. A reason that a reader doesn't know is shown as it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RowWaiting {

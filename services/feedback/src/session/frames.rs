@@ -105,7 +105,7 @@ impl Remainder {
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while rows.len() < ROWS_MAX && bytes < ROWS_BYTES_MAX {
             let Some(entry) = self.rows.next() else { break };
-            bytes += entry.json.len();
+            bytes += entry.row.json_bytes();
             rows.push(entry);
         }
         let kept = self.left.len().saturating_sub(LEFT_MAX);
@@ -116,7 +116,7 @@ impl Remainder {
 }
 
 fn jobs(sub: u32, seq: u64, rows: &[Arc<Entry>], left: &[JobId], more: bool) -> Utf8Bytes {
-    let bytes: usize = rows.iter().map(|entry| entry.json.len() + 1).sum();
+    let bytes: usize = rows.iter().map(|entry| entry.row.json_bytes() + 1).sum();
     let mut text = String::with_capacity(bytes + 64);
     // Writing to a string can't fail.
     write!(text, r#"{{"t":"jobs","sub":{sub},"seq":{seq},"jobs":["#).ok();
@@ -124,7 +124,7 @@ fn jobs(sub: u32, seq: u64, rows: &[Arc<Entry>], left: &[JobId], more: bool) -> 
         if index > 0 {
             text.push(',');
         }
-        text.push_str(&entry.json);
+        text.push_str(&entry.row.json());
     }
     text.push(']');
     if more {

@@ -85,7 +85,7 @@ impl Subscription {
         if change
             .after
             .as_ref()
-            .is_none_or(|entry| entry.row.state.is_final())
+            .is_none_or(|entry| entry.job.state.is_final())
         {
             self.progress.remove(&change.id);
         }
@@ -121,6 +121,6 @@ impl Subscription {
     }
 
     fn wants(&self, sight: &Sight, entry: &Entry) -> bool {
-        sight.sees_row(&entry.row) && self.filter.matches(&entry.row)
+        sight.sees_job(&entry.job) && self.filter.matches(&entry.job)
     }
 }

@@ -5,7 +5,7 @@ use super::{
     hub::Hub,
     rows::{Change as RowChange, Entry, Rows},
 };
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{io, sync::atomic::Ordering, time::Duration};
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, sleep},
@@ -196,14 +196,14 @@ impl Follower {
         let Some(entry) = epoch.rows.get(&item.id) else {
             return;
         };
-        let is_at_work = match entry.row.state {
+        let is_at_work = match entry.job.state {
             StateName::Running | StateName::Cancelling => true,
             // Its record's change may come after the first progress; waiting for the bytes of
             // an upload is progress, too.
             StateName::Queued | StateName::Waiting => true,
             StateName::Succeeded | StateName::Failed | StateName::Cancelled => false,
         };
-        if is_at_work && item.attempt >= entry.row.attempt {
+        if is_at_work && item.attempt >= entry.job.attempt {
             self.hub.progress(entry, item);
         }
     }
@@ -269,9 +269,10 @@ fn apply(rows: &mut Rows, change: Change) -> Vec<RowChange> {
         return rows.remove(&id, seq).into_iter().collect();
     }
     let entry = serde_json::from_slice::<Record>(&change.payload)
+        .map_err(io::Error::from)
         .and_then(|record| Entry::new(Row::new(&record, seq)));
     match entry {
-        Ok(entry) if entry.row.id == id => rows.put(entry),
+        Ok(entry) if entry.job.id == id => rows.put(entry),
         Ok(_) => {
             tracing::error!(job = %id, "a record under another job's key");
             rows.remove(&id, seq).into_iter().collect()

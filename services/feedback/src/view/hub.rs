@@ -14,7 +14,7 @@ use virtbus_wire::{
     Tenant, User,
     auth::{Claims, Scope},
     frame::ProgressItem,
-    row::Row,
+    row::Outline,
     task::core::Audience,
 };
 
@@ -88,9 +88,9 @@ impl Hub {
     pub(crate) fn tell(&self, change: Change) {
         let change = Arc::new(change);
         let mut told = HashSet::new();
-        let rows = [&change.before, &change.after].into_iter().flatten();
-        for row in rows.map(|entry| &entry.row) {
-            self.each(row, |id, member| {
+        let entries = [&change.before, &change.after].into_iter().flatten();
+        for entry in entries {
+            self.each(&entry.job, |id, member| {
                 if told.insert(id) {
                     member.mailbox.change(&change);
                 }
@@ -102,7 +102,7 @@ impl Hub {
     pub(crate) fn progress(&self, entry: &Arc<Entry>, item: ProgressItem) {
         let entry = entry.clone();
         let step = Arc::new(Step { entry, item });
-        self.each(&step.entry.row, |_, member| member.mailbox.progress(&step));
+        self.each(&step.entry.job, |_, member| member.mailbox.progress(&step));
     }
 
     /// Hands an application's message to whom it's for, and returns to how many.
@@ -129,15 +129,15 @@ impl Hub {
         }
     }
 
-    fn each(&self, row: &Row, mut tell: impl FnMut(SessionId, &Member)) {
-        let own = row.user.as_ref().and_then(|user| self.by_user.get(user));
-        let tenants = row.tenant.as_ref();
+    fn each(&self, job: &Outline, mut tell: impl FnMut(SessionId, &Member)) {
+        let own = job.user.as_ref().and_then(|user| self.by_user.get(user));
+        let tenants = job.tenant.as_ref();
         let tenants = tenants.and_then(|tenant| self.by_tenant.get(tenant));
         let candidates = [own, tenants, Some(&self.seeing_all)];
         let mut told = HashSet::new();
         for id in candidates.into_iter().flatten().flatten() {
             let member = self.members.get(id);
-            if let Some(member) = member.filter(|member| member.sight.sees_row(row))
+            if let Some(member) = member.filter(|member| member.sight.sees_job(job))
                 && told.insert(*id)
             {
                 tell(*id, member);

@@ -7,6 +7,7 @@
 mod follow;
 mod hub;
 mod mailbox;
+mod packed;
 mod rows;
 
 pub(crate) use hub::SessionId;

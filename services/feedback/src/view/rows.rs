@@ -5,29 +5,63 @@
 //! bounded, too. Removals are remembered for who comes back, up to the horizon: whoever was away
 //! longer begins with a snapshot.
 
+use super::packed::Packed;
 use crate::{config, sight::Sight};
 use axum::extract::ws::Utf8Bytes;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    hash::{Hash, Hasher},
+    io,
     sync::{Arc, OnceLock},
 };
-use virtbus_wire::{JobId, Tenant, User, frame::Filter, row::Row};
+use virtbus_wire::{
+    JobId, Tenant, User,
+    frame::Filter,
+    row::{Outline, Row},
+};
 
 /// A job as it is shown.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// The row.
-    pub(crate) row: Row,
-    /// The same as JSON, made once for all who get it.
-    pub(crate) json: Box<str>,
+    /// Who may see it, and for which filters it is.
+    pub(crate) job: Outline,
+    /// All that's shown of it.
+    pub(crate) row: Packed,
 }
 
 impl Entry {
-    pub(crate) fn new(row: Row) -> Result<Self, serde_json::Error> {
-        let json = serde_json::to_string(&row)?.into_boxed_str();
-        Ok(Self { row, json })
+    pub(crate) fn new(row: Row) -> io::Result<Self> {
+        Ok(Self {
+            row: Packed::new(&row)?,
+            job: row.into(),
+        })
     }
 }
+
+/// A job's entry, to be found by the job's id.
+#[derive(Debug)]
+struct ById(Arc<Entry>);
+
+impl Borrow<JobId> for ById {
+    fn borrow(&self) -> &JobId {
+        &self.0.job.id
+    }
+}
+
+impl Hash for ById {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.job.id.hash(state);
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.job.id == other.0.job.id
+    }
+}
+
+impl Eq for ById {}
 
 /// What happened to one job.
 #[derive(Debug)]
@@ -103,8 +137,8 @@ struct Gone {
 #[derive(Debug)]
 pub(crate) struct Rows {
     limits: config::View,
-    by_id: HashMap<JobId, Arc<Entry>>,
-    by_seq: BTreeMap<u64, JobId>,
+    by_id: HashSet<ById>,
+    by_seq: BTreeMap<u64, Arc<Entry>>,
     /// Revisions of jobs that have ended.
     ended: BTreeSet<u64>,
     gone: VecDeque<Gone>,
@@ -120,7 +154,7 @@ impl Rows {
     pub(crate) fn new(limits: config::View, loading: u64) -> Self {
         Self {
             limits,
-            by_id: HashMap::new(),
+            by_id: HashSet::new(),
             by_seq: BTreeMap::new(),
             ended: BTreeSet::new(),
             gone: VecDeque::new(),
@@ -136,7 +170,7 @@ impl Rows {
     }
 
     pub(crate) fn get(&self, id: &JobId) -> Option<&Arc<Entry>> {
-        self.by_id.get(id)
+        self.by_id.get(id).map(|ById(entry)| entry)
     }
 
     /// Notes that everything up to this revision is known.
@@ -146,28 +180,30 @@ impl Rows {
 
     /// Puts a job in its place, and returns what changed: the job, and what fell off the tail.
     pub(crate) fn put(&mut self, entry: Entry) -> Vec<Change> {
-        let (id, seq) = (entry.row.id.clone(), entry.row.seq);
-        if self.by_id.get(&id).is_some_and(|held| held.row.seq >= seq) {
+        let (id, seq) = (entry.job.id.clone(), entry.job.seq);
+        if self.get(&id).is_some_and(|held| held.job.seq >= seq) {
             return Vec::new();
         }
         self.reached(seq);
         let before = self.take(&id);
         // Somebody else's now: for who saw the one before it's gone.
         if let Some(before) = before.as_ref().filter(|before| {
-            (&before.row.user, &before.row.tenant) != (&entry.row.user, &entry.row.tenant)
+            (&before.job.user, &before.job.tenant) != (&entry.job.user, &entry.job.tenant)
         }) {
             self.remember(before, seq);
         }
-        if entry.row.state.is_final() {
+        if entry.job.state.is_final() {
             self.ended.insert(seq);
         }
         let after = Arc::new(entry);
-        self.by_seq.insert(seq, id.clone());
-        self.by_id.insert(id.clone(), after.clone());
+        self.by_seq.insert(seq, after.clone());
+        self.by_id.insert(ById(after.clone()));
         let mut changes = vec![Change::new(id, seq, before, Some(after))];
         while self.ended.len() > self.limits.ended_max {
             let oldest = self.ended.first().and_then(|seq| self.by_seq.get(seq));
-            let Some(oldest) = oldest.cloned() else { break };
+            let Some(oldest) = oldest.map(|entry| entry.job.id.clone()) else {
+                break;
+            };
             // Who was away may hold it, whenever it changed last.
             changes.extend(self.remove(&oldest, self.last.max(self.loading)));
         }
@@ -189,18 +225,18 @@ impl Rows {
     }
 
     fn take(&mut self, id: &JobId) -> Option<Arc<Entry>> {
-        let entry = self.by_id.remove(id)?;
-        self.by_seq.remove(&entry.row.seq);
-        self.ended.remove(&entry.row.seq);
+        let ById(entry) = self.by_id.take(id)?;
+        self.by_seq.remove(&entry.job.seq);
+        self.ended.remove(&entry.job.seq);
         Some(entry)
     }
 
     fn remember(&mut self, entry: &Entry, seq: u64) {
         self.gone.push_back(Gone {
             seq,
-            id: entry.row.id.clone(),
-            user: entry.row.user.clone(),
-            tenant: entry.row.tenant.clone(),
+            id: entry.job.id.clone(),
+            user: entry.job.user.clone(),
+            tenant: entry.job.tenant.clone(),
         });
         while self.gone.len() > self.limits.gone_max {
             if let Some(forgotten) = self.gone.pop_front() {
@@ -237,9 +273,9 @@ impl Rows {
                 }
             }
             From::Start | From::After(_) => {
-                let all = self.by_seq.values().filter_map(|id| self.by_id.get(id));
+                let all = self.by_seq.values();
                 let wanted =
-                    |entry: &&Arc<Entry>| sight.sees_row(&entry.row) && filter.matches(&entry.row);
+                    |entry: &&Arc<Entry>| sight.sees_job(&entry.job) && filter.matches(&entry.job);
                 Load {
                     seq,
                     rows: all.filter(wanted).cloned().collect(),
@@ -254,23 +290,23 @@ impl Rows {
         let (mut rows, mut left) = (Vec::new(), Vec::new());
         let later = self.gone.iter().rev().take_while(|gone| gone.seq > after);
         for gone in later {
-            let is_back = self.by_id.get(&gone.id);
+            let is_back = self.get(&gone.id);
             let is_shown = is_back
-                .is_some_and(|entry| sight.sees_row(&entry.row) && filter.matches(&entry.row));
+                .is_some_and(|entry| sight.sees_job(&entry.job) && filter.matches(&entry.job));
             if !is_shown && sight.sees(gone.user.as_ref(), gone.tenant.as_ref()) {
                 left.push(gone.id.clone());
             }
         }
         let changed = self.by_seq.range(after.saturating_add(1)..);
-        for entry in changed.filter_map(|(_, id)| self.by_id.get(id)) {
-            if !sight.sees_row(&entry.row) {
+        for (_, entry) in changed {
+            if !sight.sees_job(&entry.job) {
                 continue;
             }
-            if filter.matches(&entry.row) {
+            if filter.matches(&entry.job) {
                 rows.push(entry.clone());
             } else {
                 // Whether it matched before isn't known; dropping what isn't held is harmless.
-                left.push(entry.row.id.clone());
+                left.push(entry.job.id.clone());
             }
         }
         (rows, left)

@@ -11,7 +11,7 @@ use crate::control::{Cancel, ChangePriority, OfJob, OnQueue, Submission};
 use crate::error::JobError;
 use crate::id::JobId;
 use crate::json;
-use crate::row::Row;
+use crate::row::Outline;
 use crate::state::StateName;
 use crate::task::value::Bounded;
 use schemars::JsonSchema;
@@ -161,21 +161,21 @@ pub struct Filter {
 impl Filter {
     /// Whether a job fits.
     #[must_use]
-    pub fn matches(&self, row: &Row) -> bool {
-        let queue = row.queue.to_string();
+    pub fn matches(&self, job: &Outline) -> bool {
+        let queue = job.queue.to_string();
         let on_queue = |wanted: &String| {
             let rest = queue.strip_prefix(wanted.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        (self.state.is_empty() || self.state.contains(&row.state))
+        (self.state.is_empty() || self.state.contains(&job.state))
             && (self.queue.is_empty() || self.queue.iter().any(on_queue))
-            && (self.task.is_empty() || self.task.contains(&row.task))
-            && (self.object.is_empty() || self.object.iter().any(|o| row.objects.contains(o)))
+            && (self.task.is_empty() || self.task.contains(&job.task))
+            && (self.object.is_empty() || self.object.iter().any(|o| job.objects.contains(o)))
             && self
                 .labels
                 .iter()
-                .all(|(name, value)| row.labels.get(name) == Some(value))
-            && (self.job.is_empty() || self.job.contains(&row.id))
+                .all(|(name, value)| job.labels.get(name) == Some(value))
+            && (self.job.is_empty() || self.job.contains(&job.id))
     }
 
     /// The longest of its lists.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::envelope::Envelope;
 use crate::record::{Address, Record};
+use crate::row::Row;
 use crate::time::Timestamp;
 
 fn row(queue: &str) -> Row {
@@ -134,7 +135,7 @@ fn a_filter_takes_what_fits_every_list() {
         (r#"{"job":["j1"]}"#, true),
     ] {
         assert_eq!(
-            filter(json).matches(&row("storage.default.low")),
+            filter(json).matches(&row("storage.default.low").into()),
             fits,
             "{json}"
         );

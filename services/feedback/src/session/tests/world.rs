@@ -185,7 +185,7 @@ impl World {
         let filter: Filter = serde_json::from_value(self.filter.clone()).unwrap();
         let rows = self.rows.load(&sight, &filter, From::Start).rows;
         rows.iter()
-            .map(|entry| (entry.row.id.clone(), entry.row.seq))
+            .map(|entry| (entry.job.id.clone(), entry.job.seq))
             .collect()
     }
 
