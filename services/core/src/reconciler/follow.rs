@@ -3,6 +3,8 @@
 
 use super::index::{Brief, Index};
 use crate::service::Stores;
+use async_nats::Message;
+use futures_util::FutureExt as _;
 use std::collections::BTreeSet;
 use virtbus_bus::{
     BusError, Stored, Subscription, browse,
@@ -47,13 +49,26 @@ impl Follower {
     /// Takes in the next event. Nothing is lost when this is dropped: what was not taken in is
     /// read again.
     pub(super) async fn next(&mut self, stores: &Stores) -> Result<(), BusError> {
-        let Some(message) = self.events.next().await else {
+        let event = self.events.next().await;
+        self.event(stores, event).await
+    }
+
+    /// Takes in the events that have come already.
+    pub(super) async fn take_in_what_came(&mut self, stores: &Stores) -> Result<(), BusError> {
+        while let Some(event) = self.events.next().now_or_never() {
+            self.event(stores, event).await?;
+        }
+        Ok(())
+    }
+
+    async fn event(&mut self, stores: &Stores, event: Option<Message>) -> Result<(), BusError> {
+        let Some(event) = event else {
             return Err(BusError::Unreachable {
                 call: "the subscription to events".to_owned(),
                 reason: "it ended".to_owned(),
             });
         };
-        match browse::stored(message) {
+        match browse::stored(event) {
             // One was lost on the way: read on from the last.
             Some(event) if event.seq > self.index.revision + 1 => self.catch_up(stores).await,
             Some(event) => {

@@ -78,7 +78,7 @@ async fn reconcile(
 ) -> Result<(), BusError> {
     let mut follower = Follower::start(stores).await?;
     let mut sweep = Sweep::default();
-    let mut next_sweep = Instant::now();
+    let (mut next_sweep, mut swept) = (Instant::now(), Duration::ZERO);
     let mut notices = Notices::default();
     let mut next_notices = Instant::now();
     let mut next_uses = Instant::now();
@@ -106,13 +106,6 @@ async fn reconcile(
         // The regular looks come first: a flood of events must not keep them off.
         tokio::select! {
             biased;
-            () = time::sleep_until(next_sweep) => {
-                let began = Instant::now();
-                follower.catch_up(stores).await?;
-                let registered = *registered.borrow();
-                sweep.run(stores, &mut follower.index, registered).await?;
-                next_sweep = Instant::now() + rest(began.elapsed());
-            }
             () = time::sleep_until(next_uses) => {
                 for job in uses::over(stores, &follower.index).await? {
                     look::look(stores, &job, Known::default()).await?;
@@ -122,6 +115,15 @@ async fn reconcile(
             () = time::sleep_until(next_notices) => {
                 notices.see_to_new(stores).await?;
                 next_notices = Instant::now() + NOTICES;
+            }
+            () = time::sleep_until(next_sweep) => {
+                let began = Instant::now();
+                follower.take_in_what_came(stores).await?;
+                let is_over = sweep.step(stores, &mut follower, known.registered).await?;
+                swept += began.elapsed();
+                if is_over {
+                    next_sweep = Instant::now() + rest(std::mem::take(&mut swept));
+                }
             }
             taken = follower.next(stores) => taken?,
             () = time::sleep(wake) => {}

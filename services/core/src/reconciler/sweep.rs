@@ -1,7 +1,9 @@
 //! One look at everything: the streams, the leases, the locks.
 
 use super::{
-    exhausted, held,
+    exhausted,
+    follow::Follower,
+    held,
     index::{Doing, Index},
     keep,
     look::{self, Known},
@@ -28,98 +30,159 @@ const RECORDS: &str = "records";
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     number: u64,
+    round: Option<Round>,
+}
+
+/// One look at everything, as far as it came. What was written since it began is the next one's.
+#[derive(Debug)]
+struct Round {
+    began: Timestamp,
+    /// The last revision that was known before the streams were read.
+    known: u64,
+    alive: HashMap<WorkerId, BootId>,
+    reading: Option<Reading>,
+    ahead: std::array::IntoIter<Class, 3>,
+    /// Jobs that stay as they are, since the server refuses what is to be done.
+    refused: u64,
+}
+
+/// A stream that is being read.
+#[derive(Debug)]
+struct Reading {
+    stream: &'static str,
+    from: u64,
+    given_up: HashMap<String, u64>,
 }
 
 impl Sweep {
-    /// Looks at everything once. The index is up to date already: records first, then streams.
-    pub(super) async fn run(
+    /// Does a part of a look at everything, and says whether it was the last one. A million
+    /// messages may lie in the streams: what comes meanwhile is seen to between two parts.
+    pub(super) async fn step(
         &mut self,
         stores: &Stores,
-        index: &mut Index,
+        follower: &mut Follower,
         registered: Option<Timestamp>,
-    ) -> Result<(), BusError> {
-        self.number += 1;
-        let alive = alive(stores).await?;
-        let now = stores.bus.now();
-        let suspects: Vec<(JobId, u64)> = index
-            .notes()
-            .filter(|(_, note)| now.since(note.written_at) >= AGE_MIN)
-            .filter(|(_, note)| match &note.doing {
-                Doing::Queued => true,
-                Doing::Held(owner) => alive.get(&owner.worker) != Some(&owner.boot),
-                Doing::AfterJob(_) | Doing::UntilTime(_) => false,
-                Doing::ForLock(_) | Doing::Otherwise => false,
-            })
-            .map(|(job, note)| (job.clone(), note.revision))
-            .collect();
-        let mut refused = 0;
-        for class in Class::ALL {
-            refused += self.browse(stores, index, class.stream(), &alive).await?;
+    ) -> Result<bool, BusError> {
+        let round = match &mut self.round {
+            Some(round) => round,
+            None => {
+                // Records first, then streams.
+                follower.catch_up(stores).await?;
+                self.number += 1;
+                self.round
+                    .insert(Round::begin(stores, &follower.index).await?)
+            }
+        };
+        if round.read(stores, &mut follower.index, self.number).await? {
+            return Ok(false);
         }
-        let all_written = match refused {
+        let all_written = match round.refused {
             0 => Ok(()),
             jobs => Err(format!(
                 "the messaging server takes no record of {jobs} jobs"
             )),
         };
         stores.ready.set(RECORDS, all_written);
-        for (job, revision) in suspects {
-            let note = index.note(&job);
-            let is_lost = |found_in: u64| found_in != self.number;
-            if note.is_some_and(|note| note.revision == revision && is_lost(note.found_in)) {
-                let lost_at = Some(revision);
-                look::look(
-                    stores,
-                    &job,
-                    Known {
-                        lost_at,
-                        registered,
-                    },
-                )
-                .await?;
-            }
+        for (job, lost_at) in round.lost(&follower.index, self.number) {
+            let known = Known {
+                lost_at: Some(lost_at),
+                registered,
+            };
+            look::look(stores, &job, known).await?;
         }
-        waiting(stores, index, registered).await?;
-        keep::renew(stores, index).await?;
-        held::all(stores, index).await
+        self.round = None;
+        waiting(stores, &follower.index, registered).await?;
+        keep::renew(stores, &follower.index).await?;
+        held::all(stores, &mut follower.index).await?;
+        Ok(true)
+    }
+}
+
+impl Round {
+    async fn begin(stores: &Stores, index: &Index) -> Result<Self, BusError> {
+        Ok(Self {
+            began: stores.bus.now(),
+            known: index.revision,
+            alive: alive(stores).await?,
+            reading: None,
+            ahead: Class::ALL.into_iter(),
+            refused: 0,
+        })
     }
 
-    /// Notes whose message lies in a stream, and deletes those without a purpose. Says how many
-    /// jobs stay as they are since the server refuses what is to be done.
-    async fn browse(
-        &self,
+    /// Reads on in the streams; whether there was anything left to read.
+    async fn read(
+        &mut self,
         stores: &Stores,
         index: &mut Index,
-        stream: &str,
-        alive: &HashMap<WorkerId, BootId>,
-    ) -> Result<u64, BusError> {
-        let given_up = exhausted::given_up(stores, stream).await?;
-        let (mut from, mut refused) = (Some(1), 0);
-        while let Some(seq) = from {
-            let page = stores.bus.browse(stream, ">", seq).await?;
-            let now = stores.bus.now();
-            let (mut odd, mut spent) = (Vec::new(), Vec::new());
-            for found in page.items.iter().filter_map(|stored| lying(stored, now)) {
-                let (job, subject) = (found.id(), found.arrival.subject);
-                let stands = index.found(job, found.generation(), subject, self.number);
-                let is_spent = given_up
-                    .get(subject)
-                    .is_some_and(|upto| found.arrival.seq <= *upto);
-                if now.since(found.arrival.time) < AGE_MIN {
-                    continue;
-                } else if !stands {
-                    odd.push(found);
-                } else if is_spent {
-                    spent.push(found);
-                }
+        sweep: u64,
+    ) -> Result<bool, BusError> {
+        let reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => match self.ahead.next() {
+                Some(class) => Reading::begin(stores, class.stream()).await?,
+                None => return Ok(false),
+            },
+        };
+        self.reading = self.page(stores, index, (sweep, reading)).await?;
+        Ok(true)
+    }
+
+    /// Notes whose message lies in the next part of a stream, and deletes those without a purpose.
+    /// None when that was all of it.
+    async fn page(
+        &mut self,
+        stores: &Stores,
+        index: &mut Index,
+        (sweep, reading): (u64, Reading),
+    ) -> Result<Option<Reading>, BusError> {
+        let page = stores.bus.browse(reading.stream, ">", reading.from).await?;
+        let now = stores.bus.now();
+        let (mut odd, mut spent) = (Vec::new(), Vec::new());
+        for found in page.items.iter().filter_map(|stored| lying(stored, now)) {
+            let (job, subject) = (found.id(), found.arrival.subject);
+            let stands = index.found(job, found.generation(), subject, sweep);
+            let upto = reading.given_up.get(subject);
+            let is_spent = upto.is_some_and(|upto| found.arrival.seq <= *upto);
+            if now.since(found.arrival.time) < AGE_MIN {
+                continue;
+            } else if !stands {
+                odd.push(found);
+            } else if is_spent {
+                spent.push(found);
             }
-            refused += strays(stores, odd, alive).await?;
-            for found in spent {
-                per_job(look::see_to_exhausted(stores, found).await)?;
-            }
-            from = page.next;
         }
-        Ok(refused)
+        self.refused += strays(stores, odd, &self.alive).await?;
+        for found in spent {
+            per_job(look::see_to_exhausted(stores, found).await)?;
+        }
+        Ok(page.next.map(|from| Reading { from, ..reading }))
+    }
+
+    /// The jobs whose message was found nowhere, with their revisions.
+    fn lost(&self, index: &Index, sweep: u64) -> Vec<(JobId, u64)> {
+        let lost = index.notes().filter(|(_, note)| {
+            let needs_one = match &note.doing {
+                Doing::Queued => true,
+                Doing::Held(owner) => self.alive.get(&owner.worker) != Some(&owner.boot),
+                Doing::AfterJob(_) | Doing::UntilTime(_) => false,
+                Doing::ForLock(_) | Doing::Otherwise => false,
+            };
+            let is_old = self.began.since(note.written_at) >= AGE_MIN;
+            needs_one && is_old && note.revision <= self.known && note.found_in != sweep
+        });
+        lost.map(|(job, note)| (job.clone(), note.revision))
+            .collect()
+    }
+}
+
+impl Reading {
+    async fn begin(stores: &Stores, stream: &'static str) -> Result<Self, BusError> {
+        Ok(Self {
+            stream,
+            from: 1,
+            given_up: exhausted::given_up(stores, stream).await?,
+        })
     }
 }
 
@@ -239,4 +302,45 @@ async fn waiting(
         registered,
     };
     look::look_at_all(stores, old, known).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use virtbus_bus::{
+        Bus, ConnectConfig,
+        browse::PAGE_MAX,
+        jobs::KEEP,
+        topology::{Mode, Wanted, apply},
+    };
+    use virtbus_testbed::{Server, until};
+
+    /// Whoever waits for a time must not wait for the end of it.
+    #[tokio::test]
+    async fn many_messages_are_looked_at_in_parts() {
+        let server = Server::dev().await;
+        let config = ConnectConfig {
+            url: server.url.clone(),
+            ..ConnectConfig::default()
+        };
+        let bus = until("a connection", async || Bus::connect(&config, "test").await).await;
+        let jetstream = bus.jetstream();
+        let made = apply(jetstream, &Wanted::default(), Mode::Apply).await;
+        made.unwrap();
+        for _ in 0..=2 * PAGE_MAX {
+            let job = jetstream.publish("storage.default.low", r#"{"task":"ping"}"#.into());
+            job.await.unwrap().await.unwrap();
+        }
+        let stores = Stores::new(&bus, KEEP);
+        let mut follower = Follower::start(&stores).await.unwrap();
+        let mut sweep = Sweep::default();
+        for _ in 0..2 {
+            let mut parts = 1;
+            while !sweep.step(&stores, &mut follower, None).await.unwrap() {
+                parts += 1;
+            }
+            // Three of that stream, one of each of the others, and what follows from them.
+            assert_eq!(parts, 3 + 2 + 1);
+        }
+    }
 }
