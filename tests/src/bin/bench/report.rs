@@ -3,6 +3,9 @@
 use crate::error::{Failure, failure};
 use std::{fmt, fs, path::Path};
 
+/// Of the lines of recorded paragraphs.
+const WIDTH: usize = 100;
+
 /// What one part found.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
@@ -70,15 +73,37 @@ impl fmt::Display for Table {
     }
 }
 
-/// Puts `text` between the marks of `name` in a file.
+/// Puts `text` between the marks of `name` in a file, its paragraphs folded.
 ///
 /// # Errors
 /// When the file can't be read or written, or lacks the marks.
 pub(crate) fn record(path: &Path, name: &str, text: &str) -> Result<(), Failure> {
     let old = fs::read_to_string(path)?;
-    let new = replace(&old, name, text)
+    let lines: Vec<String> = text.lines().map(folded).collect();
+    let new = replace(&old, name, &lines.join("\n"))
         .ok_or_else(|| failure(format!("{} has no marks of {name}", path.display())))?;
     Ok(fs::write(path, new)?)
+}
+
+/// A line of a paragraph as several; one of a table as it is.
+fn folded(line: &str) -> String {
+    if line.starts_with('|') {
+        return line.to_owned();
+    }
+    let (mut text, mut width) = (String::new(), 0);
+    for word in line.split(' ') {
+        let length = word.chars().count();
+        if width > 0 && width + 1 + length > WIDTH {
+            text.push('\n');
+            width = 0;
+        } else if width > 0 {
+            text.push(' ');
+            width += 1;
+        }
+        text.push_str(word);
+        width += length;
+    }
+    text
 }
 
 fn replace(old: &str, name: &str, text: &str) -> Option<String> {
@@ -100,6 +125,15 @@ mod tests {
         let mut table = Table::new(&["a", "b"]);
         table.row(vec!["1–2".to_owned(), "x".to_owned()]);
         assert_eq!(table.to_string(), "| a   | b |\n|-----|---|\n| 1–2 | x |");
+    }
+
+    #[test]
+    fn paragraphs_are_folded_and_tables_are_not() {
+        let (word, table) = ("x".repeat(48), format!("| {} |", "x ".repeat(80)));
+        let line = format!("{word} {word} {word}–{word} y");
+        let expected = format!("{word} {word}\n{word}–{word} y");
+        assert_eq!(folded(&line), expected);
+        assert_eq!((folded(&table), folded("")), (table, String::new()));
     }
 
     #[test]

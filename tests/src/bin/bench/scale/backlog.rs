@@ -1,6 +1,6 @@
 //! What a job costs while few or very many others wait on its queue.
 
-use super::{LOW, Size, settings, wait_in_line};
+use super::{LOW, Size, punctual, settings, wait_in_line};
 use crate::{
     error::Failure,
     events::Probe,
@@ -24,6 +24,8 @@ pub(super) async fn measure(
         "core, MiB",
         "feedback, MiB",
         "storage, MiB",
+        "late, ms (p50)",
+        "(max)",
     ]);
     for waiting in [TIMED, size.of(1_000_000, 5_000)] {
         let mut paces = Samples::default();
@@ -43,14 +45,18 @@ pub(super) async fn measure(
             ];
             site.stop("storage").await?;
         }
+        let late = punctual::measure(site, &format!("punctual-{waiting}")).await?;
         let mut row = vec![waiting.to_string(), paces.spread(0)];
         row.extend(memory.map(|mib| format!("{mib:.0}")));
+        row.push(format!("{:.0}", late.median()));
+        row.push(format!("{:.0}", late.max()));
         table.row(row);
     }
     report.table(&table);
     report.text(format!(
         "Pings, each with its record made by core beforehand; the first {TIMED} are timed, \
-         {REPEATS} times. Memory is what the process has resident at the end."
+         {REPEATS} times. Memory is what the process has resident at the end. Late: jobs on `high` \
+         that start by `not_before`, one each second."
     ));
     Ok(())
 }

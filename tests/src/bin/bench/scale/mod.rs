@@ -2,6 +2,7 @@
 
 mod backlog;
 mod lock;
+mod punctual;
 mod take_over;
 mod urgent;
 
