@@ -36,14 +36,22 @@ pub(super) struct Known {
     pub(super) registered: Option<Timestamp>,
 }
 
-/// Looks at many jobs, several at a time: whose looks end with a message don't wait for each
-/// other's.
+/// Looks at many jobs of which the same is known.
 pub(super) async fn look_at_all(
     stores: &Stores,
     jobs: impl IntoIterator<Item = JobId>,
     known: Known,
 ) -> Result<(), BusError> {
-    let looks = jobs.into_iter().map(|job| async move {
+    look_at_each(stores, jobs.into_iter().map(|job| (job, known))).await
+}
+
+/// Looks at many jobs, several at a time: whose looks end with a message don't wait for each
+/// other's.
+pub(super) async fn look_at_each(
+    stores: &Stores,
+    jobs: impl IntoIterator<Item = (JobId, Known)>,
+) -> Result<(), BusError> {
+    let looks = jobs.into_iter().map(|(job, known)| async move {
         // Named here, since the future borrows it.
         let job = job;
         look(stores, &job, known).await
